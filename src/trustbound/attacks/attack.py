@@ -1,0 +1,195 @@
+"""One attack on one batch of examples: the public call."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from trustbound.attacks.oracle import Oracle, default_batch_size
+from trustbound.attacks.registry import AttackRow, find
+from trustbound.attacks.search import Attack, Found, Watch, search
+from trustbound.errors import InputError, UnsupportedError
+from trustbound.model.wrap import Model, wrap
+from trustbound.record.cost import Cost
+from trustbound.threat import Access, Random, Threat, new_key
+
+
+def build(name: str, **numbers: Any) -> Attack:
+    """An attack by its registry name, with its numbers.
+
+    >>> build("pgd", steps=10).steps
+    10
+    """
+    row = find(name)
+    module, _, kind = row.target.partition(":")
+    attack = getattr(importlib.import_module(module), kind)
+    fields = [field.name for field in dataclasses.fields(attack)]
+    unknown = sorted(set(numbers) - set(fields))
+    if unknown:
+        raise InputError(f"{name} takes {', '.join(fields) or 'no numbers'}; got {', '.join(unknown)}")
+    return cast(Attack, attack(**numbers))
+
+
+def check_request(row: AttackRow, threat: Threat) -> None:
+    """Refuse what an attack cannot serve, before the first model call."""
+    if threat.access < Access[row.needs.upper()]:
+        raise UnsupportedError(
+            f"{row.name} needs access to {row.needs}; the threat gives {threat.access.name.lower()}. "
+            "`trustbound list attacks` shows what needs less."
+        )
+    if threat.allowed.norm not in row.norms:
+        raise UnsupportedError(
+            f"{row.name} serves {', '.join(row.norms)}; the threat is {threat.allowed.norm}. "
+            "`trustbound list attacks` shows which attacks serve it."
+        )
+
+
+def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:
+    """Refuse examples that are no labelled batch inside the model's box."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
+        came = (
+            f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        )
+        raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
+    if not isinstance(labels, Tensor) or labels.shape != inputs.shape[:1] or labels.is_floating_point():
+        came = (
+            f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        )
+        raise InputError(f"`labels` must be int64 of shape ({len(inputs)},); got {came}")
+    if not len(inputs):
+        raise InputError("`inputs` must hold at least one example; got none")
+    low = torch.as_tensor(model.box.low, dtype=inputs.dtype, device=inputs.device)
+    high = torch.as_tensor(model.box.high, dtype=inputs.dtype, device=inputs.device)
+    slack = 1e-6 * model.box.width
+    if not bool(((inputs >= low - slack) & (inputs <= high + slack)).all()):
+        raise InputError(
+            f"`inputs` must lie in the box [{_range(model.box.low, model.box.high)}]; got "
+            f"[{float(inputs.min()):.4g}, {float(inputs.max()):.4g}], shape {tuple(inputs.shape)}. "
+            "If you normalise outside the model, pass mean/std to load_model or wrap instead."
+        )
+    if int(labels.min()) < 0:
+        raise InputError(f"`labels` must be classes ≥ 0; got {int(labels.min())}")
+
+
+def _range(low: Any, high: Any) -> str:
+    return f"{float(torch.as_tensor(low).min()):g}, {float(torch.as_tensor(high).max()):g}"
+
+
+def attack(
+    name: str | Attack,
+    model: Model | torch.nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    threat: Threat | str,
+    *,
+    generator: torch.Generator | None = None,
+    batch_size: int | None = None,
+    budget: int | None = None,
+    stop_early: bool = True,
+    ids: Tensor | None = None,
+    watch: Watch | None = None,
+    **numbers: Any,
+) -> Found:
+    """Attack examples and return what was found, each success checked by a fresh forward.
+
+    Parameters
+        name        registry name, or an attack of your own.
+        inputs      (B, *F) in the model's box.
+        labels      (B,) int64.
+        threat      a Threat or its text form.
+        generator   one 63-bit key is drawn from it; without one the key is 0.
+        batch_size  rows per model call.
+        budget      forwards allowed per example.
+        stop_early  stop an example at its first success.
+        ids         (B,) identities for the per-example randomness, by default 0..B-1.
+        numbers     the attack's own numbers: steps, step_size, restarts, loss …
+
+    Raises      InputError for examples or numbers that cannot be used, UnsupportedError for a threat that the
+                attack cannot serve; both before the first model call.
+
+    >>> model = wrap(torch.nn.Linear(2, 2))
+    >>> found = attack("pgd", model, torch.rand(3, 2), torch.zeros(3, dtype=torch.int64), "linf:0.5", steps=3)
+    >>> found.adversarial.shape, found.cost.backwards <= 9
+    (torch.Size([3, 2]), True)
+    """
+    model = wrap(model) if not isinstance(model, Model) else model
+    threat = Threat.parse(threat)
+    check_batch(model, inputs, labels)
+    threat.allowed.check(model.box, inputs[0].numel())
+    if isinstance(name, str):
+        check_request(find(name), threat)
+        method = build(name, **numbers)
+    else:
+        method = name
+        if threat.access < method.needs:
+            raise UnsupportedError(
+                f"{type(method).__name__} needs access to {method.needs.name.lower()}; the threat gives "
+                f"{threat.access.name.lower()}"
+            )
+    key = new_key(generator)
+    dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
+    inputs, labels = inputs.to(model.device, dtype), labels.to(model.device, torch.int64)
+    names = torch.arange(len(inputs)) if ids is None else ids
+    rows_per_call = batch_size or default_batch_size(model)
+    # Where nothing is dropped, whole batches stay in the cache; where it is, many rows keep calls full.
+    share = rows_per_call if not stop_early else max(rows_per_call, 1024)
+    parts = []
+    for first in range(0, len(inputs), share):
+        rows = slice(first, first + share)
+        with Oracle(
+            model,
+            examples=len(inputs[rows]),
+            access=threat.access,
+            batch_size=rows_per_call,
+            budget=budget,
+            key=key + first,
+        ) as oracle:
+            clean = oracle.outputs(inputs[rows], torch.arange(len(inputs[rows])))
+            check_clean(clean, labels[rows])
+            objective = threat.goal.bind(labels[rows], clean.shape[1])
+            parts.append(
+                search(
+                    method,
+                    oracle,
+                    threat.allowed.around(inputs[rows], model.box),
+                    objective,
+                    Random(key, names[rows].to(inputs.device, torch.int64)),
+                    reached=objective.reached(clean),
+                    stop_early=stop_early,
+                    watch=watch,
+                )
+            )
+    return joined(parts)
+
+
+def check_clean(outputs: Tensor, labels: Tensor) -> None:
+    """Refuse clean outputs (B, C) that are no finite numbers, and labels that the model cannot answer."""
+    broken = ~torch.isfinite(outputs).all(dim=1)
+    if bool(broken.any()):
+        raise InputError(
+            f"the model must answer clean inputs with finite logits; {int(broken.sum())} of {len(outputs)} "
+            f"rows hold NaN or infinity, the first at row {int(broken.nonzero()[0])}. Check the weights and "
+            "the box."
+        )
+    if int(labels.max()) >= outputs.shape[1]:
+        raise InputError(
+            f"`labels` must be classes 0..{outputs.shape[1] - 1}, as many as the model's outputs; "
+            f"got {int(labels.max())}"
+        )
+
+
+def joined(parts: list[Found]) -> Found:
+    """The rows of several searches, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    tensors = {
+        field.name: torch.cat([getattr(part, field.name) for part in parts])
+        for field in dataclasses.fields(Found)
+        if isinstance(getattr(parts[0], field.name), Tensor)
+    }
+    cost = sum((part.cost for part in parts), Cost())
+    return Found(**tensors, cost=cost, events=tuple(event for part in parts for event in part.events))

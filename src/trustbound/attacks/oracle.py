@@ -1,0 +1,230 @@
+"""The only window to the model in a search: it enforces access, counts, and leaves no trace."""
+
+from __future__ import annotations
+
+import contextlib
+import random as python_random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.errors import InputError, UnsupportedError
+from trustbound.model.wrap import Model
+from trustbound.record.cost import Cost
+from trustbound.threat import Access
+
+Apply = Callable[[Tensor], Tensor]
+Surrogate = Callable[[Tensor, slice], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Slope:
+    """What one forward and backward tell: gradient (R, *P), outputs (R, C), surrogate loss (R,)."""
+
+    gradient: Tensor
+    outputs: Tensor
+    loss: Tensor
+
+
+class Oracle:
+    """Counted access to a model for `examples` examples; use as a context manager.
+
+    Parameters
+        model       what is under test.
+        access      what the adversary may see: decisions come as one-hot rows, gradients at the top level.
+        examples    how many examples own the rows; counts are kept for each.
+        batch_size  rows per model call; halved, and noted in `events`, when memory runs out.
+        budget      forwards allowed per example; the search stops before it is exceeded.
+        key         seeds the global generators that a random model may use; they are restored on exit.
+
+    Restored on exit: weights' requires_grad, buffers, hooks, global random state. Modes and `.grad` are never
+    touched: gradients are taken with respect to the inputs alone.
+
+    >>> from trustbound.model.wrap import wrap
+    >>> with Oracle(wrap(nn.Linear(2, 3)), examples=4) as oracle:
+    ...     outputs = oracle.outputs(torch.rand(4, 2), torch.arange(4))
+    >>> oracle.cost.forwards
+    4
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        examples: int,
+        access: Access = Access.GRADIENTS,
+        batch_size: int | None = None,
+        budget: int | None = None,
+        key: int = 0,
+    ) -> None:
+        self.model = model
+        self.access = access
+        self.batch_size = batch_size or default_batch_size(model)
+        self.budget = budget
+        self.draws = model.adaptation.draws
+        self.events: list[str] = []
+        self.forwards = torch.zeros(examples, dtype=torch.int64)
+        self.backwards = torch.zeros(examples, dtype=torch.int64)
+        self._key = key
+        self._exits = contextlib.ExitStack()
+
+    def __enter__(self) -> Oracle:
+        self._exits.enter_context(_untouched(self.model, self._key))
+        self._exits.enter_context(_stand_ins(self.model))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._exits.close()
+
+    @property
+    def cost(self) -> Cost:
+        """The sum over examples."""
+        forwards = int(self.forwards.sum())
+        asked = 0 if self.access is Access.GRADIENTS else forwards
+        return Cost(forwards=forwards, backwards=int(self.backwards.sum()), queries=asked)
+
+    def outputs(self, points: Tensor, owner: Tensor) -> Tensor:
+        """Logits (R, C) of points (R, *F), each row owned by an example; one-hot for decisions only."""
+        self._count(owner, backward=False)
+        with torch.no_grad():
+            parts = [self._averaged(points[rows]) for rows in self._chunks(len(points))]
+        outputs = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self.access is Access.DECISIONS:
+            return nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
+        return outputs
+
+    def gradient(
+        self,
+        theta: Tensor,
+        owner: Tensor,
+        surrogate: Surrogate,
+        apply: Apply | None = None,
+        smooth: SmoothBackward | None = None,
+    ) -> Slope:
+        """Gradient of a surrogate with respect to θ (R, *P).
+
+        Parameters
+            surrogate   (outputs, rows) → (r,) to climb, for one chunk of rows.
+            apply       θ → adversarial inputs, the identity when None.
+            smooth      a smoother derivative for ReLU-like activations in the backward pass.
+
+        Raises      UnsupportedError when the threat gives no gradients, or none flows back to the inputs.
+        """
+        if self.access < Access.GRADIENTS:
+            raise UnsupportedError(
+                f"gradients need access=gradients; the threat gives {self.access.name.lower()}. "
+                "Choose an attack that needs less: `trustbound list attacks`."
+            )
+        self._count(owner, backward=True)
+        parts = [self._slope(theta, rows, surrogate, apply, smooth) for rows in self._chunks(len(theta))]
+        if len(parts) == 1:
+            return parts[0]
+        return Slope(
+            torch.cat([part.gradient for part in parts]),
+            torch.cat([part.outputs for part in parts]),
+            torch.cat([part.loss for part in parts]),
+        )
+
+    def _slope(
+        self,
+        theta: Tensor,
+        rows: slice,
+        surrogate: Surrogate,
+        apply: Apply | None,
+        smooth: SmoothBackward | None,
+    ) -> Slope:
+        leaf = theta[rows].detach().requires_grad_(True)
+        with torch.enable_grad():
+            points = leaf if apply is None else apply(leaf)
+            with contextlib.nullcontext() if smooth is None else smooth.on(rows, len(points)):
+                outputs = self._averaged(points)
+            loss = surrogate(outputs, rows)
+            gradient = (
+                torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
+            )
+        if gradient is None:
+            raise UnsupportedError(
+                f"no gradient flows from the outputs of {self.model.name} to its inputs: an operation breaks "
+                "the graph. Declare a differentiable stand-in (Adaptation(stand_ins={'module.path': …})), or "
+                "use an attack that needs scores only, such as square."
+            )
+        return Slope(gradient, outputs.detach(), loss.detach())
+
+    def _averaged(self, points: Tensor) -> Tensor:
+        if self.draws == 1:
+            return self.model(points)  # type: ignore[no-any-return]
+        return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
+
+    def _count(self, owner: Tensor, *, backward: bool) -> None:
+        made = torch.full((len(owner),), self.draws, dtype=torch.int64)
+        place = owner.cpu()
+        self.forwards.index_add_(0, place, made)
+        if backward:
+            self.backwards.index_add_(0, place, made)
+
+    def _chunks(self, rows: int) -> Iterator[slice]:
+        return (slice(first, min(first + self.batch_size, rows)) for first in range(0, rows, self.batch_size))
+
+
+def default_batch_size(model: Model) -> int:
+    """Rows per call: enough to keep the arithmetic busy, few enough to stay in the cache of a CPU."""
+    return 256 if model.device.type == "cpu" else 1024
+
+
+@contextlib.contextmanager
+def _untouched(model: Model, key: int) -> Iterator[None]:
+    """Freeze the weights and remember everything that a forward pass may change."""
+    thawed = [weight for weight in model.parameters() if weight.requires_grad]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    devices = [model.device] if model.device.type == "cuda" else []
+    states = python_random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(key)
+        for weight in thawed:
+            weight.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for weight in thawed:
+                weight.requires_grad_(True)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)
+            python_random.setstate(states[0])
+            np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _stand_ins(model: Model) -> Iterator[None]:
+    """Backward passes go through the declared stand-ins, forward passes through the real parts (BPDA)."""
+    handles = []
+    modules = dict(model.module.named_modules())
+    try:
+        for path, stand_in in model.adaptation.stand_ins.items():
+            if path not in modules:
+                raise InputError(
+                    f"the stand-in names module {path!r}, which the model does not have; "
+                    f"it has {', '.join(sorted(filter(None, modules))) or 'no named parts'}"
+                )
+
+            def through(
+                module: nn.Module,
+                arguments: tuple[Tensor, ...],
+                output: Tensor,
+                replace: Callable[[Tensor], Tensor] = stand_in,
+            ) -> Tensor:
+                if not arguments[0].requires_grad:
+                    return output
+                smooth = replace(arguments[0])
+                return smooth + (output - smooth).detach()
+
+            handles.append(modules[path].register_forward_hook(through))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

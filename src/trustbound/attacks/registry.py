@@ -1,0 +1,65 @@
+"""Every attack by name: a torch-free table that the command line, the README and the contract tests read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trustbound.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRow:
+    """One attack.
+
+    Parameters
+        name        kebab-case of the paper's usual abbreviation.
+        target      "module:Class" of the frozen dataclass.
+        line        what it does, in one line.
+        needs       least access: decisions, scores or gradients.
+        norms       sets it serves.
+        seeks       "any" success or the "smallest" change.
+        factor      on closed-form models, at what multiple of the true radius it must succeed with its
+                    default numbers.
+    """
+
+    name: str
+    target: str
+    line: str
+    needs: str = "gradients"
+    norms: tuple[str, ...] = ("linf", "l2", "l1", "l0")
+    seeks: str = "any"
+    factor: float = 1.05
+
+
+ATTACKS: tuple[AttackRow, ...] = (
+    AttackRow(
+        name="fgsm",
+        target="trustbound.attacks.iterative:FGSM",
+        line="One step of the full radius along the steepest direction.",
+        norms=("linf", "l2"),
+    ),
+    AttackRow(
+        name="bim",
+        target="trustbound.attacks.iterative:BIM",
+        line="FGSM repeated with small steps from the clean input.",
+        norms=("linf", "l2"),
+    ),
+    AttackRow(
+        name="pgd",
+        target="trustbound.attacks.iterative:PGD",
+        line="Projected gradient ascent from random points of the set.",
+        factor=1.25,
+    ),
+)
+
+
+def find(name: str) -> AttackRow:
+    """The row of a name.
+
+    >>> find("pgd").needs
+    'gradients'
+    """
+    for row in ATTACKS:
+        if row.name == name:
+            return row
+    raise InputError(f"an attack must be one of {', '.join(row.name for row in ATTACKS)}; got {name!r}")

@@ -1,0 +1,184 @@
+"""The loop that every per-example attack runs in.
+
+It owns restarts, the active set, best-so-far and the final check; an attack file holds only what its paper
+says. All examples of a search advance in lockstep and those that are finished are dropped, so that model
+calls stay full.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.problem import Problem, State, Trail
+from trustbound.record.cost import Cost
+from trustbound.threat import Access, Neighbourhood, Objective, Random
+
+
+class Attack(Protocol):
+    """One attack: its numbers, `init` and `step`.
+
+    seeks   "any" stops an example at its first success, "smallest" goes on to shrink it.
+    needs   the least access it works with.
+    steps, restarts     per restart; independent starts.
+    """
+
+    seeks: ClassVar[str]
+    needs: ClassVar[Access]
+
+    @property
+    def steps(self) -> int:
+        """Steps per restart."""
+
+    @property
+    def restarts(self) -> int:
+        """Independent starts."""
+
+    def init(self, problem: Problem) -> Any:
+        """The state before the first step."""
+
+    def step(self, problem: Problem, state: Any) -> Any:
+        """One step for all examples of the problem."""
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found, row by row.
+
+    Shapes      adversarial (B, *F): the success where there is one, else the last point tried (a search for
+                the smallest change returns the clean input there); success (B,) bool; size (B,) float64 of
+                `adversarial`, infinite where a smallest change was sought and none found; margin (B,) the
+                smallest seen; prediction (B,) int64 and confidence (B,) of `adversarial`, measured afresh;
+                forwards, backwards, queries (B,) int64.
+    """
+
+    adversarial: Tensor
+    success: Tensor
+    size: Tensor
+    margin: Tensor
+    prediction: Tensor
+    confidence: Tensor
+    forwards: Tensor
+    backwards: Tensor
+    queries: Tensor
+    cost: Cost
+    events: tuple[str, ...] = ()
+
+
+Watch = Callable[[int, Problem, State], None]
+
+
+def search(
+    attack: Attack,
+    oracle: Oracle,
+    neighbourhood: Neighbourhood,
+    objective: Objective,
+    random: Random,
+    *,
+    reached: Tensor | None = None,
+    stop_early: bool = True,
+    watch: Watch | None = None,
+) -> Found:
+    """Run one attack on the examples of one neighbourhood.
+
+    Parameters
+        reached     (B,) bool, examples whose clean input already reaches the goal; measured when None. They
+                    come back unperturbed, with size 0.
+        stop_early  drop an example at its first success (attacks that seek any success only).
+        watch       called as watch(step, problem, state) after each step.
+    """
+    started = time.perf_counter()
+    inputs = neighbourhood.inputs
+    place = torch.arange(len(inputs), device=inputs.device)
+    trail = Trail(inputs, seeks=attack.seeks)
+    task = Problem(
+        oracle=oracle,
+        trail=trail,
+        neighbourhood=neighbourhood,
+        objective=objective,
+        random=random,
+        place=place,
+    )
+    if reached is None:
+        reached = objective.reached(oracle.outputs(inputs, place))
+    trail.found |= reached
+    trail.size[reached] = 0.0
+    trail.margin[reached] = -torch.inf
+    last = inputs.clone()
+    drop = stop_early and attack.seeks == "any"
+    for restart in range(attack.restarts):
+        open_rows = (~trail.found if drop else ~reached).nonzero()[:, 0]
+        if not len(open_rows):
+            break
+        whole = len(open_rows) == len(inputs)
+        problem = replace(task if whole else task.select(open_rows), restart=restart)
+        _climb(attack, problem, trail, last, drop=drop, watch=watch)
+    return _checked(attack, task, trail, last, reached, time.perf_counter() - started)
+
+
+def _climb(
+    attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop: bool, watch: Watch | None
+) -> None:
+    """One restart: all steps, dropping what is finished; `last` receives the final points."""
+    state = attack.init(problem)
+    for step in range(attack.steps):
+        before = problem.oracle.forwards[problem.place.cpu()]
+        state = attack.step(problem, state)
+        if watch is not None:
+            watch(step, problem, state)
+        finished = state.done | trail.found[problem.place] if drop else state.done
+        if problem.oracle.budget is not None:
+            after = problem.oracle.forwards[problem.place.cpu()]
+            # The next step may cost what this one did, and the final check costs one more.
+            finished = finished | (2 * after - before + 1 > problem.oracle.budget).to(finished.device)
+        count = int(finished.sum())
+        # Copying the survivors costs a few passes over the inputs: worth it once a sixteenth is finished.
+        if count and count * 16 >= len(problem):
+            last[problem.place] = problem.neighbourhood.apply(state.theta).to(last.dtype)
+            kept = (~finished).nonzero()[:, 0]
+            if not len(kept):
+                return
+            problem, state = problem.select(kept), state.select(kept)
+    last[problem.place] = problem.neighbourhood.apply(state.theta)
+
+
+def _checked(
+    attack: Attack, task: Problem, trail: Trail, last: Tensor, reached: Tensor, seconds: float
+) -> Found:
+    """One fresh forward over what will be returned: successes afresh, last points for the first time."""
+    started = time.perf_counter()
+    smallest = attack.seeks == "smallest"
+    mask = trail.found.reshape(-1, *(1,) * (last.dim() - 1))
+    adversarial = trail.best if smallest else torch.where(mask, trail.best, last)
+    outputs = task.oracle.outputs(adversarial, task.place)
+    margin = task.objective.margin(outputs)
+    size = task.neighbourhood.size(adversarial)
+    success = ((margin < 0) & task.neighbourhood.contains(adversarial)) | reached
+    lost = int((trail.found & ~success).sum())
+    if lost:
+        task.oracle.events.append(f"{lost} successes were not confirmed by a fresh forward")
+    probabilities = outputs.softmax(dim=1)
+    confidence, prediction = probabilities.max(dim=1)
+    if smallest:
+        size = size.masked_fill(~success, torch.inf)
+    forwards, backwards = task.oracle.forwards.clone(), task.oracle.backwards.clone()
+    cost = replace(task.oracle.cost, seconds=seconds + time.perf_counter() - started)
+    return Found(
+        adversarial=adversarial,
+        success=success,
+        size=size,
+        margin=torch.fmin(trail.margin, margin.to(trail.margin.dtype)),
+        prediction=prediction,
+        confidence=confidence,
+        forwards=forwards,
+        backwards=backwards,
+        queries=forwards if task.oracle.access < Access.GRADIENTS else torch.zeros_like(forwards),
+        cost=cost,
+        events=tuple(task.oracle.events),
+    )

@@ -1,0 +1,59 @@
+"""A network as one list of operations that proofs can walk forwards and backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trustbound.certificates.graph.operations import Input, Operation, Shape
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Graph:
+    """Operations in the order in which they run; the first is the input, the last gives the logits.
+
+    Shapes      inputs (B, *F) to logits (B, C); constants are float64, a run uses the dtype of its inputs.
+    Raises      nothing: `reading.read` has already compared it with the module.
+
+    `dtype` is the precision in which the module itself runs: certified points must survive its rounding.
+    `notes` holds what a certifier computes once for a network, such as spectral norms.
+
+    >>> from trustbound.certificates.graph.reading import read
+    >>> graph = read(torch.nn.Linear(4, 3), torch.rand(2, 4))
+    >>> [type(operation).__name__ for operation in graph.operations], graph.shape, graph.classes
+    (['Input', 'Dense'], (4,), 3)
+    """
+
+    operations: tuple[Operation, ...]
+    dtype: torch.dtype
+    device: torch.device
+    notes: dict[str, object] = field(default_factory=dict, repr=False)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Run the list on inputs (B, *F), freeing every value after its last use."""
+        last = {source: place for place, step in enumerate(self.operations) for source in step.sources}
+        values: dict[int, Tensor] = {}
+        for place, step in enumerate(self.operations):
+            operands = [inputs] if isinstance(step, Input) else [values[source] for source in step.sources]
+            values[place] = step.apply(*operands)
+            for source in set(step.sources):
+                if last[source] == place:
+                    del values[source]
+        return values[len(self.operations) - 1]
+
+    @property
+    def shape(self) -> Shape:
+        """The features (*F) of one input."""
+        return self.operations[0].shape
+
+    @property
+    def classes(self) -> int:
+        """How many logits there are."""
+        return self.operations[-1].shape[0]
+
+    @property
+    def widest(self) -> int:
+        """The most numbers one example has at any step."""
+        return max(step.features for step in self.operations)

@@ -1,0 +1,121 @@
+"""Where the adversary may go, as a proof needs it: a norm ball inside the box, enclosed from outside."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trustbound.certificates.slack import growth
+from trustbound.errors import InputError, UnsupportedError
+from trustbound.record.box import Box, Limit
+
+NORMS = ("linf", "l2", "l1")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Region:
+    """Points within `radius` of `inputs` in a norm and between `low` and `high`, all in float64.
+
+    Shapes      inputs, low, high (B, *F); radius (B,).
+
+    For l∞ the region is exactly ball ∩ box. For l2 and l1 `low` and `high` are the limits of ball ∩ box in each
+    coordinate, and bounds take the better of ball and limits, row by row.
+
+    >>> region = Region.around(torch.tensor([[0.2, 0.5]]), (0.0, 1.0), "linf", 0.3)
+    >>> region.low, region.high
+    (tensor([[0.0000, 0.2000]], dtype=torch.float64), tensor([[0.5000, 0.8000]], dtype=torch.float64))
+    """
+
+    inputs: Tensor
+    low: Tensor
+    high: Tensor
+    norm: str
+    radius: Tensor
+
+    @classmethod
+    def around(
+        cls,
+        inputs: Tensor,
+        box: Box | tuple[Limit, Limit],
+        norm: str,
+        radius: float | Tensor,
+    ) -> Region:
+        """Enclose ball ∩ box around inputs (B, *F); `radius` is a number or (B,), infinity means the box alone.
+
+        Raises      UnsupportedError for a norm without a proof. InputError for a radius that is negative or NaN
+                    and for inputs outside the box.
+        """
+        if norm not in NORMS:
+            raise UnsupportedError(f"proofs exist for the norms {', '.join(NORMS)}; got {norm!r}")
+        box = Box.of(box)
+        centre = inputs.detach().double()
+        reach = torch.as_tensor(radius, dtype=torch.float64, device=inputs.device).expand(len(inputs))
+        if not bool((reach >= 0).all()):
+            raise InputError(f"`radius` must be a number ≥ 0 for every example; got {radius}")
+        floor, ceiling = (
+            torch.as_tensor(limit, dtype=torch.float64, device=inputs.device) for limit in (box.low, box.high)
+        )
+        # A box of 0.1 means float32(0.1) to whoever holds float32 inputs: enclose both.
+        floor = torch.minimum(floor, floor.to(inputs.dtype).double())
+        ceiling = torch.maximum(ceiling, ceiling.to(inputs.dtype).double())
+        if not bool(((centre >= floor) & (centre <= ceiling)).all()):
+            raise InputError(
+                f"`inputs` must lie in the box [{box.low}, {box.high}]; got "
+                f"[{float(centre.min()):g}, {float(centre.max()):g}], shape {tuple(inputs.shape)}. "
+                "If you normalise outside the model, pass mean and std to wrap or load_model."
+            )
+        wide = reach.reshape(-1, *[1] * (inputs.ndim - 1))
+        infinity = torch.full_like(centre, math.inf)
+        low = torch.maximum(torch.nextafter(centre - wide, -infinity), floor)
+        high = torch.minimum(torch.nextafter(centre + wide, infinity), ceiling)
+        return cls(inputs=centre, low=low, high=high, norm=norm, radius=reach)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def select(self, rows: Tensor | slice) -> Region:
+        """Return the region of some examples."""
+        return Region(
+            inputs=self.inputs[rows],
+            low=self.low[rows],
+            high=self.high[rows],
+            norm=self.norm,
+            radius=self.radius[rows],
+        )
+
+    @property
+    def middle(self) -> Tensor:
+        """The midpoint of the limits, (B, *F)."""
+        return (self.low + self.high) / 2
+
+    @property
+    def reach(self) -> Tensor:
+        """The largest magnitude in each coordinate, (B, *F)."""
+        return torch.maximum(self.low.abs(), self.high.abs())
+
+    def least(self, coefficients: Tensor) -> Tensor:
+        """Bound ⟨coefficients, x⟩ from below over the region, for K rows (B, K, *F) of each example: (B, K).
+
+        >>> ball = Region.around(torch.tensor([[0.5, 0.5]]), (0.0, 1.0), "l2", 0.25)
+        >>> ball.least(torch.tensor([[[0.6, 0.8]]], dtype=torch.float64))
+        tensor([[0.4500]], dtype=torch.float64)
+        """
+        rows = coefficients.flatten(2)
+        middle, centre = self.middle.flatten(1).unsqueeze(2), self.inputs.flatten(1).unsqueeze(2)
+        sizes = rows.abs()
+        error = growth(2 * rows.shape[-1])
+        # One product gives the reach of the limits and the rounding error of all that is summed.
+        spread = (self.high - self.low).flatten(1).unsqueeze(2) / 2 + error * self.reach.flatten(1).unsqueeze(
+            2
+        )
+        bound = (torch.bmm(rows, middle) - (1 + error) * torch.bmm(sizes, spread)).squeeze(2)
+        if self.norm != "linf":
+            dual = torch.linalg.vector_norm(rows, 2, -1) if self.norm == "l2" else sizes.amax(-1)
+            noise = error * torch.bmm(sizes, self.reach.flatten(1).unsqueeze(2)).squeeze(2)
+            # An infinite ball against a zero row is 0 · ∞: the limits answer for it.
+            ball = torch.bmm(rows, centre).squeeze(2) - (1 + error) * self.radius.unsqueeze(1) * dual - noise
+            bound = torch.fmax(bound, ball)
+        return bound

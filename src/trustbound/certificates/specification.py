@@ -1,0 +1,50 @@
+"""What is to be proven, as rows over the logits; and what every certifier offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.region import Region
+from trustbound.errors import InputError
+
+
+def margin_rows(labels: Tensor, classes: int, targets: Tensor | None = None) -> Tensor:
+    """Return the rows e_y − e_j, (B, C − 1, C) for all j ≠ y, or (B, 1, C) for the target alone.
+
+    Raises      InputError when a label or target is no class, or a target is the label itself.
+
+    >>> margin_rows(torch.tensor([1]), 3)
+    tensor([[[-1.,  1.,  0.],
+             [ 0.,  1., -1.]]], dtype=torch.float64)
+    """
+    for name, given in (("labels", labels), ("targets", targets)):
+        if given is not None and not bool(((given >= 0) & (given < classes)).all()):
+            raise InputError(
+                f"`{name}` must lie in 0 … {classes - 1}; got {int(given.min())} … {int(given.max())}"
+            )
+    unit = torch.eye(classes, dtype=torch.float64, device=labels.device)
+    if targets is not None:
+        if bool((targets == labels).any()):
+            raise InputError("`targets` must differ from `labels`; got the same class for some examples")
+        return (unit[labels] - unit[targets]).unsqueeze(1)
+    others = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
+    others = others + (others >= labels.unsqueeze(1))
+    return unit[labels].unsqueeze(1) - unit[others]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Certifier(ABC):
+    """A way to bound margins from below over a region; numbers only, one method to fill in."""
+
+    @abstractmethod
+    def bounds(self, graph: Graph, region: Region, specification: Tensor) -> Tensor:
+        """Bound ⟨row, logits⟩ from below over the region: rows (B, K, C) to (B, K)."""
+
+    def margins(self, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Bound the smallest margin min over j of (logit of y − logit of j) from below: (B,)."""
+        return self.bounds(graph, region, margin_rows(labels, graph.classes, targets)).amin(1)

@@ -1,0 +1,24 @@
+"""Labelled examples: what a model is tested on, and where they come from.
+
+Importing this package stays cheap: torch is imported when one of the names below is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trustbound.data.duplicates import overlap
+    from trustbound.data.labelled import LabelledSet
+    from trustbound.data.load import load_data
+
+__all__ = ["LabelledSet", "load_data", "overlap"]
+
+_HOMES = {"LabelledSet": "labelled", "load_data": "load", "overlap": "duplicates"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

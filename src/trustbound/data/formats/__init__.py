@@ -1,0 +1,1 @@
+"""One file format each; every reader returns a LabelledSet or plain arrays."""

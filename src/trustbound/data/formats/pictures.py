@@ -1,0 +1,147 @@
+"""A folder of class folders of pictures, or an archive of one, decoded to uint8."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trustbound.data.formats.class_index import ClassIndex, class_order
+from trustbound.data.formats.listing import list_pictures, read_members
+from trustbound.data.labelled import LabelledSet
+from trustbound.data.stratified import draw_stratified
+from trustbound.errors import InputError
+from trustbound.record.box import Box
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+Size = int | tuple[int, int]
+
+
+def read_pictures(
+    source: Path,
+    split: str,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    resize: Size | None = None,
+    crop: Size | None = None,
+    interpolation: str = "bilinear",
+    class_index: ClassIndex | None = None,
+    box: Box | None = None,
+) -> LabelledSet:
+    """Pictures of `[prefix/][split/]class/picture` as (N, 3, H, W) uint8, (N, 1, H, W) if all are grey.
+
+    Parameters
+        limit, seed    drawn stratified from the names, so that only the chosen pictures are decoded.
+        resize         a number: the shorter side, aspect kept; a pair: exactly (height, width).
+        crop           a number or (height, width), cut from the centre after resizing.
+        interpolation  nearest, bilinear, bicubic or lanczos; shrinking smooths first (Pillow).
+        class_index    which class number each folder has; None numbers the sorted folder names from 0.
+
+    Raises      InputError: a picture that cannot be decoded (named), differing sizes, an unknown split.
+    Deviations  transparency is dropped, orientation tags are not applied.
+    """
+    if interpolation not in INTERPOLATIONS:
+        raise InputError(f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}")
+    target, window = _size("resize", resize), _size("crop", crop)
+    listing = list_pictures(source, split)
+    numbers, names = class_order(listing.classes, class_index)
+    labels = np.array([numbers[folder] for folder in listing.folders], dtype=np.int64)
+    rows = draw_stratified(labels, limit, seed)
+    chosen = [listing.names[row] for row in rows]
+    place = {name: row for row, name in enumerate(chosen)}
+    decoded: list[NDArray[np.uint8] | None] = [None] * len(chosen)
+    first: tuple[str, tuple[int, int]] | None = None
+    for name, raw in read_members(source, chosen):
+        pixels = _decode(raw, f"{source}: {name}", target, window, interpolation)
+        size = (pixels.shape[1], pixels.shape[2])
+        first = first or (name, size)
+        if size != first[1]:
+            raise InputError(
+                f"all pictures must have one size; {first[0]} is {first[1][0]}×{first[1][1]} and {name} is "
+                f"{size[0]}×{size[1]} in {source}. Pass resize and crop."
+            )
+        decoded[place[name]] = pixels
+    if missing := [name for name, pixels in zip(chosen, decoded, strict=True) if pixels is None]:
+        raise InputError(f"{missing[0]} vanished from {source} while it was being read")
+    whole = [pixels for pixels in decoded if pixels is not None]
+    channels = max(len(pixels) for pixels in whole)
+    stem = source.name
+    for ending in (".tar.gz", ".tar.bz2", ".tar.xz", source.suffix if source.is_file() else ""):
+        stem = stem.removesuffix(ending) if ending else stem
+    return LabelledSet(
+        np.stack([np.broadcast_to(pixels, (channels, *pixels.shape[1:])) for pixels in whole]),
+        labels[rows],
+        box=box or Box(0.0, 1.0),
+        class_names=names,
+        name=stem if listing.split is None else f"{stem}/{listing.split}",
+        indices=rows,
+    )
+
+
+def _size(name: str, value: Any) -> Size | None:
+    if value is None:
+        return None
+    sides: Sequence[Any] = (value,) if isinstance(value, int) else value
+    good = isinstance(sides, list | tuple) and len(sides) in (1, 2)
+    if not good or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(f"`{name}` must be a number of pixels or a pair (height, width); got {value!r}")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def _decode(
+    raw: bytes, where: str, resize: Size | None, crop: Size | None, interpolation: str
+) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(raw)) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise InputError(
+                    f"{where} has more than 8 bits per channel (mode {opened.mode}); use an .npz"
+                )
+            picture = opened.convert("L" if opened.mode in ("L", "1", "LA") else "RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where} cannot be decoded as a picture: {error}. Repair or remove it.") from error
+    picture = _cropped(_resized(picture, resize, interpolation), crop, where)
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _resized(picture: Image, size: Size | None, interpolation: str) -> Image:
+    from PIL import Image
+
+    if size is None:
+        return picture
+    width, height = picture.size
+    if isinstance(size, int):
+        short = min(width, height)
+        wanted = (size * width // short, size * height // short)
+    else:
+        wanted = (size[1], size[0])
+    if wanted == picture.size:
+        return picture
+    return picture.resize(wanted, Image.Resampling[interpolation.upper()])
+
+
+def _cropped(picture: Image, size: Size | None, where: str) -> Image:
+    if size is None:
+        return picture
+    height, width = (size, size) if isinstance(size, int) else size
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    if width > picture.width or height > picture.height:
+        raise InputError(
+            f"the crop {height}×{width} must fit into the picture; {where} is "
+            f"{picture.height}×{picture.width}. "
+            "Resize to at least the crop."
+        )
+    return picture.crop((left, top, left + width, top + height))

@@ -1,0 +1,159 @@
+"""A CSV table with a label column, and a box with one range per feature."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trustbound.data.labelled import LabelledSet
+from trustbound.errors import InputError
+from trustbound.record.box import Box
+
+Ranges = Mapping[str, Sequence[float]]
+_LABELS = ("label", "class", "target")
+
+
+def read_table(
+    path: Path,
+    *,
+    label_column: str | None = None,
+    box: Box | Ranges | str | Path | None = None,
+) -> LabelledSet:
+    """Rows of numbers with a header line; separated by commas, semicolons or tabs.
+
+    Parameters
+        label_column  which column holds the class; None takes the one named label, class or target.
+                      Whole numbers are class numbers as they stand; other texts are numbered in sorted order.
+        box           one range for all features, or {"column": [low, high]}, a mapping or a JSON file of
+                      one; None takes each column's smallest and largest value in this file.
+
+    Shapes      (N, F) float32, the columns in the header's order without the label.
+    Raises      InputError with line, column and value: text, NaN or an empty cell among the numbers, a value
+                outside its range, a short row; a column that never varies when the box comes from the data.
+    """
+    header, rows, lines = _rows(path)
+    place = _label_place(path, header, label_column)
+    columns = [name for number, name in enumerate(header) if number != place]
+    values = np.empty((len(rows), len(columns)), dtype=np.float32)
+    for number, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        cells = [cell for at, cell in enumerate(row) if at != place]
+        values[number] = [
+            _number(path, line, column, cell) for column, cell in zip(columns, cells, strict=True)
+        ]
+    labels, names = _classes([row[place].strip() for row in rows], path, lines)
+    limits = _box(path, columns, values, box)
+    _refuse_outside(path, columns, values, lines, limits)
+    return LabelledSet(values, labels, box=limits, class_names=names, name=path.stem)
+
+
+def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            file.seek(0)
+            delimiter = max(",;\t", key=first.count)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header = [name.strip() for name in next(reader, [])]
+            kept = [(row, reader.line_num) for row in reader if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a CSV table: {error}") from error
+    if len(header) < 2 or not kept:
+        raise InputError(f"{path} must hold a header with at least 2 columns and 1 row; got {header}")
+    if len(set(header)) != len(header):
+        raise InputError(f"{path} must name each column once; got {header}")
+    for row, line in kept:
+        if len(row) != len(header):
+            raise InputError(f"{path}, line {line}: {len(header)} cells are needed; got {len(row)}")
+    return header, [row for row, _ in kept], [line for _, line in kept]
+
+
+def _label_place(path: Path, header: list[str], wanted: str | None) -> int:
+    if wanted is not None:
+        if wanted in header:
+            return header.index(wanted)
+        raise InputError(f"{path} has no column {wanted!r}; it has {', '.join(header)}")
+    found = [number for number, name in enumerate(header) if name.lower() in _LABELS]
+    if len(found) == 1:
+        return found[0]
+    raise InputError(
+        f"{path} needs one label column; name it with label_column. Columns: {', '.join(header)}"
+    )
+
+
+def _number(path: Path, line: int, column: str, cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(
+            f"{path}, line {line}, column {column!r}: a finite number is needed; got {cell.strip()!r}. "
+            "Encode categories as numbers and fill or drop missing values first."
+        )
+    return value
+
+
+def _classes(cells: list[str], path: Path, lines: list[int]) -> tuple[NDArray[np.int64], list[str] | None]:
+    for cell, line in zip(cells, lines, strict=True):
+        if not cell:
+            raise InputError(f"{path}, line {line}: the label is empty")
+    if all(cell.lstrip("+-").isdecimal() for cell in cells):
+        return np.array([int(cell) for cell in cells], dtype=np.int64), None
+    names = sorted(set(cells))
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[cell] for cell in cells], dtype=np.int64), names
+
+
+def _box(path: Path, columns: list[str], values: NDArray[np.float32], box: Any) -> Box:
+    if isinstance(box, Box):
+        return box
+    if box is None:
+        low, high = values.min(axis=0), values.max(axis=0)
+        if flat := [name for name, a, b in zip(columns, low, high, strict=True) if a == b]:
+            raise InputError(
+                f"{path}: a box from the data needs columns that vary; constant: {', '.join(flat)}. "
+                'Drop them, or pass box={"column": [low, high], …}.'
+            )
+        return Box(low.astype(np.float64), high.astype(np.float64))
+    where = "`box`" if isinstance(box, Mapping) else str(box)
+    ranges = box if isinstance(box, Mapping) else _read_ranges(Path(box))
+    if missing := [name for name in columns if name not in ranges]:
+        raise InputError(f"{where} must give a range for every feature; missing: {', '.join(missing)}")
+    try:
+        limits = np.array([[float(ranges[name][0]), float(ranges[name][1])] for name in columns])
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise InputError(f"{where} must give each feature a pair [low, high]; {error}") from error
+    return Box(limits[:, 0], limits[:, 1])
+
+
+def _read_ranges(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"the box file {path} cannot be read: {error}") from error
+    if not isinstance(held, dict):
+        raise InputError(f'{path} must hold {{"column": [low, high]}}; got {type(held).__name__}')
+    return held
+
+
+def _refuse_outside(
+    path: Path, columns: list[str], values: NDArray[np.float32], lines: list[int], box: Box
+) -> None:
+    low, high = np.asarray(box.low, dtype=np.float32), np.asarray(box.high, dtype=np.float32)
+    slack = 1e-6 * (high - low)
+    outside = (values < low - slack) | (values > high + slack)
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        wide = np.broadcast_to(low, values.shape[1:]), np.broadcast_to(high, values.shape[1:])
+        raise InputError(
+            f"{path}, line {lines[row]}, column {columns[column]!r}: the value must lie in "
+            f"[{wide[0][column]:g}, {wide[1][column]:g}]; got {values[row, column]:g} "
+            f"({int(outside.sum())} values outside in all). Widen the box or repair the table."
+        )

@@ -1,0 +1,259 @@
+"""Labelled examples in memory: kept as they came, handed out as float32 in the box."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trustbound.data.stratified import draw_stratified
+from trustbound.errors import InputError
+from trustbound.record.box import Box, Limit
+
+#: Values this far outside the box, in units of its width, are rounding of an earlier step and are clamped.
+ROUNDING = 1e-6
+
+
+class LabelledSet:
+    """Examples with their classes, checked once and never changed afterwards.
+
+    Parameters
+        inputs       (B, *F) tensor or array. uint8 stays uint8 and is scaled to the box when it is read,
+                     value / 255 · (high - low) + low; floats must lie in the box already.
+        labels       (B,) class numbers, 0 or above.
+        box          the valid inputs (low, high), a number or one per feature.
+        class_names  one per class, in the order of the labels.
+        name         what records and tables call the set, e.g. "mnist/test".
+        indices      (B,) row numbers in the set it was taken from; counted from 0 unless given.
+
+    Raises      InputError: empty, NaN or infinite, outside the box, no class numbers, lengths that differ.
+    Deviations  floats outside the box by at most 1e-6 of its width are rounding and are clamped.
+
+    >>> data = LabelledSet(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), [1, 0])
+    >>> data.inputs
+    tensor([[0.0000, 1.0000],
+            [0.2000, 0.4000]])
+    >>> data.take([1]).indices
+    tensor([1])
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        labels: Any,
+        box: Box | tuple[Limit, Limit] = (0.0, 1.0),
+        class_names: Sequence[str] | None = None,
+        name: str = "tensors",
+        indices: Any = None,
+    ) -> None:
+        self.name = name
+        self.box = Box.of(box)
+        self.labels: Tensor = _checked_labels(labels)
+        self._stored: Tensor = _checked_inputs(inputs, self.box, len(self.labels))
+        self.class_names = None if class_names is None else tuple(str(one) for one in class_names)
+        if self.class_names is not None and len(self.class_names) <= int(self.labels.max()):
+            raise InputError(
+                f"`class_names` must name every class; got {len(self.class_names)} names and a label "
+                f"{int(self.labels.max())}. Give one name per class, in label order."
+            )
+        rows = torch.arange(len(self.labels)) if indices is None else torch.as_tensor(indices)
+        if rows.shape != self.labels.shape or rows.dtype != torch.int64:
+            raise InputError(
+                f"`indices` must be {len(self.labels)} whole row numbers; "
+                f"got shape {tuple(rows.shape)}, {rows.dtype}"
+            )
+        self.indices: Tensor = rows
+
+    @classmethod
+    def from_dataset(cls, source: Any, **options: Any) -> LabelledSet:
+        """Read a torch `Dataset` or `DataLoader` into memory; options as in `data.gather.gather`."""
+        from trustbound.data.gather import gather
+
+        return gather(source, **options)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        kept = "uint8" if self._stored.dtype == torch.uint8 else "float32"
+        return f"LabelledSet({self.name!r}, {len(self)} examples of shape {self.shape}, kept as {kept})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape (*F) of one example."""
+        return tuple(self._stored.shape[1:])
+
+    @property
+    def inputs(self) -> Tensor:
+        """Every example as float32 in the box; made anew at each call when the set is kept as uint8."""
+        return self._stored if self._stored.dtype == torch.float32 else _scaled(self._stored, self.box)
+
+    def batch(self, rows: Any) -> Tensor:
+        """The examples of these rows as float32 in the box: an index tensor, a list or a slice."""
+        stored = self._stored[_rows(rows, len(self))]
+        return stored if stored.dtype == torch.float32 else _scaled(stored, self.box)
+
+    def take(self, rows: Any) -> LabelledSet:
+        """A set of these rows only, which remembers their original row numbers in `indices`."""
+        rows = _rows(rows, len(self))
+        return LabelledSet(
+            self._stored[rows],
+            self.labels[rows],
+            box=self.box,
+            class_names=self.class_names,
+            name=self.name,
+            indices=self.indices[rows],
+        )
+
+    def stratified(self, limit: int | None, seed: int = 0) -> LabelledSet:
+        """At most `limit` examples with the class proportions kept to ±1, in their old order."""
+        if limit is not None and limit >= len(self):
+            return self
+        return self.take(torch.from_numpy(draw_stratified(self.labels.numpy(), limit, seed)))
+
+    def check_labels(self, classes: int) -> None:
+        """Refuse labels that a model with this many classes cannot give.
+
+        >>> LabelledSet(torch.rand(2, 3), [0, 9]).check_labels(classes=5)
+        Traceback (most recent call last):
+        ...
+        trustbound.errors.InputError: labels must lie in 0..4 for a model with 5 classes; got 0..9 ...
+        """
+        if (highest := int(self.labels.max())) >= classes:
+            wrong = int((self.labels >= classes).sum())
+            raise InputError(
+                f"labels must lie in 0..{classes - 1} for a model with {classes} classes; got "
+                f"{int(self.labels.min())}..{highest} ({wrong} of {len(self)} too large). "
+                "Check that the data is the one the model was trained for, and that labels count from 0."
+            )
+
+    @cached_property
+    def eight_bit(self) -> bool:
+        """Whether every value is one of the 256 levels k / 255 of the box, to 1e-3 of a level."""
+        if self._stored.dtype == torch.uint8:
+            return True
+        low, high = _limits(self.box, torch.float64)
+        for part in torch.split(self._stored, 1024):
+            level = (part.double() - low) / (high - low) * 255.0
+            if bool(((level - level.round()).abs() > 1e-3).any()):
+                return False
+        return True
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of inputs, labels and box: the same examples in the same order, whatever their name."""
+        digest = hashlib.sha256(f"{self._stored.dtype} {tuple(self._stored.shape)}".encode())
+        for part in torch.split(self._stored, 4096):
+            digest.update(np.ascontiguousarray(part.numpy()).data)
+        digest.update(self.labels.numpy().tobytes())
+        digest.update(np.asarray(self.box.low).tobytes() + np.asarray(self.box.high).tobytes())
+        return digest.hexdigest()
+
+
+def _limits(box: Box, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return torch.as_tensor(box.low, dtype=dtype), torch.as_tensor(box.high, dtype=dtype)
+
+
+def _scaled(stored: Tensor, box: Box) -> Tensor:
+    low, high = _limits(box, torch.float32)
+    unit = stored.to(torch.float32).div_(255.0)
+    if box.low == 0.0 and box.high == 1.0:
+        return unit
+    # low + (high - low) may round past high: the box is the promise, so it has the last word.
+    return unit.mul_(high - low).add_(low).clamp_(low, high)
+
+
+def _rows(rows: Any, total: int) -> Any:
+    if isinstance(rows, slice):
+        return rows
+    chosen = torch.as_tensor(rows)
+    if chosen.dtype == torch.bool or chosen.numel() == 0:
+        return chosen if chosen.dtype == torch.bool else chosen.to(torch.int64)
+    if chosen.is_floating_point() or chosen.dim() > 1:
+        raise InputError(f"rows must be whole numbers; got {chosen.dtype}, shape {tuple(chosen.shape)}")
+    if int(chosen.max()) >= total or int(chosen.min()) < 0:
+        raise InputError(f"rows must lie in 0..{total - 1}; got {int(chosen.min())}..{int(chosen.max())}")
+    return chosen.to(torch.int64)
+
+
+def _checked_labels(labels: Any) -> Tensor:
+    try:
+        came = torch.as_tensor(np.asarray(labels) if isinstance(labels, list | tuple) else labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"`labels` must be a tensor or array of class numbers; got {type(labels).__name__}: {error}"
+        ) from error
+    came = came.detach().cpu()
+    if came.dim() != 1:
+        hint = "For one-hot rows pass labels.argmax(1)." if came.dim() == 2 else "Pass one number each."
+        raise InputError(f"`labels` must have shape (B,); got shape {tuple(came.shape)}. {hint}")
+    if came.numel() == 0:
+        raise InputError("a labelled set needs at least 1 example; got none")
+    if came.is_floating_point() or came.is_complex() or came.dtype == torch.bool:
+        raise InputError(
+            f"`labels` must be whole class numbers; got {came.dtype}. Convert them with labels.long()."
+        )
+    came = came.to(torch.int64)
+    if int(came.min()) < 0:
+        row = int((came < 0).nonzero()[0])
+        raise InputError(f"`labels` must be 0 or above; got {int(came[row])} at row {row}. Count from 0.")
+    return came
+
+
+def _checked_inputs(inputs: Any, box: Box, count: int) -> Tensor:
+    try:
+        came = torch.as_tensor(inputs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"`inputs` must be a tensor or a numeric array; got {type(inputs).__name__}: {error}"
+        ) from error
+    came = came.detach().cpu()
+    shape = tuple(came.shape)
+    if came.dim() < 2:
+        raise InputError(f"`inputs` must have shape (B, *F); got shape {shape}. Add a feature axis.")
+    if shape[0] != count:
+        raise InputError(f"`inputs` and `labels` must have one length; got {shape[0]} and {count}.")
+    if 0 in shape:
+        raise InputError(f"`inputs` need at least one feature; got shape {shape}")
+    if came.dtype != torch.uint8 and not came.is_floating_point():
+        raise InputError(
+            f"`inputs` must be uint8 (scaled to the box) or floating point (already in the box); "
+            f"got {came.dtype}, shape {shape}."
+        )
+    low, high = _limits(box, torch.float32)
+    try:
+        fits = np.broadcast_shapes(low.shape, high.shape, shape[1:]) == shape[1:]
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"the box must broadcast to one example of shape {shape[1:]}; "
+            f"got limits of shape {tuple(low.shape)} and {tuple(high.shape)}"
+        )
+    return came if came.dtype == torch.uint8 else _in_box(came.to(torch.float32), low, high, box)
+
+
+def _in_box(inputs: Tensor, low: Tensor, high: Tensor, box: Box) -> Tensor:
+    if not bool(torch.isfinite(inputs).all()):
+        bad = (~torch.isfinite(inputs)).flatten(1)
+        row = int(bad.any(1).nonzero()[0])
+        raise InputError(
+            f"`inputs` must be finite; got {int(bad.sum())} NaN or infinite values, the first in row {row}, "
+            f"shape {tuple(inputs.shape)}. Drop or repair these examples."
+        )
+    slack = ROUNDING * (high - low)
+    if bool(((inputs < low - slack) | (inputs > high + slack)).any()):
+        span = f"[{box.low:g}, {box.high:g}]" if np.ndim(box.low) + np.ndim(box.high) == 0 else "per feature"
+        raise InputError(
+            f"`inputs` must lie in the box {span}; got [{float(inputs.min()):.3g}, "
+            f"{float(inputs.max()):.3g}], shape {tuple(inputs.shape)}. If you normalise outside the model, "
+            "undo it here and pass mean/std to load_model; if the values have another range, pass it as `box`."
+        )
+    if bool(((inputs < low) | (inputs > high)).any()):
+        return inputs.clamp(low, high)
+    return inputs

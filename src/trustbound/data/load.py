@@ -1,0 +1,120 @@
+"""One door to every kind of data: a name from the registry, or a path."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from trustbound.data.download import locate
+from trustbound.data.formats.class_index import ClassIndex
+from trustbound.data.formats.listing import ARCHIVES
+from trustbound.data.labelled import LabelledSet
+from trustbound.data.registry import DATA, PublishedSet
+from trustbound.errors import InputError
+from trustbound.record.box import Box
+
+
+def load_data(
+    spec: str | Path,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    data_dir: str | Path | None = None,
+    resize: int | tuple[int, int] | None = None,
+    crop: int | tuple[int, int] | None = None,
+    interpolation: str = "bilinear",
+    class_index: ClassIndex | None = None,
+    label_column: str | None = None,
+    box: Any = None,
+) -> LabelledSet:
+    """Load labelled examples by name or path.
+
+    Parameters
+        spec          `digits`, `mnist`, `fashion-mnist`, `cifar10`; or a path: a folder of class folders of
+                      pictures, an archive of one (.tar, .tar.gz, .tgz, .zip …), an .npz, or a .csv.
+        split         which part, where there are parts.
+        limit, seed   at most so many examples, class proportions kept, the same ones for the same seed.
+        data_dir      where named sets are looked for first; then $TRUSTBOUND_DATA, the user cache, mirrors.
+        resize, crop, interpolation, class_index   pictures only, see `formats.pictures.read_pictures`.
+        label_column  tables only, see `formats.table.read_table`.
+        box           the valid inputs; (0, 1) unless given, for tables each column's range.
+
+    Raises      InputError when the spec is unknown, an option does not apply, or the data is damaged.
+
+    >>> data = load_data("digits", split="test", limit=100)
+    >>> data.name, len(data), data.shape
+    ('digits/test', 100, (1, 8, 8))
+    """
+    pictures = {"resize": resize, "crop": crop, "class_index": class_index}
+    row = next((row for row in DATA if row.name == str(spec)), None)
+    if row is not None:
+        _refuse(str(spec), {**pictures, "label_column": label_column})
+        return _named(row, split, data_dir, _plain(box)).stratified(limit, seed)
+    path = Path(spec).expanduser()
+    if not path.exists():
+        raise _unknown(str(spec))
+    name = path.name.lower()
+    if path.is_dir() or name.endswith(ARCHIVES):
+        from trustbound.data.formats.pictures import read_pictures
+
+        _refuse(str(spec), {"label_column": label_column})
+        return read_pictures(
+            path,
+            split,
+            limit=limit,
+            seed=seed,
+            resize=resize,
+            crop=crop,
+            interpolation=interpolation,
+            class_index=class_index,
+            box=_plain(box),
+        )
+    _refuse(str(spec), pictures)
+    if name.endswith(".npz"):
+        from trustbound.data.formats.npz import read_npz
+
+        _refuse(str(spec), {"label_column": label_column})
+        return read_npz(path, split, box=_plain(box)).stratified(limit, seed)
+    if name.endswith(".csv"):
+        from trustbound.data.formats.table import read_table
+
+        ranges = Box.of(box) if isinstance(box, tuple | list) else box
+        return read_table(path, label_column=label_column, box=ranges).stratified(limit, seed)
+    raise InputError(
+        f"data must be a folder, an archive ({', '.join(ARCHIVES)}), an .npz or a .csv; got {str(spec)!r}"
+    )
+
+
+def _named(row: PublishedSet, split: str, data_dir: str | Path | None, box: Box | None) -> LabelledSet:
+    if split not in row.splits:
+        raise InputError(f"{row.name} has the splits {', '.join(row.splits)}; got {split!r}")
+    module, _, function = row.reader.partition(":")
+    read = getattr(import_module(module), function)
+    data: LabelledSet = (
+        read(locate(row, split, data_dir), row, split, box=box) if row.files else read(split, box=box)
+    )
+    return data
+
+
+def _plain(box: Any) -> Box | None:
+    return None if box is None else Box.of(box)
+
+
+def _refuse(spec: str, options: dict[str, Any]) -> None:
+    if given := [name for name, value in options.items() if value is not None]:
+        raise InputError(
+            f"{', '.join(given)} cannot be used with {spec!r}: resize, crop and class_index belong to "
+            "pictures, label_column to tables. Leave it out."
+        )
+
+
+def _unknown(spec: str) -> InputError:
+    names = [row.name for row in DATA]
+    close = difflib.get_close_matches(spec.lower(), names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return InputError(
+        f"data must be one of {', '.join(names)} or an existing path; got {spec!r}, which is neither.{hint}"
+    )

@@ -1,0 +1,33 @@
+"""What can go wrong, as one tree.
+
+TrustboundError
+├── InputError                  what came in cannot be used: message = required · came · what to do
+├── UnsupportedError            a sound request that this method cannot serve (named layer, norm, access)
+├── MissingDependencyError      an optional package is needed: the message names the extra to install
+├── RecordError                 a run directory cannot be read, written or continued
+└── UnsoundError                a certified point was broken: a defect of trustbound, never of the user
+"""
+
+
+class TrustboundError(Exception):
+    """Base of every error that trustbound raises on purpose."""
+
+
+class InputError(TrustboundError, ValueError):
+    """Input that cannot be used; raised before the first model call wherever it can be seen there."""
+
+
+class UnsupportedError(TrustboundError):
+    """A sound request that the chosen method cannot serve, refused by name."""
+
+
+class MissingDependencyError(TrustboundError, ImportError):
+    """An optional dependency is not installed."""
+
+
+class RecordError(TrustboundError):
+    """A run directory that cannot be read, written or continued."""
+
+
+class UnsoundError(TrustboundError):
+    """An adversarial example lies inside a region that a certificate had proven empty of them."""

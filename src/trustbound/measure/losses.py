@@ -1,0 +1,194 @@
+"""The surrogate losses that attacks climb, each (logits, labels, targets=None) -> (B,).
+
+Every function here is *climbed*: larger is better for the adversary. Without `targets` it leads away from
+`labels`; with `targets` it leads to them. Each row is a function of its own logits only. `loss(name)` finds
+one by name; `measure/registry.py` lists the names without importing torch.
+
+Nothing is checked here, since these run once per step and example: validate at the public edge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trustbound.errors import InputError
+from trustbound.measure.margin import margin as true_margin
+from trustbound.measure.margin import pick, rival
+
+LOG_2 = math.log(2.0)
+
+
+class Loss(Protocol):
+    """What an attack climbs: logits (B, C), labels (B,), targets (B,) or None -> (B,)."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return one number per example, larger for the adversary."""
+        ...
+
+
+def ce(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the label, or minus that of the target; computed from log-softmax, never infinite
+    for finite logits.
+
+    Reference   Goodfellow, Shlens and Szegedy, Explaining and Harnessing Adversarial Examples, 2015
+                (1412.6572).
+    Deviations  none.
+
+    >>> ce(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+    tensor([0.6931])
+    """
+    if targets is None:
+        return F.cross_entropy(logits, labels, reduction="none")
+    return -F.cross_entropy(logits, targets, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Best other logit minus the true one, or target logit minus the best other one; >= 0 is success.
+
+    >>> logits = torch.tensor([[5.0, 1.0, 2.0]])
+    >>> margin(logits, torch.tensor([0])), margin(logits, torch.tensor([0]), torch.tensor([1]))
+    (tensor([-3.]), tensor([-4.]))
+    """
+    if targets is None:
+        return pick(logits, rival(logits, labels)) - pick(logits, labels)
+    return true_margin(logits, targets)
+
+
+def probability_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """The margin loss on softmax probabilities, in [-1, 1]: it fades where the network is sure, so that steps
+    are spent on what can still be moved.
+
+    >>> probability_margin(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([1]))
+    tensor([0.])
+    """
+    return margin(logits.softmax(1), labels, targets)
+
+
+def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Difference of logits ratio: the margin over the spread of the top logits, blind to scale and shift.
+
+    Untargeted  -(z_y - max_{i != y} z_i) / (z_(1) - z_(3)).
+    Targeted    -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2).
+    Reference   Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
+                Parameter-free Attacks, 2020 (2003.01690), equations 3 and 4.
+    Deviations  The paper needs three classes, four with a target. Here three classes with a target divide by
+                z_(1) - z_(3). With two classes every such ratio is the constant +-1, which nobody can climb,
+                so the plain logit margin is returned: its direction is the right one, and searches compare
+                losses of one example only, so the lost scale invariance costs nothing there. The denominator
+                is kept at or above 1e-12 (the smallest normal number in half precision), where the paper
+                divides by 0.
+
+    >>> z, y = torch.tensor([[3.0, 1.0, 0.0, -1.0]]), torch.tensor([0])
+    >>> dlr(z, y), dlr(1000 * z + 7, y)
+    (tensor([-0.6667]), tensor([-0.6667]))
+    >>> dlr(z[:, :2], y)
+    tensor([-2.])
+    """
+    classes = logits.shape[1]
+    if targets is None:
+        ascent = margin(logits, labels)
+    else:
+        ascent = pick(logits, targets) - pick(logits, labels)
+    if classes == 2:
+        return ascent
+    ranked = logits.topk(3 if targets is None else min(classes, 4), dim=1).values
+    low = ranked[:, 2] if ranked.shape[1] == 3 else (ranked[:, 2] + ranked[:, 3]) / 2
+    return ascent / (ranked[:, 0] - low).clamp_min(max(1e-12, torch.finfo(logits.dtype).tiny))
+
+
+def f1(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Carlini and Wagner's f1, negated to be climbed: log 2 - CE_t; >= 0 means target probability >= 1/2.
+
+    All seven f_i are stated for a target t; without one, t is the best wrong class at the point itself, and
+    then f6 is the usual (z_y - max_{i != y} z_i)^+ for as long as y is on top.
+
+    Reference   Carlini and Wagner, Towards Evaluating the Robustness of Neural Networks, 2017 (1608.04644),
+                IV-A.
+    Deviations  The printed f1, -loss + 1, has the wrong sign; the printed f5, -log(2 F_t - 2), is defined
+                nowhere. Used instead: f1 = CE_t - log 2 and f5 = -log(2 F_t), which are one and the same
+                function.
+
+    >>> f1(torch.tensor([[0.0, 0.0]]), torch.tensor([0]), torch.tensor([1]))
+    tensor([0.])
+    """
+    return LOG_2 - F.cross_entropy(logits, _aim(logits, labels, targets), reduction="none")
+
+
+def f2(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Carlini and Wagner's f2, climbed: -(max_{i != t} F_i - F_t)^+; zero is success. See `f1`."""
+    return true_margin(logits.softmax(1), _aim(logits, labels, targets)).clamp_max(0.0)
+
+
+def f3(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Carlini and Wagner's f3, climbed: log 2 - softplus(max_{i != t} F_i - F_t); >= 0 is success."""
+    return LOG_2 - F.softplus(-true_margin(logits.softmax(1), _aim(logits, labels, targets)))
+
+
+def f4(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Carlini and Wagner's f4, climbed: -(1/2 - F_t)^+; zero means target probability >= 1/2. See `f1`."""
+    return (pick(logits.softmax(1), _aim(logits, labels, targets)) - 0.5).clamp_max(0.0)
+
+
+def f5(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Carlini and Wagner's f5, climbed: log(2 F_t), in log space; identical to `f1`, kept for its name."""
+    return f1(logits, labels, targets)
+
+
+def f6(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Carlini and Wagner's f6, climbed: -(max_{i != t} Z_i - Z_t)^+; zero is success. See `f1`.
+
+    >>> f6(torch.tensor([[5.0, 1.0, 2.0]]), torch.tensor([0]))
+    tensor([-3.])
+    """
+    return true_margin(logits, _aim(logits, labels, targets)).clamp_max(0.0)
+
+
+def f7(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Carlini and Wagner's f7, climbed: log 2 - softplus(max_{i != t} Z_i - Z_t); >= 0 is success."""
+    return LOG_2 - F.softplus(-true_margin(logits, _aim(logits, labels, targets)))
+
+
+def _aim(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+    """The class that Carlini and Wagner's functions lead to."""
+    return rival(logits, labels) if targets is None else targets
+
+
+LOSSES: Mapping[str, Loss] = MappingProxyType(
+    {
+        "ce": ce,
+        "margin": margin,
+        "probability-margin": probability_margin,
+        "dlr": dlr,
+        "f1": f1,
+        "f2": f2,
+        "f3": f3,
+        "f4": f4,
+        "f5": f5,
+        "f6": f6,
+        "f7": f7,
+    }
+)
+
+
+def loss(name: str) -> Loss:
+    """Find a loss by its name.
+
+    >>> loss("dlr") is dlr
+    True
+    >>> loss("hinge")
+    Traceback (most recent call last):
+    trustbound.errors.InputError: `loss` must be one of ce, margin, probability-margin, ...; got 'hinge'. ...
+    """
+    try:
+        return LOSSES[name]
+    except KeyError:
+        raise InputError(
+            f"`loss` must be one of {', '.join(LOSSES)}; got {name!r}. Choose one of these names."
+        ) from None

@@ -1,0 +1,81 @@
+"""How far a prediction is from changing, measured in logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pick(values: Tensor, classes: Tensor) -> Tensor:
+    """The entry of each row that belongs to the row's class: values (B, C), classes (B,) -> (B,).
+
+    >>> pick(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0]))
+    tensor([2., 3.])
+    """
+    return values.gather(1, classes.unsqueeze(1)).squeeze(1)
+
+
+def rival(logits: Tensor, labels: Tensor) -> Tensor:
+    """The best class other than the label: the class that a wrong answer would most easily be.
+
+    Shapes      logits (B, C), C >= 2; labels (B,) int64 -> (B,) int64, without gradient.
+    Ties        go to the lowest class index, whatever the batch, so that no row depends on its neighbours.
+
+    >>> rival(torch.tensor([[5.0, 1.0, 2.0], [5.0, 1.0, 2.0]]), torch.tensor([0, 1]))
+    tensor([2, 0])
+    """
+    return logits.detach().scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """True logit minus the best other one: positive is correct, negative is wrong, zero is a tie.
+
+    Shapes      logits (B, C), C >= 2; labels (B,) int64 -> (B,), dtype kept.
+    Gradient    +1 at the label, -1 at the rival; at a tie of rivals, at the first of them.
+    Cost        one masked argmax and two gathers; no sort.
+
+    >>> margin(torch.tensor([[5.0, 1.0, 2.0], [5.0, 1.0, 2.0]]), torch.tensor([0, 1]))
+    tensor([ 3., -4.])
+    """
+    return pick(logits, labels) - pick(logits, rival(logits, labels))
+
+
+def targeted_margin(logits: Tensor, targets: Tensor) -> Tensor:
+    """Target logit minus the best other one: positive means that the target is what the network answers.
+
+    While the true class is still on top this is target logit minus true logit; at a point where a third class
+    is on top it goes on pushing towards the target.
+
+    Shapes      logits (B, C), C >= 2; targets (B,) int64 -> (B,), dtype kept.
+
+    >>> targeted_margin(torch.tensor([[5.0, 1.0, 2.0]]), torch.tensor([2]))
+    tensor([-3.])
+    """
+    return margin(logits, targets)
+
+
+def top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The two largest logits of each row with their classes: values (B, 2), classes (B, 2), best first.
+
+    >>> values, classes = top_two(torch.tensor([[5.0, 1.0, 2.0]]))
+    >>> values, classes
+    (tensor([[5., 2.]]), tensor([[0, 2]]))
+    """
+    first = logits.detach().argmax(1)
+    classes = torch.stack((first, rival(logits, first)), dim=1)
+    return logits.gather(1, classes), classes
+
+
+def rounding_error(logits: Tensor) -> Tensor:
+    """The size below which a margin of these logits is a tie: 4 eps(dtype) max |logit|.
+
+    A margin is one subtraction of two logits, each good to eps times its own size at best: two roundings of
+    the last layer's sum and its bias, two of the subtraction's operands. It is a floor, not a bound on the
+    rounding of the whole network; verdicts near it are repeated in float64.
+
+    Shapes      logits (B, C) -> (B,), dtype kept, without gradient.
+
+    >>> rounding_error(torch.tensor([[8.0, -2.0]])).item() == 32 * 2.0**-23
+    True
+    """
+    return logits.detach().abs().amax(1) * (4.0 * torch.finfo(logits.dtype).eps)

@@ -1,0 +1,216 @@
+"""What is under test: a module, its box, its normalisation and which part of its output is the logits."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trustbound.errors import InputError
+from trustbound.record.box import Box, Limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """What an attacker who knows the defence does about it, as plain data; the oracle reads it.
+
+    Parameters
+        stand_ins   module path → differentiable callable used in its place in the backward pass
+                    (BPDA; Athalye, Carlini and Wagner 2018). The forward pass stays exact.
+        draws       forwards averaged per gradient when the model is random (EOT).
+        detector    callable inputs → (B,) bool, True where the defence rejects the input.
+
+    >>> Adaptation(stand_ins={"quantise": lambda inputs: inputs}).draws
+    1
+    """
+
+    stand_ins: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    draws: int = 1
+    detector: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no oracle can serve."""
+        if self.draws < 1:
+            raise InputError(f"`draws` must be at least 1; got {self.draws}")
+
+
+class Model(nn.Module):
+    """Inputs in the box → logits. Normalisation happens inside, never in the caller.
+
+    Shapes      inputs (B, *F) in `box`; returns logits (B, C).
+    Raises      InputError when the module returns anything but a (B, C) tensor, C ≥ 2.
+
+    The module is held, not copied: its weights and modes are the caller's, and every public function of
+    trustbound leaves them as they came.
+
+    >>> model = Model(nn.Linear(4, 3), box=Box(0, 1))
+    >>> model(torch.rand(2, 4)).shape
+    torch.Size([2, 3])
+    """
+
+    mean: Tensor | None
+    std: Tensor | None
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        box: Box,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        output: Callable[[Any], Tensor] | str | int | None = None,
+        adaptation: Adaptation | None = None,
+        name: str = "model",
+        sha256: str | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.box = box
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.output = output
+        self.adaptation = adaptation or getattr(module, "adaptation", None) or Adaptation()
+        self.name = name
+        self.input_shape = input_shape
+        self.classes = classes
+        self._sha256 = sha256
+        self.training = module.training
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (B, C) of inputs (B, *F) in the box."""
+        if inputs.dtype != (dtype := self.dtype):
+            inputs = inputs.to(dtype)
+        if self.mean is not None:
+            inputs = inputs - self.mean.reshape(-1, *(1,) * (inputs.dim() - 2))
+        if self.std is not None:
+            inputs = inputs / self.std.reshape(-1, *(1,) * (inputs.dim() - 2))
+        return self._logits(self.module(inputs))
+
+    def _logits(self, outputs: Any) -> Tensor:
+        if callable(self.output):
+            outputs = self.output(outputs)
+        elif isinstance(self.output, int):
+            outputs = outputs[self.output]
+        elif isinstance(self.output, str):
+            outputs = outputs[self.output] if isinstance(outputs, Mapping) else getattr(outputs, self.output)
+        if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] >= 2:
+            return outputs
+        came = (
+            f"a tensor of shape {tuple(outputs.shape)}"
+            if isinstance(outputs, Tensor)
+            else f"{type(outputs).__name__}{_parts(outputs)}"
+        )
+        raise InputError(
+            f"the model must return logits (B, C) with C ≥ 2; got {came}. "
+            "Pass `output=` to wrap or load_model: a position, a key, an attribute name or a callable."
+        )
+
+    def _own(self) -> Tensor | None:
+        for tensor in self.module.parameters():
+            return tensor
+        return next((buffer for buffer in self.module.buffers() if buffer.is_floating_point()), None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module's first parameter lies; the CPU when it has none."""
+        return torch.device("cpu") if (own := self._own()) is None else own.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the module's first parameter; float32 when it has none."""
+        return torch.float32 if (own := self._own()) is None else own.dtype
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the loaded file, or of every weight and buffer of a module that was in memory."""
+        if self._sha256 is None:
+            digest = hashlib.sha256(type(self.module).__qualname__.encode())
+            for name, tensor in sorted(self.state_dict(keep_vars=False).items()):
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(
+                    tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+                )
+            return digest.hexdigest()
+        return self._sha256
+
+    def in_float64(self) -> Model | None:
+        """A float64 copy for re-measuring, or None where one cannot be made."""
+        try:
+            return copy.deepcopy(self).double()
+        except (RuntimeError, TypeError, NotImplementedError):
+            return None
+
+
+def _parts(outputs: Any) -> str:
+    if isinstance(outputs, Mapping):
+        return f" with keys {sorted(map(str, outputs))}"
+    if isinstance(outputs, tuple | list):
+        return f" of {len(outputs)} parts"
+    return " with .logits" if hasattr(outputs, "logits") else ""
+
+
+def wrap(
+    module: nn.Module,
+    box: Box | tuple[Limit, Limit] = (0.0, 1.0),
+    mean: Any = None,
+    std: Any = None,
+    *,
+    output: Callable[[Any], Tensor] | str | int | None = None,
+    adaptation: Adaptation | None = None,
+    name: str | None = None,
+    sha256: str | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    classes: int | None = None,
+) -> Model:
+    """Put a module that is already in memory under test.
+
+    Parameters
+        box         the valid inputs (low, high), before normalisation.
+        mean, std   per channel, of inputs in the box; the model subtracts and divides, the caller never does.
+        output      where the logits are when the module returns a tuple, a dict or an object.
+
+    Raises      InputError when `module` is no torch module, or mean and std do not match.
+
+    >>> model = wrap(nn.Linear(4, 3), box=(0.0, 1.0), mean=[0.5], std=[0.25])
+    >>> model.box
+    Box(low=0.0, high=1.0)
+    """
+    if isinstance(module, Model):
+        return module
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"`module` must be a torch.nn.Module; got {type(module).__name__}. "
+            "Wrap a plain function in a module with a forward method."
+        )
+    like = next(iter(module.parameters()), torch.zeros(()))
+    centre, scale = _statistic("mean", mean, like), _statistic("std", std, like)
+    if scale is not None and not bool((scale > 0).all()):
+        raise InputError(f"`std` must be positive in every channel; got {scale.tolist()}")
+    return Model(
+        module,
+        box=Box.of(box),
+        mean=centre,
+        std=scale,
+        output=output,
+        adaptation=adaptation,
+        name=name or type(module).__name__,
+        sha256=sha256,
+        input_shape=input_shape,
+        classes=classes,
+    )
+
+
+def _statistic(name: str, values: Any, like: Tensor) -> Tensor | None:
+    if values is None:
+        return None
+    tensor = torch.as_tensor(values, dtype=like.dtype, device=like.device).flatten()
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError(f"`{name}` must be finite numbers, one per channel; got {values!r}")
+    return tensor

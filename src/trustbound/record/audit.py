@@ -1,0 +1,217 @@
+"""What an audit found: one frozen tree of plain values, without torch, that the report and `--json` read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trustbound.record.cost import Cost
+from trustbound.record.scores import Assessment
+
+SCHEMA = 1
+
+#: Per example and threat. Ties (a margin below rounding error) stay unknown: neither broken nor proven.
+VERDICTS = ("misclassified", "broken", "certified", "unknown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What was under test."""
+
+    name: str
+    sha256: str
+    parameters: int
+    classes: int
+    input_shape: tuple[int, ...]
+    box: tuple[float, float]
+    device: str
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """What it was tested on. `indices` are row numbers of the whole set, in the order of the audit."""
+
+    name: str
+    sha256: str
+    n: int
+    class_names: tuple[str, ...]
+    indices: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bracket:
+    """lower ≤ true robust accuracy ≤ upper, for one threat.
+
+    Parameters
+        lower, upper        shares of all `n` examples: certified, and unbroken.
+        lower_interval, upper_interval      exact binomial 95 % intervals of the two shares.
+        unknown             examples that are neither broken nor proven.
+        ties                of these, examples whose margin under attack is below rounding error.
+        no_proof            why nothing could be proven, e.g. "no proof: layer4.0.act (GELU)"; empty otherwise.
+        goal, access, change    the threat in words, for the report's threat table.
+
+    natural + boundary = robust error: R_rob = R_nat + R_bdy, from the upper bound on robust accuracy.
+    """
+
+    threat: str
+    lower: float
+    upper: float
+    lower_interval: tuple[float, float]
+    upper_interval: tuple[float, float]
+    n: int
+    certified: int
+    broken: int
+    misclassified: int
+    unknown: int
+    ties: int = 0
+    no_proof: str = ""
+    goal: str = "misclassify"
+    access: str = "gradients"
+    change: str = ""
+
+    @property
+    def natural_error(self) -> float:
+        """Share misclassified without any attack."""
+        return self.misclassified / self.n
+
+    @property
+    def boundary_error(self) -> float:
+        """Share broken by the attack alone."""
+        return self.broken / self.n
+
+    @property
+    def robust_error(self) -> float:
+        """Share misclassified or broken: 1 − upper."""
+        return (self.misclassified + self.broken) / self.n
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFacts:
+    """One step of the search: who was examined, what came of it, at what cost.
+
+    Parameters
+        kind        "attack", "proof" or "control" (run on the control group whatever came before).
+        examined    examples it ran on; `settled` of these were broken (or proven) by it first.
+        control     examined examples that belong to the control group and were settled already.
+    """
+
+    threat: str
+    name: str
+    kind: str
+    method: str
+    examined: int
+    settled: int
+    control: int = 0
+    cost: Cost = field(default_factory=Cost)
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Security curve: both bounds at every epsilon at once, on `n` examples.
+
+    `upper[i]` is the share still unbroken at `epsilons[i]`, `lower[i]` the share certified there.
+    """
+
+    norm: str
+    n: int
+    epsilons: tuple[float, ...]
+    upper: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper_interval: tuple[tuple[float, float], ...]
+    lower_interval: tuple[tuple[float, float], ...]
+    cost: Cost = field(default_factory=Cost)
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One probe of the evaluation's health.
+
+    Parameters
+        verdict     "PASS", "WARN", "FAIL", or "SKIP" with the reason in `finding`.
+        severity    what a failure means: "error" (do not trust the numbers), "warning" or "note".
+        value       the number it went by, None where there is none; `unit` says of what.
+        finding     one sentence with the numbers.
+        advice      what to do next; empty when the verdict is PASS.
+        threat      the threat concerned, empty for the model as a whole.
+    """
+
+    name: str
+    verdict: str
+    severity: str
+    value: float | None
+    finding: str
+    advice: str = ""
+    unit: str = ""
+    threat: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """One adversarial example for the gallery; its arrays lie in `gallery.safetensors` under `key`.
+
+    The file holds `clean/KEY` and `adversarial/KEY`, float32 (*F).
+    """
+
+    threat: str
+    key: str
+    index: int
+    label: int
+    clean_prediction: int
+    clean_confidence: float
+    adversarial_prediction: int
+    adversarial_confidence: float
+    size: float
+    broken_by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExampleRow:
+    """One example under one threat."""
+
+    threat: str
+    index: int
+    label: int
+    prediction: int
+    confidence: float
+    verdict: str
+    settled_by: str = ""
+    size: float | None = None
+    adversarial_prediction: int | None = None
+    adversarial_confidence: float | None = None
+    margin: float | None = None
+    certified_margin: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRecord:
+    """One audit, whole.
+
+    `exit_code` 0 done and thresholds met · 1 a threshold missed · 3 finished but not to be trusted.
+    `backward_cost` is r, the measured price of a backward in forwards.
+    """
+
+    command: str
+    created: str
+    versions: dict[str, str]
+    seed: int
+    budget: str
+    model: ModelFacts
+    data: DataFacts
+    clean_accuracy: float
+    clean_interval: tuple[float, float]
+    brackets: tuple[Bracket, ...]
+    steps: tuple[StepFacts, ...]
+    curves: tuple[Curve, ...]
+    doubt: Assessment | None
+    checks: tuple[Check, ...]
+    gallery: tuple[Exhibit, ...]
+    examples: tuple[ExampleRow, ...]
+    cost: Cost
+    backward_cost: float
+    exit_code: int
+    verdict: str = ""
+    events: tuple[str, ...] = ()
+    schema: int = SCHEMA

@@ -1,0 +1,30 @@
+"""Exact confidence intervals for shares of examples."""
+
+from __future__ import annotations
+
+from trustbound.errors import InputError
+
+
+def binomial_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper-Pearson interval of a share: covers the truth in at least `confidence` of all draws.
+
+    Reference   Clopper and Pearson, The use of confidence or fiducial limits, Biometrika 1934.
+
+    >>> low, high = binomial_interval(9, 10)
+    >>> round(low, 3), round(high, 3)
+    (0.555, 0.997)
+    >>> binomial_interval(0, 0)
+    (0.0, 1.0)
+    """
+    if not 0 <= successes <= total:
+        raise InputError(f"successes must lie in 0..total; got {successes} of {total}")
+    if not 0.0 < confidence < 1.0:
+        raise InputError(f"confidence must lie strictly between 0 and 1; got {confidence}")
+    if total == 0:
+        return 0.0, 1.0
+    from scipy.stats import beta
+
+    tail = (1.0 - confidence) / 2.0
+    low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, total - successes + 1))
+    high = 1.0 if successes == total else float(beta.ppf(1.0 - tail, successes + 1, total - successes))
+    return low, high

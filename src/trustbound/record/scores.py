@@ -1,0 +1,217 @@
+"""What is recorded about a network's doubt: scores, bins, curves, temperature, conformal sets.
+
+Every class here is a frozen record with `to_json` and `from_json`. A score that is not defined (the
+confidence on errors of a network without errors) is None, never NaN; an infinite one is written "inf", since
+JSON has no word for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from trustbound.errors import RecordError
+
+S = TypeVar("S", bound="Score")
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Base of these records: undefined numbers become None, and JSON is read back to equal records."""
+
+    def __post_init__(self) -> None:
+        """Write an undefined number as None and freeze lists into tuples."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and math.isnan(value):
+                object.__setattr__(self, field.name, None)
+            elif isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+
+    def to_json(self) -> dict[str, Any]:
+        """This record as a dictionary that `json.dumps(..., allow_nan=False)` accepts."""
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls: type[S], document: Mapping[str, Any]) -> S:
+        """Read a record back; raises RecordError when fields are missing or unknown."""
+        types = {field.name: field.type for field in fields(cls)}
+        names = set(types)
+        if set(document) != names:
+            raise RecordError(
+                f"a stored {cls.__name__} needs the fields {sorted(names)}; missing "
+                f"{sorted(names - set(document))}, unknown {sorted(set(document) - names)}. "
+                "It was written by another version: run the audit again in a new directory."
+            )
+        parts = _PARTS.get(cls.__name__, {})
+        return cls(
+            **{
+                name: document[name] if types[name] == "str" else _restored(document[name], parts.get(name))
+                for name in names
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityBin(Score):
+    """The examples whose confidence lies in [low, high) ([low, high] for the last bin).
+
+    `confidence` and `accuracy` are means over the bin, None where it is empty; `interval` is the exact
+    binomial one of the accuracy.
+
+    >>> bin = ReliabilityBin(low=0.9, high=1.0, count=0, confidence=None, accuracy=None, interval=(0.0, 1.0))
+    >>> ReliabilityBin.from_json(bin.to_json()) == bin
+    True
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability(Score):
+    """A reliability diagram: what was claimed and what was right, bin by bin, in order of confidence."""
+
+    bins: tuple[ReliabilityBin, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskCoverage(Score):
+    """Error rate among the most confident share of the examples, at increasing shares.
+
+    >>> RiskCoverage(coverage=[0.5, 1.0], risk=[0.0, 0.1]).risk
+    (0.0, 0.1)
+    """
+
+    coverage: tuple[float, ...]
+    risk: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubt(Score):
+    """Does the network know when it is wrong? Measured on `n` examples.
+
+    `nll` and `brier` are means (nats; sum of squared differences over the classes). `ece` uses bins of equal
+    width, `ece_debiased` and its 95 % `ece_interval` remove what chance alone adds to it. `auroc` is the
+    probability that a correct answer is more confident than a wrong one; `aurc` the area under
+    `risk_coverage`, `aurc_excess` what of it a perfect ranking would save.
+    """
+
+    n: int
+    accuracy: float
+    nll: float
+    brier: float
+    ece: float
+    ece_debiased: float
+    ece_interval: Interval
+    mean_confidence: float
+    mean_confidence_on_errors: float | None
+    auroc: float | None
+    aurc: float
+    aurc_excess: float
+    reliability: Reliability
+    risk_coverage: RiskCoverage
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemperatureFit(Score):
+    """The temperature fitted on one split, its effect on another, and whether it should be used.
+
+    `temperature` is None where the likelihood has no maximum. `scale` and `reason` were decided on the
+    calibration examples alone; `…_before` and `…_after` are measured on the evaluation examples.
+    """
+
+    temperature: float | None
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+    scale: bool
+    reason: str
+
+    @property
+    def applied(self) -> float:
+        """The temperature to divide logits by: the fitted one, or 1 when the advice is not to scale."""
+        return self.temperature if self.scale and self.temperature is not None else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConformalScore(Score):
+    """Split conformal sets of one method: promised coverage `level`, and what clean and attacked inputs got.
+
+    The promise covers clean, exchangeable examples only; `coverage_attacked` is what an adversary leaves of
+    it (None where no attacked inputs were given). Intervals are exact binomial, over `n` evaluation examples.
+    """
+
+    method: str
+    level: float
+    n_calibration: int
+    n: int
+    quantile: float
+    coverage_clean: float
+    coverage_interval: Interval
+    mean_set_size: float
+    coverage_attacked: float | None
+    coverage_interval_attacked: Interval | None
+    mean_set_size_attacked: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assessment(Score):
+    """All that was measured about a network's doubt, clean and, where given, under attack.
+
+    `clean` and `attacked` cover all examples, since nothing is fitted for them. The rest is fitted on
+    `n_calibration` clean examples and measured on the other `n_evaluation`; `scaled_…` is None when the
+    advice is not to scale; `temperature` is None and `conformal` empty when there were too few examples to
+    split.
+    """
+
+    n_calibration: int
+    n_evaluation: int
+    clean: Doubt
+    attacked: Doubt | None
+    temperature: TemperatureFit | None
+    scaled_clean: Doubt | None
+    scaled_attacked: Doubt | None
+    conformal: tuple[ConformalScore, ...]
+
+
+_PARTS: dict[str, dict[str, type[Score]]] = {
+    "Reliability": {"bins": ReliabilityBin},
+    "Doubt": {"reliability": Reliability, "risk_coverage": RiskCoverage},
+    "Assessment": {
+        "clean": Doubt,
+        "attacked": Doubt,
+        "temperature": TemperatureFit,
+        "scaled_clean": Doubt,
+        "scaled_attacked": Doubt,
+        "conformal": ConformalScore,
+    },
+}
+
+
+def _plain(value: Any) -> Any:
+    """A value in the words of JSON."""
+    if isinstance(value, Score):
+        return value.to_json()
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _restored(value: Any, part: type[Score] | None) -> Any:
+    """A value read from JSON: records where the field holds records, tuples for lists, "inf" for infinity."""
+    if isinstance(value, list):
+        return tuple(_restored(item, part) for item in value)
+    if isinstance(value, Mapping) and part is not None:
+        return part.from_json(value)
+    return math.inf if value == "inf" else -math.inf if value == "-inf" else value

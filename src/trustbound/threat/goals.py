@@ -1,0 +1,193 @@
+"""What counts as success, and what to climb towards it.
+
+The goal says what success is; the attack names the surrogate it climbs. Ties are neither: success needs a
+margin strictly below zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trustbound.errors import InputError
+from trustbound.measure.losses import loss
+from trustbound.measure.margin import margin as true_margin
+from trustbound.measure.margin import targeted_margin
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """A goal bound to examples.
+
+    Shapes      labels, targets (B,) int64 (targets None when the goal names none); outputs (B, C).
+    """
+
+    goal: Goal
+    labels: Tensor
+    targets: Tensor | None = None
+
+    def margin(self, outputs: Tensor) -> Tensor:
+        """How far each example is from the goal, (B,): reached when below zero."""
+        return self.goal.margin(outputs, self.labels, self.targets)
+
+    def reached(self, outputs: Tensor) -> Tensor:
+        """Which examples reach the goal, (B,) bool; NaN outputs do not."""
+        return self.margin(outputs) < 0
+
+    def loss(self, name: str, outputs: Tensor) -> Tensor:
+        """A named surrogate to climb, (B,)."""
+        return loss(name)(outputs, self.labels, self.targets)
+
+    def select(self, rows: Tensor | slice) -> Objective:
+        """The same goal for some of the examples."""
+        return Objective(self.goal, self.labels[rows], None if self.targets is None else self.targets[rows])
+
+    def towards(self, targets: Tensor) -> Objective:
+        """The same goal, with surrogates that climb towards given classes (B,)."""
+        return Objective(self.goal, self.labels, targets)
+
+
+class Goal(Protocol):
+    """What success means: text form, which examples it concerns, how far an output is from it."""
+
+    @property
+    def name(self) -> str:
+        """Kebab-case name."""
+
+    def bind(self, labels: Tensor, classes: int) -> Objective:
+        """The goal for a batch of labels (B,)."""
+
+    def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """Below zero when reached, (B,)."""
+
+
+@dataclass(frozen=True)
+class Misclassify:
+    """Any class but the true one.
+
+    >>> goal = Misclassify().bind(torch.tensor([0]), classes=3)
+    >>> goal.reached(torch.tensor([[1.0, 2.0, 0.0]]))
+    tensor([True])
+    """
+
+    name = "misclassify"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def bind(self, labels: Tensor, classes: int) -> Objective:
+        """Every example is concerned."""
+        return Objective(self, labels)
+
+    def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """True logit minus the best other."""
+        return true_margin(outputs, labels)
+
+
+@dataclass(frozen=True)
+class Target:
+    """One wanted class, whatever the true one.
+
+    >>> Target(2).bind(torch.tensor([0]), classes=3).targets
+    tensor([2])
+    """
+
+    target: int
+    name = "target"
+
+    def __str__(self) -> str:
+        return f"target:{self.target}"
+
+    def bind(self, labels: Tensor, classes: int) -> Objective:
+        """Refuse a target that the model does not have."""
+        if not 0 <= self.target < classes:
+            raise InputError(f"the target must be a class 0..{classes - 1}; got {self.target}")
+        return Objective(self, labels, torch.full_like(labels, self.target))
+
+    def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """Best other logit minus the target's."""
+        return -targeted_margin(outputs, torch.full_like(labels, self.target))
+
+
+@dataclass(frozen=True)
+class SourceTarget:
+    """Examples of one class taken for one other class; examples of other classes are not concerned."""
+
+    source: int
+    target: int
+    name = "source-target"
+
+    def __str__(self) -> str:
+        return f"source:{self.source},target:{self.target}"
+
+    def bind(self, labels: Tensor, classes: int) -> Objective:
+        """Refuse classes that the model does not have, or that are the same."""
+        if not (0 <= self.source < classes and 0 <= self.target < classes and self.source != self.target):
+            raise InputError(
+                f"source and target must be two different classes 0..{classes - 1}; "
+                f"got {self.source} and {self.target}"
+            )
+        return Objective(self, labels, torch.full_like(labels, self.target))
+
+    def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """Best other logit minus the target's; infinite for examples that are not concerned."""
+        distance = -targeted_margin(outputs, torch.full_like(labels, self.target))
+        return distance.masked_fill(labels != self.source, math.inf)
+
+
+@dataclass(frozen=True)
+class ReduceConfidence:
+    """The true class's probability falls below a value.
+
+    >>> goal = ReduceConfidence(0.5).bind(torch.tensor([0]), classes=2)
+    >>> goal.reached(torch.tensor([[0.0, 1.0]]))
+    tensor([True])
+    """
+
+    below: float
+    name = "reduce-confidence"
+
+    def __post_init__(self) -> None:
+        """Probabilities only."""
+        if not 0.0 < self.below <= 1.0:
+            raise InputError(f"the confidence to fall below must lie in (0, 1]; got {self.below}")
+
+    def __str__(self) -> str:
+        return f"reduce-confidence:{self.below:g}"
+
+    def bind(self, labels: Tensor, classes: int) -> Objective:
+        """Every example is concerned."""
+        return Objective(self, labels)
+
+    def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
+        """Log-probability of the true class minus the log of the wanted confidence."""
+        return outputs.log_softmax(dim=1).gather(1, labels[:, None])[:, 0] - math.log(self.below)
+
+
+def parse_goal(text: str) -> Goal:
+    """Read a goal's text form.
+
+    >>> str(parse_goal("source:3,target:5"))
+    'source:3,target:5'
+    """
+    try:
+        if text == "misclassify":
+            return Misclassify()
+        if text.startswith("target:"):
+            return Target(int(text.removeprefix("target:")))
+        if text.startswith("source:"):
+            source, target = text.split(",")
+            return SourceTarget(int(source.removeprefix("source:")), int(target.removeprefix("target:")))
+        if text.startswith("reduce-confidence:"):
+            return ReduceConfidence(float(text.removeprefix("reduce-confidence:")))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+    raise InputError(
+        "a goal reads misclassify, target:CLASS, source:CLASS,target:CLASS or reduce-confidence:BELOW; "
+        f"got {text!r}"
+    )

@@ -1,0 +1,127 @@
+"""What an attack may do to each example: start, move, stay inside, be measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from trustbound.threat.random import Random
+
+Self = TypeVar("Self", bound="AdditiveNeighbourhood")
+
+
+class Neighbourhood(Protocol):
+    """The allowed changes of a batch of inputs; θ parametrises them, one row an example.
+
+    Shapes      θ (B, *P); adversarial, gradient of additive sets (B, *F); size (B,) float64.
+    In place    `project` may write into the θ it is given, `steepest` into the gradient; both return theirs.
+    """
+
+    inputs: Tensor
+    radius: Tensor
+
+    @property
+    def unit(self) -> float | Tensor:
+        """The step scale of each coordinate of θ."""
+
+    def start(self, random: Random, restart: int) -> Tensor:
+        """A random point of the set, θ (B, *P)."""
+
+    def origin(self) -> Tensor:
+        """The point that changes nothing."""
+
+    def apply(self, theta: Tensor) -> Tensor:
+        """The adversarial inputs that θ stands for."""
+
+    def project(self, theta: Tensor, radius: Tensor | None = None) -> Tensor:
+        """The nearest point of the set (ball ∩ box), in the Euclidean sense."""
+
+    def steepest(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """The direction of one unit that climbs fastest from θ without leaving the box."""
+
+    def size(self, adversarial: Tensor) -> Tensor:
+        """How much was changed, in float64, in the set's own unit."""
+
+    def contains(self, adversarial: Tensor) -> Tensor:
+        """Whether size ≤ radius + τ and the box holds, in float64."""
+
+    def scale(self) -> Tensor:
+        """The radius as far as the box lets it matter, (B,) float64: finite, for step sizes."""
+
+    def column(self, values: Tensor) -> Tensor:
+        """(B,) → (B, 1, …) against θ, in its dtype."""
+
+    def select(self, rows: Tensor) -> Neighbourhood:
+        """The same set for some of the examples."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdditiveNeighbourhood:
+    """Shared part of the norm balls: θ *is* the adversarial input, `apply` the identity.
+
+    Parameters
+        inputs      (B, *F) clean inputs.
+        low, high   limits of the box, () or (*F), in the inputs' dtype.
+        radius      (B,) float64, may be infinite.
+        tolerance   τ of the set.
+    """
+
+    inputs: Tensor
+    low: Tensor
+    high: Tensor
+    radius: Tensor
+    tolerance: float
+
+    @property
+    def unit(self) -> float:
+        """Input units."""
+        return 1.0
+
+    def origin(self) -> Tensor:
+        """The clean inputs, as a new tensor."""
+        return self.inputs.clone()
+
+    def apply(self, theta: Tensor) -> Tensor:
+        """The identity."""
+        return theta
+
+    def size(self, adversarial: Tensor) -> Tensor:
+        """The perturbation's norm, (B,) float64."""
+        change = adversarial.to(torch.float64) - self.inputs.to(torch.float64)
+        return self.norm_of(change.flatten(1))
+
+    def norm_of(self, change: Tensor) -> Tensor:
+        """The set's norm of flat changes (B, D)."""
+        raise NotImplementedError
+
+    def contains(self, adversarial: Tensor) -> Tensor:
+        """Whether size ≤ radius + τ and every coordinate is in the box, (B,) bool."""
+        flat = adversarial.flatten(1)
+        low, high = (
+            limit.expand(adversarial.shape[1:]).flatten() if limit.dim() else limit
+            for limit in (self.low, self.high)
+        )
+        in_box = ((flat >= low) & (flat <= high)).all(dim=1)
+        return in_box & (self.size(adversarial) <= self.radius + self.tolerance)
+
+    def select(self: Self, rows: Tensor) -> Self:
+        """The same ball around some of the examples."""
+        return dataclasses.replace(self, inputs=self.inputs[rows], radius=self.radius[rows])
+
+    def free(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient without the coordinates that already stand at the limit it points beyond."""
+        blocked = ((theta >= self.high) & (gradient > 0)) | ((theta <= self.low) & (gradient < 0))
+        return gradient.masked_fill(blocked, 0.0)
+
+    def scale(self) -> Tensor:
+        """The radius as far as the box lets it matter, (B,) float64: finite, for step sizes."""
+        side = (self.high - self.low).to(torch.float64).expand(self.inputs.shape[1:]).reshape(1, -1)
+        return self.radius.clamp(max=float(self.norm_of(side)))
+
+    def column(self, values: Tensor) -> Tensor:
+        """(B,) → (B, 1, …) against the inputs, in their dtype."""
+        return values.to(self.inputs.dtype).reshape(-1, *(1,) * (self.inputs.dim() - 1))

@@ -1,0 +1,1 @@
+"""Perturbation sets: what an adversary may change."""

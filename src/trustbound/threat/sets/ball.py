@@ -1,0 +1,114 @@
+"""Norm balls: the classic perturbation sets, the norm being data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trustbound.errors import InputError
+from trustbound.record.box import Box, Limit
+from trustbound.threat.neighbourhood import AdditiveNeighbourhood
+from trustbound.threat.sets.l0 import L0Neighbourhood
+from trustbound.threat.sets.l1 import L1Neighbourhood
+from trustbound.threat.sets.l2 import L2Neighbourhood
+from trustbound.threat.sets.linf import LinfNeighbourhood, limits
+
+NORMS = ("linf", "l2", "l1", "l0")
+
+# A millionth of the box's width in each coordinate: sixteen times the float32 rounding of k/255 + 8/255.
+_PER_COORDINATE = 1e-6
+
+
+@dataclass(frozen=True)
+class NormBall:
+    """Inputs at distance ≤ epsilon in a norm, inside the box.
+
+    Parameters
+        norm        "linf", "l2", "l1" or "l0" (coordinates).
+        epsilon     size in input units (coordinates for l0); `inf` for no limit but the box.
+
+    Raises      InputError for an unknown norm or an epsilon that is negative or NaN.
+
+    >>> str(NormBall("linf", 8 / 255))
+    'linf:8/255'
+    """
+
+    norm: str
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        """Refuse what no ball is."""
+        if self.norm not in NORMS:
+            raise InputError(f"`norm` must be one of {', '.join(NORMS)}; got {self.norm!r}")
+        if not self.epsilon >= 0.0:
+            raise InputError(
+                f"epsilon must be a number ≥ 0 (or inf for no limit but the box); got {self.epsilon} "
+                f"for {self.norm}"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.norm}:{_fraction(self.epsilon)}"
+
+    def tolerance(self, box: Box, features: int) -> float:
+        """τ: what float rounding may add to a size, about 1e-6 of the box's width per coordinate.
+
+        Certifiers prove ε + τ; a point is inside when its float64 size is ≤ ε + τ.
+
+        >>> NormBall("l2", 0.5).tolerance(Box(0.0, 1.0), 784)
+        2.8e-05
+        """
+        scale = {"linf": 1.0, "l2": math.sqrt(features), "l1": float(features), "l0": 0.0}[self.norm]
+        return _PER_COORDINATE * box.width * scale
+
+    def check(self, box: Box, features: int) -> None:
+        """Refuse an epsilon that is larger than the box: almost always a mistake of units."""
+        diameter = box.diameter(self.norm, features)
+        if math.isfinite(self.epsilon) and self.epsilon > diameter:
+            raise InputError(
+                f"epsilon must be at most the box's diameter in {self.norm}, {diameter:g}; got "
+                f"{self.epsilon:g}. Write {self.norm}:inf for no limit but the box, or give epsilon in the "
+                "units of the inputs (8/255, not 8)."
+            )
+
+    def around(
+        self, inputs: Tensor, box: Box | tuple[Limit, Limit], radius: float | Tensor | None = None
+    ) -> AdditiveNeighbourhood:
+        """The allowed changes of a batch (B, *F); `radius`, a number or (B,), replaces epsilon."""
+        box = Box.of(box)
+        reach = torch.as_tensor(
+            self.epsilon if radius is None else radius, dtype=torch.float64, device=inputs.device
+        ).expand(inputs.shape[0])
+        low, high = _limits(box, inputs)
+        shared = {
+            "inputs": inputs,
+            "low": low,
+            "high": high,
+            "radius": reach,
+            "tolerance": self.tolerance(box, inputs[0].numel()),
+        }
+        if self.norm == "linf":
+            floor, ceiling = limits(inputs, low, high, reach)
+            return LinfNeighbourhood(**shared, floor=floor, ceiling=ceiling)  # type: ignore[arg-type]
+        kinds = {"l2": L2Neighbourhood, "l1": L1Neighbourhood, "l0": L0Neighbourhood}
+        return kinds[self.norm](**shared)  # type: ignore[arg-type]
+
+
+def _limits(box: Box, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """The box's limits in the inputs' dtype: who writes 0.1 and holds float32 data means float32(0.1)."""
+    low, high = (
+        torch.as_tensor(limit, dtype=torch.float64, device=inputs.device) for limit in (box.low, box.high)
+    )
+    return low.to(inputs.dtype), high.to(inputs.dtype)
+
+
+def _fraction(value: float) -> str:
+    """A number as people write it: k/255 where it is one, else the shortest that reads back the same."""
+    if not math.isfinite(value):
+        return "inf"
+    count = round(value * 255)
+    if 0 < count and count / 255 == value and count % 255:
+        return f"{count}/255"
+    return str(int(value)) if value == int(value) else repr(value)
