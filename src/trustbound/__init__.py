@@ -1,1 +1,95 @@
-"""trustbound."""
+"""How far can this neural network be trusted?
+
+Attacks bound its robust accuracy from above, proofs from below; its doubt and the health of the evaluation stand
+beside them. Names are imported when they are first used: `import trustbound` itself needs no torch.
+
+>>> import trustbound as tb
+>>> str(tb.Threat.parse("linf:8/255"))
+'linf:8/255'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trustbound.errors import (
+    InputError,
+    MissingDependencyError,
+    RecordError,
+    TrustboundError,
+    UnsoundError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from trustbound.attacks import Found, attack
+    from trustbound.audits import audit
+    from trustbound.certificates import Proof, certify
+    from trustbound.data import LabelledSet, load_data
+    from trustbound.hardening import train
+    from trustbound.model import Adaptation, Model, load_model, save_model, wrap
+    from trustbound.record import AuditRecord, Box
+    from trustbound.report import write_report
+    from trustbound.threat import Threat
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Adaptation": "trustbound.model",
+    "AuditRecord": "trustbound.record",
+    "Box": "trustbound.record",
+    "Found": "trustbound.attacks",
+    "LabelledSet": "trustbound.data",
+    "Model": "trustbound.model",
+    "Proof": "trustbound.certificates",
+    "Threat": "trustbound.threat",
+    "attack": "trustbound.attacks.attack",
+    "audit": "trustbound.audits",
+    "certify": "trustbound.certificates.certify",
+    "load_data": "trustbound.data",
+    "load_model": "trustbound.model",
+    "save_model": "trustbound.model",
+    "train": "trustbound.hardening",
+    "wrap": "trustbound.model.wrap",
+    "write_report": "trustbound.report",
+}
+
+__all__ = [
+    "Adaptation",
+    "AuditRecord",
+    "Box",
+    "Found",
+    "InputError",
+    "LabelledSet",
+    "MissingDependencyError",
+    "Model",
+    "Proof",
+    "RecordError",
+    "Threat",
+    "TrustboundError",
+    "UnsoundError",
+    "UnsupportedError",
+    "attack",
+    "audit",
+    "certify",
+    "load_data",
+    "load_model",
+    "save_model",
+    "train",
+    "wrap",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trustbound' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

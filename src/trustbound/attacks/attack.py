@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from trustbound.attacks.oracle import Oracle, default_batch_size
 from trustbound.attacks.registry import AttackRow, find
 from trustbound.attacks.search import Attack, Found, Watch, search
 from trustbound.errors import InputError, UnsupportedError
+from trustbound.measure.losses import loss
 from trustbound.model.wrap import Model, wrap
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Random, Threat, new_key
@@ -27,7 +29,7 @@ def build(name: str, **numbers: Any) -> Attack:
     row = find(name)
     module, _, kind = row.target.partition(":")
     attack = getattr(importlib.import_module(module), kind)
-    fields = [field.name for field in dataclasses.fields(attack)]
+    fields = [field.name for field in dataclasses.fields(attack) if field.init]
     unknown = sorted(set(numbers) - set(fields))
     if unknown:
         raise InputError(f"{name} takes {', '.join(fields) or 'no numbers'}; got {', '.join(unknown)}")
@@ -48,17 +50,25 @@ def check_request(row: AttackRow, threat: Threat) -> None:
         )
 
 
+def check_numbers(method: Attack) -> None:
+    """Refuse numbers with which nothing would be searched: it would read as a robust model."""
+    for name in ("steps", "restarts"):
+        if not getattr(method, name) >= 1:
+            raise InputError(f"`{name}` must be at least 1; got {getattr(method, name)}")
+    size = getattr(method, "step_size", None)
+    if size is not None and not 0.0 < size < math.inf:
+        raise InputError(f"`step_size` must be a positive number in input units, or None; got {size}")
+    if isinstance(name := getattr(method, "loss", None), str):
+        loss(name)
+
+
 def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:
     """Refuse examples that are no labelled batch inside the model's box."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
-        came = (
-            f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        )
+        came = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
     if not isinstance(labels, Tensor) or labels.shape != inputs.shape[:1] or labels.is_floating_point():
-        came = (
-            f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
-        )
+        came = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise InputError(f"`labels` must be int64 of shape ({len(inputs)},); got {came}")
     if not len(inputs):
         raise InputError("`inputs` must hold at least one example; got none")
@@ -130,6 +140,7 @@ def attack(
                 f"{type(method).__name__} needs access to {method.needs.name.lower()}; the threat gives "
                 f"{threat.access.name.lower()}"
             )
+    check_numbers(method)
     key = new_key(generator)
     dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
     inputs, labels = inputs.to(model.device, dtype), labels.to(model.device, torch.int64)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.attacks.smoothing import SmoothBackward, measure_scales
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrap import Model
 from trustbound.record.cost import Cost
@@ -97,6 +97,13 @@ class Oracle:
             return nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
         return outputs
 
+    def scales(self, points: Tensor, owner: Tensor) -> Tensor:
+        """Spread of each ReLU's input at points (R, *F): (R, L), for the smooth backward pass; one forward."""
+        self._count(owner, backward=False)
+        return torch.cat(
+            [measure_scales(self.model, points[rows], self.model.name) for rows in self._chunks(len(points))]
+        )
+
     def gradient(
         self,
         theta: Tensor,
@@ -143,9 +150,7 @@ class Oracle:
             with contextlib.nullcontext() if smooth is None else smooth.on(rows, len(points)):
                 outputs = self._averaged(points)
             loss = surrogate(outputs, rows)
-            gradient = (
-                torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
-            )
+            gradient = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
         if gradient is None:
             raise UnsupportedError(
                 f"no gradient flows from the outputs of {self.model.name} to its inputs: an operation breaks "

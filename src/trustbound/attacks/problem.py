@@ -11,13 +11,27 @@ from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle, Slope
 from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.errors import UnsupportedError
 from trustbound.threat import Neighbourhood, Objective, Random
 
-AnyState = TypeVar("AnyState", bound="State")
+AnyRows = TypeVar("AnyRows", bound="Rows")
 
 
 @dataclass(kw_only=True, eq=False)
-class State:
+class Rows:
+    """Tensors with leading axis B beside plain values that all examples share."""
+
+    def select(self: AnyRows, rows: Tensor) -> AnyRows:
+        """The same for some of the examples."""
+        kept = {
+            field.name: value[rows] if isinstance(value := getattr(self, field.name), Tensor) else value
+            for field in dataclasses.fields(self)
+        }
+        return type(self)(**kept)
+
+
+@dataclass(kw_only=True, eq=False)
+class State(Rows):
     """Where an attack stands. Every tensor field has leading axis B; other fields are shared by all examples.
 
     Parameters
@@ -28,14 +42,6 @@ class State:
     theta: Tensor
     done: Tensor
 
-    def select(self: AnyState, rows: Tensor) -> AnyState:
-        """The state of some of the examples."""
-        kept = {
-            field.name: value[rows] if isinstance(value := getattr(self, field.name), Tensor) else value
-            for field in dataclasses.fields(self)
-        }
-        return type(self)(**kept)
-
 
 class Trail:
     """Best-so-far of every example of a search; it sees each point that is evaluated.
@@ -43,50 +49,69 @@ class Trail:
     Because every forward passes here, an attack cannot cross an adversarial point and lose it.
     """
 
-    def __init__(self, inputs: Tensor, *, seeks: str) -> None:
+    def __init__(self, inputs: Tensor, *, seeks: str, stop_early: bool = False, keep_closest: bool = False) -> None:
         count = len(inputs)
         self.seeks = seeks
+        self.stop_early = stop_early
         self.best = inputs.clone()
+        self.closest = inputs.clone() if keep_closest else None
         self.found = torch.zeros(count, dtype=torch.bool, device=inputs.device)
         self.size = torch.full((count,), torch.inf, dtype=torch.float64, device=inputs.device)
         self.margin = torch.full((count,), torch.inf, dtype=inputs.dtype, device=inputs.device)
 
     def observe(
-        self, adversarial: Tensor, margin: Tensor, place: Tensor, neighbourhood: Neighbourhood, owner: Tensor
+        self,
+        adversarial: Tensor,
+        margin: Tensor,
+        place: Tensor,
+        neighbourhood: Neighbourhood,
+        owner: Tensor | None = None,
     ) -> None:
         """Keep what is new: the first success, or the smallest one.
 
         Parameters
             adversarial, margin     (R, *F), (R,) the points evaluated and how far they are from the goal.
-            place, owner            (R,) whose they are: row of the search, row of the neighbourhood.
+            place                   (R,) whose they are: row of the search.
+            owner                   (R,) the same as row of the neighbourhood; None: one each, in order.
         """
         margin = margin.to(self.margin.dtype)
         reached = margin < 0
-        if len(place) == len(self.margin):  # every example once, in order: the common case
-            torch.fmin(self.margin, margin, out=self.margin)
+        # An example that stops at its first success may be evaluated further until it is dropped; when that
+        # happens depends on its neighbours, so what is seen then must leave no trace.
+        seen = margin.masked_fill(self.found[place], torch.inf) if self.stop_early else margin
+        if self.closest is not None:
+            nearer = (seen < self.margin[place]).nonzero()[:, 0]
+            if owner is not None:
+                nearer = _least(nearer, place, seen)
+            self.closest[place[nearer]] = adversarial[nearer]
+        if owner is None and len(place) == len(self.margin):  # every example once, in order: the common case
+            torch.fmin(self.margin, seen, out=self.margin)
         else:
-            self.margin.scatter_reduce_(0, place, margin.nan_to_num(nan=torch.inf), "amin")
+            self.margin.scatter_reduce_(0, place, seen.nan_to_num(nan=torch.inf, neginf=-torch.inf), "amin")
         fresh = reached if self.seeks == "smallest" else reached & ~self.found[place]
         rows = fresh.nonzero()[:, 0]
         if not len(rows):
             return
-        where, ours = place[rows], neighbourhood.select(owner[rows])
+        where, ours = place[rows], neighbourhood.select(rows if owner is None else owner[rows])
         points = adversarial[rows]
         inside = ours.contains(points)
         size = ours.size(points)
         if self.seeks == "smallest":
             inside &= size < self.size[where]
         rows_in = inside.nonzero()[:, 0]
-        # Several rows may belong to one example: write the largest first, so that the smallest stays.
-        order = rows_in[size[rows_in].argsort(descending=True, stable=True)]
-        for chunk in order.split(1) if _repeats(where[order]) else (order,):
-            self.best[where[chunk]] = points[chunk]
-            self.size[where[chunk]] = size[chunk]
-        self.found[where[order]] = True
+        kept = rows_in if owner is None else _least(rows_in, where, size)
+        self.best[where[kept]] = points[kept]
+        self.size[where[kept]] = size[kept]
+        self.found[where[kept]] = True
 
 
-def _repeats(places: Tensor) -> bool:
-    return len(places) > 1 and len(places.unique()) < len(places)
+def _least(rows: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """Of several rows that belong to one place, the row of least value; the first of them at a tie."""
+    order = rows[values[rows].argsort(stable=True)]
+    order = order[places[order].argsort(stable=True)]  # by place, the least first within each
+    first = torch.ones(len(order), dtype=torch.bool, device=order.device)
+    first[1:] = places[order][1:] != places[order][:-1]
+    return order[first]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,6 +124,7 @@ class Problem:
         random          per-example randomness.
         place           (B,) their rows in the search.
         restart         number of this start.
+        memory          what the attack's `prepare` returned, one row an example, for all its restarts.
     """
 
     oracle: Oracle
@@ -108,6 +134,7 @@ class Problem:
     random: Random
     place: Tensor
     restart: int = 0
+    memory: Rows | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -117,9 +144,15 @@ class Problem:
     def __len__(self) -> int:
         return len(self.place)
 
+    def closest(self) -> Tensor:
+        """The evaluated points of smallest margin, for attacks that set `keeps_closest`, (B, *F)."""
+        if self.trail.closest is None:
+            raise UnsupportedError("the closest points are kept for attacks with `keeps_closest = True` only")
+        return self.trail.closest[self.place]
+
     def outputs(self, theta: Tensor, owner: Tensor | None = None) -> Tensor:
         """Evaluate points: R rows of θ, row i owned by example owner[i] (by default one each, in order)."""
-        ours, place, owner = self._owned(owner)
+        ours, place = self._owned(owner)
         adversarial = ours.apply(theta)
         outputs = self.oracle.outputs(adversarial, place)
         self._observe(adversarial, outputs, place, owner)
@@ -139,9 +172,9 @@ class Problem:
         `objective` replaces the goal in the surrogate only (towards another class, say); what counts as
         success stays the goal's.
         """
-        ours, place, owner = self._owned(owner)
+        ours, place = self._owned(owner)
         climbed = self.objective if objective is None else objective
-        if objective is None and len(owner) != len(self.place):
+        if objective is None and owner is not None:
             climbed = climbed.select(owner)
 
         def surrogate(outputs: Tensor, rows: slice) -> Tensor:
@@ -160,17 +193,18 @@ class Problem:
             objective=self.objective.select(rows),
             random=self.random.select(rows),
             place=self.place[rows],
+            memory=None if self.memory is None else self.memory.select(rows),
         )
 
     def with_(self, **changes: Any) -> Problem:
         """A copy with some fields replaced."""
         return dataclasses.replace(self, **changes)
 
-    def _owned(self, owner: Tensor | None) -> tuple[Neighbourhood, Tensor, Tensor]:
+    def _owned(self, owner: Tensor | None) -> tuple[Neighbourhood, Tensor]:
         if owner is None:
-            return self.neighbourhood, self.place, torch.arange(len(self.place), device=self.place.device)
-        return self.neighbourhood.select(owner), self.place[owner], owner
+            return self.neighbourhood, self.place
+        return self.neighbourhood.select(owner), self.place[owner]
 
-    def _observe(self, adversarial: Tensor, outputs: Tensor, place: Tensor, owner: Tensor) -> None:
-        objective = self.objective if len(owner) == len(self.place) else self.objective.select(owner)
+    def _observe(self, adversarial: Tensor, outputs: Tensor, place: Tensor, owner: Tensor | None) -> None:
+        objective = self.objective if owner is None else self.objective.select(owner)
         self.trail.observe(adversarial, objective.margin(outputs), place, self.neighbourhood, owner)

@@ -50,6 +50,49 @@ ATTACKS: tuple[AttackRow, ...] = (
         line="Projected gradient ascent from random points of the set.",
         factor=1.25,
     ),
+    AttackRow(
+        name="apgd",
+        target="trustbound.attacks.apgd:APGD",
+        line="Projected ascent with momentum that halves its own step size.",
+        norms=("linf", "l2", "l1"),
+    ),
+    AttackRow(
+        name="apgd-t",
+        target="trustbound.attacks.apgd_targeted:TargetedAPGD",
+        line="apgd towards one class after another, nearest first.",
+        norms=("linf", "l2", "l1"),
+    ),
+    AttackRow(
+        name="square",
+        target="trustbound.attacks.square:Square",
+        line="Random search that changes one square at a time; needs scores only.",
+        needs="scores",
+        norms=("linf", "l2"),
+        factor=1.5,
+    ),
+    AttackRow(
+        name="fmn",
+        target="trustbound.attacks.fmn:FMN",
+        line="Smallest change in any norm, by steps in a ball that closes in on the boundary.",
+        seeks="smallest",
+    ),
+    AttackRow(
+        name="ddn",
+        target="trustbound.attacks.ddn:DDN",
+        line="Smallest l2 change: the gradient turns it, success sets its length.",
+        norms=("l2",),
+        seeks="smallest",
+    ),
+    AttackRow(
+        name="margin-pgd",
+        target="trustbound.attacks.margin_pgd:MarginPGD",
+        line="Short runs on the probability margin, from varied starts, with an exact polish.",
+    ),
+    AttackRow(
+        name="smooth-pgd",
+        target="trustbound.attacks.smooth_pgd:SmoothPGD",
+        line="margin-pgd with a smooth derivative for ReLUs in the backward pass.",
+    ),
 )
 
 

@@ -22,10 +22,11 @@ from trustbound.threat import Access, Neighbourhood, Objective, Random
 
 
 class Attack(Protocol):
-    """One attack: its numbers, `init` and `step`.
+    """One attack: its numbers, `init` and `step`; optionally `prepare(problem) → Rows`, kept as memory.
 
     seeks   "any" stops an example at its first success, "smallest" goes on to shrink it.
     needs   the least access it works with.
+    opening     (optional) forwards that `prepare` asks for an example, 0 by default: a budget counts them.
     steps, restarts     per restart; independent starts.
     """
 
@@ -41,7 +42,7 @@ class Attack(Protocol):
         """Independent starts."""
 
     def init(self, problem: Problem) -> Any:
-        """The state before the first step."""
+        """The state before the first step of a restart."""
 
     def step(self, problem: Problem, state: Any) -> Any:
         """One step for all examples of the problem."""
@@ -96,7 +97,8 @@ def search(
     started = time.perf_counter()
     inputs = neighbourhood.inputs
     place = torch.arange(len(inputs), device=inputs.device)
-    trail = Trail(inputs, seeks=attack.seeks)
+    drop = stop_early and attack.seeks == "any"
+    trail = Trail(inputs, seeks=attack.seeks, stop_early=drop, keep_closest=getattr(attack, "keeps_closest", False))
     task = Problem(
         oracle=oracle,
         trail=trail,
@@ -111,35 +113,40 @@ def search(
     trail.size[reached] = 0.0
     trail.margin[reached] = -torch.inf
     last = inputs.clone()
-    drop = stop_early and attack.seeks == "any"
+    prepare = getattr(attack, "prepare", None)
+    ours = _kept(task, ~reached & _affords(oracle, 1 + int(getattr(attack, "opening", 0)), place))
+    if prepare is not None and len(ours):
+        ours = replace(ours, memory=prepare(ours))
     for restart in range(attack.restarts):
-        open_rows = (~trail.found if drop else ~reached).nonzero()[:, 0]
-        if not len(open_rows):
+        goes_on = _affords(oracle, 1, ours.place)
+        problem = _kept(ours, goes_on & ~trail.found[ours.place] if drop else goes_on)
+        if not len(problem):
             break
-        whole = len(open_rows) == len(inputs)
-        problem = replace(task if whole else task.select(open_rows), restart=restart)
-        _climb(attack, problem, trail, last, drop=drop, watch=watch)
+        _climb(attack, replace(problem, restart=restart), trail, last, drop=drop, watch=watch)
     return _checked(attack, task, trail, last, reached, time.perf_counter() - started)
 
 
-def _climb(
-    attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop: bool, watch: Watch | None
-) -> None:
+def _climb(attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop: bool, watch: Watch | None) -> None:
     """One restart: all steps, dropping what is finished; `last` receives the final points."""
+    oracle = problem.oracle
     state = attack.init(problem)
+    if bool(state.done.all()):  # nothing to do in this restart: fewer classes than targets, say
+        return
     for step in range(attack.steps):
-        before = problem.oracle.forwards[problem.place.cpu()]
+        before = oracle.forwards[problem.place.cpu()] if oracle.budget is not None else None
         state = attack.step(problem, state)
         if watch is not None:
             watch(step, problem, state)
         finished = state.done | trail.found[problem.place] if drop else state.done
-        if problem.oracle.budget is not None:
-            after = problem.oracle.forwards[problem.place.cpu()]
-            # The next step may cost what this one did, and the final check costs one more.
-            finished = finished | (2 * after - before + 1 > problem.oracle.budget).to(finished.device)
+        spent = False
+        if before is not None:
+            # The next step may cost what this one did.
+            asked = -(-(oracle.forwards[problem.place.cpu()] - before) // oracle.draws)
+            poor = ~_affords(oracle, asked, problem.place)
+            finished, spent = finished | poor, bool(poor.any())
         count = int(finished.sum())
         # Copying the survivors costs a few passes over the inputs: worth it once a sixteenth is finished.
-        if count and count * 16 >= len(problem):
+        if count and (spent or count * 16 >= len(problem)):
             last[problem.place] = problem.neighbourhood.apply(state.theta).to(last.dtype)
             kept = (~finished).nonzero()[:, 0]
             if not len(kept):
@@ -148,9 +155,20 @@ def _climb(
     last[problem.place] = problem.neighbourhood.apply(state.theta)
 
 
-def _checked(
-    attack: Attack, task: Problem, trail: Trail, last: Tensor, reached: Tensor, seconds: float
-) -> Found:
+def _affords(oracle: Oracle, asked: Tensor | int, place: Tensor) -> Tensor:
+    """Which examples have budget for so many evaluations and the final check, (B,) bool."""
+    if oracle.budget is None:
+        return torch.ones_like(place, dtype=torch.bool)
+    left = oracle.budget - oracle.forwards[place.cpu()]
+    return (left >= (asked + 1) * oracle.draws).to(place.device)
+
+
+def _kept(problem: Problem, rows: Tensor) -> Problem:
+    """The problem of the rows (B,) bool that are true; without a copy where all are."""
+    return problem if bool(rows.all()) else problem.select(rows.nonzero()[:, 0])
+
+
+def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached: Tensor, seconds: float) -> Found:
     """One fresh forward over what will be returned: successes afresh, last points for the first time."""
     started = time.perf_counter()
     smallest = attack.seeks == "smallest"

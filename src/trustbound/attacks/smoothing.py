@@ -87,18 +87,14 @@ class _Replace(TorchFunctionMode):
         if function not in _RELU:
             return function(*arguments, **(keywords or {}))
         z = arguments[0]
-        slope, limit = _RELU[function](
-            *arguments, **{k: v for k, v in (keywords or {}).items() if k != "inplace"}
-        )
-        steepness = self.sharpness[:, self.layer]
+        slope, limit = _RELU[function](*arguments, **{k: v for k, v in (keywords or {}).items() if k != "inplace"})
+        steepness = self.sharpness[:, self.layer % self.sharpness.shape[1]]
         self.layer += 1
         rows = len(steepness)
         if z.shape[0] != rows:
             whole = z.shape[0] % rows == 0
             steepness = (
-                steepness.repeat_interleave(z.shape[0] // rows)
-                if whole
-                else steepness.mean().expand(z.shape[0])
+                steepness.repeat_interleave(z.shape[0] // rows) if whole else steepness.mean().expand(z.shape[0])
             )
         steepness = steepness.reshape(-1, *(1,) * (z.dim() - 1))
         with torch._C.DisableTorchFunction():

@@ -67,8 +67,8 @@ class Interval(Certifier):
     tensor([0.2500], dtype=torch.float64)
     """
 
-    def bounds(self, graph: Graph, region: Region, specification: Tensor) -> Tensor:
-        """Bound ⟨row, logits⟩ from below over the region: rows (B, K, C) to (B, K)."""
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Tensor:
+        """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
         return conclude(graph, region, reaches(graph, region), specification)
 
 
@@ -106,9 +106,7 @@ def advance(step: Operation, operands: Sequence[Reach], region: Region) -> Reach
     if region.norm == "linf":
         return Reach(low=low, high=high, tight=True)
     rows, attained = (
-        (step.squares(only.factor.square()).sqrt(), True)
-        if region.norm == "l2"
-        else step.largest(only.factor)
+        (step.squares(only.factor.square()).sqrt(), True) if region.norm == "l2" else step.largest(only.factor)
     )
     noise = error * step.absolute(only.size)
     if step.bias_size is not None:

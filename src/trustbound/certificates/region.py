@@ -108,9 +108,7 @@ class Region:
         sizes = rows.abs()
         error = growth(2 * rows.shape[-1])
         # One product gives the reach of the limits and the rounding error of all that is summed.
-        spread = (self.high - self.low).flatten(1).unsqueeze(2) / 2 + error * self.reach.flatten(1).unsqueeze(
-            2
-        )
+        spread = (self.high - self.low).flatten(1).unsqueeze(2) / 2 + error * self.reach.flatten(1).unsqueeze(2)
         bound = (torch.bmm(rows, middle) - (1 + error) * torch.bmm(sizes, spread)).squeeze(2)
         if self.norm != "linf":
             dual = torch.linalg.vector_norm(rows, 2, -1) if self.norm == "l2" else sizes.amax(-1)

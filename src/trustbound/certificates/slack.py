@@ -36,8 +36,8 @@ def growth(terms: int, dtype: torch.dtype = torch.float64) -> float:
     return roundings / (1 - roundings) if roundings < 0.5 else float("inf")
 
 
-def rounding(graph: Graph, sizes: Sequence[Tensor]) -> Tensor:
-    """Bound how far each logit computed in the module's own precision is from the exact one, (B, C).
+def rounding(graph: Graph, sizes: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """Bound how far each logit computed in the precision `dtype` is from the exact one, (B, C).
 
     `sizes` holds, for every step of the list, the largest magnitudes (B, *F) over the region. Errors arrive
     multiplied by absolute weights and each step adds γ times the magnitudes it sums.
@@ -51,17 +51,14 @@ def rounding(graph: Graph, sizes: Sequence[Tensor]) -> Tensor:
             continue
         carried = [errors[source] for source in step.sources]
         if isinstance(step, Linear):
-            factor = growth(step.terms, graph.dtype)
+            factor = growth(step.terms, dtype)
             summed = [
-                error + factor * (sizes[source] + error)
-                for source, error in zip(step.sources, carried, strict=True)
+                error + factor * (sizes[source] + error) for source, error in zip(step.sources, carried, strict=True)
             ]
             error = step.absolute(*summed)
             errors.append(error if step.bias_size is None else error + factor * step.bias_size)
         elif isinstance(step, MaxPool):
             errors.append(step.apply(carried[0]))
         else:
-            errors.append(
-                carried[0] * (1 + growth(0, graph.dtype)) + growth(0, graph.dtype) * sizes[step.sources[0]]
-            )
+            errors.append(carried[0] * (1 + growth(0, dtype)) + growth(0, dtype) * sizes[step.sources[0]])
     return errors[-1]

@@ -24,9 +24,7 @@ def margin_rows(labels: Tensor, classes: int, targets: Tensor | None = None) -> 
     """
     for name, given in (("labels", labels), ("targets", targets)):
         if given is not None and not bool(((given >= 0) & (given < classes)).all()):
-            raise InputError(
-                f"`{name}` must lie in 0 … {classes - 1}; got {int(given.min())} … {int(given.max())}"
-            )
+            raise InputError(f"`{name}` must lie in 0 … {classes - 1}; got {int(given.min())} … {int(given.max())}")
     unit = torch.eye(classes, dtype=torch.float64, device=labels.device)
     if targets is not None:
         if bool((targets == labels).any()):
@@ -39,12 +37,38 @@ def margin_rows(labels: Tensor, classes: int, targets: Tensor | None = None) -> 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Certifier(ABC):
-    """A way to bound margins from below over a region; numbers only, one method to fill in."""
+    """A way to bound margins from below over a region: `memory` and one method to fill in.
 
-    @abstractmethod
+    Parameters
+        memory      bytes that one piece of work may hold, about; batches are cut to fit, so that the number of
+                    examples does not matter.
+    """
+
+    memory: int = 2**27
+
     def bounds(self, graph: Graph, region: Region, specification: Tensor) -> Tensor:
         """Bound ⟨row, logits⟩ from below over the region: rows (B, K, C) to (B, K)."""
+        return self._cut(graph, region, specification, least=False)
 
     def margins(self, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None = None) -> Tensor:
         """Bound the smallest margin min over j of (logit of y − logit of j) from below: (B,)."""
-        return self.bounds(graph, region, margin_rows(labels, graph.classes, targets)).amin(1)
+        rows = margin_rows(labels, graph.classes, targets)
+        return self._cut(graph, region, rows, least=True).amin(1)
+
+    @abstractmethod
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Tensor:
+        """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
+
+    def _cut(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Tensor:
+        """Bound a batch piece by piece."""
+        if not len(region):
+            return specification.new_zeros(specification.shape[:2])
+        each = 8 * (8 * sum(step.features for step in graph.operations) + 4 * specification[0].numel())
+        each += 8 * 2 * specification.shape[1] * graph.operations[graph.operations[-1].sources[0]].features
+        rows = torch.arange(len(region), device=specification.device)
+        with torch.no_grad():
+            parts = [
+                self.bound(graph, region.select(part), specification[part], least)
+                for part in rows.split(max(1, self.memory // each))
+            ]
+        return torch.cat(parts)

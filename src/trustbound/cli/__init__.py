@@ -1,1 +1,1 @@
-"""TBD."""
+"""The command line: heavy imports happen when a command is chosen."""

@@ -122,9 +122,7 @@ def _transfer(url: str, part: Path, progress: Progress, timeout: float) -> None:
         part.unlink()
         return _transfer(url, part, progress, timeout)
     with answer:
-        continued = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(
-            f"bytes {held}-"
-        )
+        continued = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {held}-")
         length = answer.headers.get("Content-Length")
         start = held if continued else 0
         total = start + int(length) if length else None

@@ -64,8 +64,7 @@ class LabelledSet:
         rows = torch.arange(len(self.labels)) if indices is None else torch.as_tensor(indices)
         if rows.shape != self.labels.shape or rows.dtype != torch.int64:
             raise InputError(
-                f"`indices` must be {len(self.labels)} whole row numbers; "
-                f"got shape {tuple(rows.shape)}, {rows.dtype}"
+                f"`indices` must be {len(self.labels)} whole row numbers; got shape {tuple(rows.shape)}, {rows.dtype}"
             )
         self.indices: Tensor = rows
 
@@ -162,10 +161,10 @@ def _limits(box: Box, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def _scaled(stored: Tensor, box: Box) -> Tensor:
     low, high = _limits(box, torch.float32)
     unit = stored.to(torch.float32).div_(255.0)
-    if box.low == 0.0 and box.high == 1.0:
+    if box == Box(0.0, 1.0):
         return unit
-    # low + (high - low) may round past high: the box is the promise, so it has the last word.
-    return unit.mul_(high - low).add_(low).clamp_(low, high)
+    # lerp hits both limits exactly; low + (high - low) may round past high.
+    return torch.lerp(low.expand_as(unit), high.expand_as(unit), unit)
 
 
 def _rows(rows: Any, total: int) -> Any:
@@ -195,9 +194,7 @@ def _checked_labels(labels: Any) -> Tensor:
     if came.numel() == 0:
         raise InputError("a labelled set needs at least 1 example; got none")
     if came.is_floating_point() or came.is_complex() or came.dtype == torch.bool:
-        raise InputError(
-            f"`labels` must be whole class numbers; got {came.dtype}. Convert them with labels.long()."
-        )
+        raise InputError(f"`labels` must be whole class numbers; got {came.dtype}. Convert them with labels.long().")
     came = came.to(torch.int64)
     if int(came.min()) < 0:
         row = int((came < 0).nonzero()[0])
@@ -252,7 +249,7 @@ def _in_box(inputs: Tensor, low: Tensor, high: Tensor, box: Box) -> Tensor:
         raise InputError(
             f"`inputs` must lie in the box {span}; got [{float(inputs.min()):.3g}, "
             f"{float(inputs.max()):.3g}], shape {tuple(inputs.shape)}. If you normalise outside the model, "
-            "undo it here and pass mean/std to load_model; if the values have another range, pass it as `box`."
+            "undo it here and pass mean/std to load_model; for another range pass `box`."
         )
     if bool(((inputs < low) | (inputs > high)).any()):
         return inputs.clamp(low, high)

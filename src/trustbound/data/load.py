@@ -81,11 +81,9 @@ def load_data(
     if name.endswith(".csv"):
         from trustbound.data.formats.table import read_table
 
-        ranges = Box.of(box) if isinstance(box, tuple | list) else box
+        ranges = _plain(box) if isinstance(box, tuple | list) else box
         return read_table(path, label_column=label_column, box=ranges).stratified(limit, seed)
-    raise InputError(
-        f"data must be a folder, an archive ({', '.join(ARCHIVES)}), an .npz or a .csv; got {str(spec)!r}"
-    )
+    raise InputError(f"data must be a folder, an archive ({', '.join(ARCHIVES)}), an .npz or a .csv; got {str(spec)!r}")
 
 
 def _named(row: PublishedSet, split: str, data_dir: str | Path | None, box: Box | None) -> LabelledSet:
@@ -93,9 +91,7 @@ def _named(row: PublishedSet, split: str, data_dir: str | Path | None, box: Box 
         raise InputError(f"{row.name} has the splits {', '.join(row.splits)}; got {split!r}")
     module, _, function = row.reader.partition(":")
     read = getattr(import_module(module), function)
-    data: LabelledSet = (
-        read(locate(row, split, data_dir), row, split, box=box) if row.files else read(split, box=box)
-    )
+    data: LabelledSet = read(locate(row, split, data_dir), row, split, box=box) if row.files else read(split, box=box)
     return data
 
 

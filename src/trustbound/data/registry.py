@@ -45,9 +45,7 @@ class PublishedSet:
 def _idx(split: str, role: str, sha256: str, content: str) -> PublishedFile:
     stem = {"train": "train", "test": "t10k"}[split]
     kind = {"pictures": "images-idx3", "labels": "labels-idx1"}[role]
-    return PublishedFile(
-        name=f"{stem}-{kind}-ubyte.gz", splits=(split,), role=role, sha256=sha256, content=content
-    )
+    return PublishedFile(name=f"{stem}-{kind}-ubyte.gz", splits=(split,), role=role, sha256=sha256, content=content)
 
 
 DATA: tuple[PublishedSet, ...] = (

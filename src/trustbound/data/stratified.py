@@ -36,7 +36,6 @@ def draw_stratified(labels: ArrayLike, limit: int | None, seed: int = 0) -> NDAr
     lots = random.permutation(len(counts))
     seats[np.lexsort((lots, -remainders))[:left]] += 1
     chosen = [
-        random.choice(np.flatnonzero(classes == c), size=int(seats[c]), replace=False)
-        for c in range(len(counts))
+        random.choice(np.flatnonzero(classes == c), size=int(seats[c]), replace=False) for c in range(len(counts))
     ]
     return np.sort(np.concatenate(chosen)).astype(np.int64)

@@ -127,14 +127,10 @@ def debiased_ece(
     reach = _normal_quantile(interval) * math.sqrt(float(gaps.weight**2 @ error**2) + between)
     noise = float(gaps.weight @ error)
     low = plain - reach - CHANCE * noise
-    return DebiasedError(
-        value=estimate, low=max(low, 0.0), high=max(_least_truth(plain + reach, noise), estimate)
-    )
+    return DebiasedError(value=estimate, low=max(low, 0.0), high=max(_least_truth(plain + reach, noise), estimate))
 
 
-def debiased_squared_error(
-    confidence: Tensor, correct: Tensor, bins: int = 15, spacing: str = "mass"
-) -> float:
+def debiased_squared_error(confidence: Tensor, correct: Tensor, bins: int = 15, spacing: str = "mass") -> float:
     """The squared (l2) calibration error over bins, unbiased: d^2 - s^2 summed over bins. May be negative.
 
     Shapes      confidence (N,), correct (N,) bool.
@@ -214,19 +210,18 @@ def _normal_quantile(interval: float) -> float:
 
 
 def _edges(values: Floats, bins: int, spacing: str) -> Floats:
-    """Bin limits, increasing, from 0 (or the smallest confidence) to 1 (or the largest)."""
+    """Bin limits, increasing, from 0 (or the smallest of the sorted values) to 1 (or the largest)."""
     if bins < 1:
         raise InputError(f"`bins` must be at least 1; got {bins}. 15 is usual.")
     if spacing == "width":
         # k / bins, not a running sum: 0.3 must be the number nearest to 3/10.
         return np.arange(bins + 1, dtype=np.float64) / bins
     if spacing == "mass":
-        ordered = np.sort(values)
-        first = np.arange(bins) * len(ordered) // bins
-        edges = np.unique(np.append(ordered[first], ordered[-1]))
+        first = np.arange(bins) * len(values) // bins
+        edges = np.unique(np.append(values[first], values[-1]))
         # Where the last bin would start at the largest value, that value is a bin of its own, closed at both
         # ends.
-        return np.append(edges, edges[-1]) if ordered[first[-1]] == ordered[-1] else edges
+        return np.append(edges, edges[-1]) if values[first[-1]] == values[-1] else edges
     raise InputError(f"`spacing` must be 'width' or 'mass'; got {spacing!r}.")
 
 
@@ -236,11 +231,11 @@ def _cells(values: Floats, edges: Floats) -> NDArray[np.int64]:
 
 
 def _probabilities(confidence: Tensor, correct: Tensor) -> tuple[Floats, Floats]:
-    """Both as float64 arrays, after the checks."""
+    """Both as float64 arrays, after the checks, sorted: sums then do not depend on the examples' order."""
     values, right = paired(confidence, correct)
     if not ((values >= 0.0) & (values <= 1.0)).all():
         raise InputError(
-            f"`confidence` must lie in [0, 1]; got [{values.min()}, {values.max()}]. "
-            "Pass probabilities, not logits."
+            f"`confidence` must lie in [0, 1]; got [{values.min()}, {values.max()}]. Pass probabilities, not logits."
         )
-    return values, right
+    order = np.lexsort((right, values))
+    return values[order], right[order]

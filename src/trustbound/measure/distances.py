@@ -15,7 +15,7 @@ NORMS: Final = ("l0", "l1", "l2", "linf")
 def size(perturbation: Tensor, norm: str) -> Tensor:
     """The norm of each perturbation, in float64: what is printed, recorded and compared with epsilon.
 
-    l0 counts the features (not the pixels) that differ from zero. Squares of any float32 number fit float64, so
+    l0 counts the features (not the pixels) that differ from zero. Squares of float32 numbers fit float64, so
     that neither tiny nor huge perturbations vanish or overflow.
 
     Shapes      perturbation (B, *F) of any dtype -> (B,) float64.

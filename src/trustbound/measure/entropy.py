@@ -68,9 +68,7 @@ def mutual_information(samples: Tensor) -> Tensor:
     log_mean = mixture_log_probabilities(samples).unsqueeze(0)
     impossible = log_members.isneginf()
     ratio = torch.where(impossible, torch.zeros_like(log_members), log_members - log_mean)
-    terms = log_members.exp() * ratio - torch.where(
-        impossible, -log_mean.exp(), log_mean.exp() * torch.expm1(ratio)
-    )
+    terms = log_members.exp() * ratio - torch.where(impossible, -log_mean.exp(), log_mean.exp() * torch.expm1(ratio))
     return terms.sum(-1).mean(0).clamp_min(0.0)
 
 

@@ -71,6 +71,22 @@ def probability_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = 
     return margin(logits.softmax(1), labels, targets)
 
 
+def soft_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """The margin loss with a log-sum-exp in place of the maximum: the log-odds of a wrong answer.
+
+    Cross-entropy is softplus of it, so that both lead the same way; but its gradient never vanishes, however
+    sure the network is, where that of cross-entropy is 0 in float32 from a margin of 17. Unlike the margin it
+    does not commit to one class.
+
+    >>> soft_margin(torch.tensor([[100.0, 0.0, 0.0]]), torch.tensor([0]))
+    tensor([-99.3069])
+    """
+    chosen = labels if targets is None else targets
+    others = logits.scatter(1, chosen.unsqueeze(1), -torch.inf).logsumexp(1)
+    ascent = others - pick(logits, chosen)
+    return ascent if targets is None else -ascent
+
+
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Difference of logits ratio: the margin over the spread of the top logits, blind to scale and shift.
 
@@ -165,6 +181,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
         "ce": ce,
         "margin": margin,
         "probability-margin": probability_margin,
+        "soft-margin": soft_margin,
         "dlr": dlr,
         "f1": f1,
         "f2": f2,

@@ -87,9 +87,7 @@ def risk_coverage(confidence: Tensor, correct: Tensor, points: int = 100) -> Ris
     risk = _risks(confidence, correct)
     n, shown = len(risk), min(points, len(risk))
     kept = np.arange(1, shown + 1) * n // shown
-    return RiskCoverage(
-        coverage=tuple(float(k) / n for k in kept), risk=tuple(float(risk[k - 1]) for k in kept)
-    )
+    return RiskCoverage(coverage=tuple(float(k) / n for k in kept), risk=tuple(float(risk[k - 1]) for k in kept))
 
 
 def _risks(confidence: Tensor, correct: Tensor) -> Floats:

@@ -39,6 +39,12 @@ LOSS_ROWS: tuple[LossRow, ...] = (
         space="probabilities",
     ),
     LossRow(
+        name="soft-margin",
+        reference="trustbound.measure.losses:soft_margin",
+        summary="log-odds of a wrong answer: cross-entropy's direction, without its saturation",
+        space="logits",
+    ),
+    LossRow(
         name="dlr",
         reference="trustbound.measure.losses:dlr",
         summary="difference of logits ratio: blind to the scale and shift of the logits",

@@ -1,1 +1,32 @@
-"""TBD."""
+"""What is under test: wrapping, loading, the zoo, exactly known models, defences.
+
+Importing this package stays cheap: torch is imported when one of the names below is first used.
+`wrap` is not among them, because the file `model/wrap.py` has that name here: it is `trustbound.wrap`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trustbound.model.files.save import save_model
+    from trustbound.model.load import load_model
+    from trustbound.model.wrap import Adaptation, Model
+    from trustbound.model.zoo.build import build
+
+__all__ = ["Adaptation", "Model", "build", "load_model", "save_model"]
+
+_HOMES = {
+    "Adaptation": "wrap",
+    "Model": "wrap",
+    "build": "zoo.build",
+    "load_model": "load",
+    "save_model": "files.save",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

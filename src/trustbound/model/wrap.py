@@ -134,9 +134,7 @@ class Model(nn.Module):
             digest = hashlib.sha256(type(self.module).__qualname__.encode())
             for name, tensor in sorted(self.state_dict(keep_vars=False).items()):
                 digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(
-                    tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-                )
+                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             return digest.hexdigest()
         return self._sha256
 

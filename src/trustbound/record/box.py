@@ -84,11 +84,7 @@ class Box:
         return float(side.sum()) if norm == "l1" else float(features)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Box)
-            and np.array_equal(self.low, other.low)
-            and np.array_equal(self.high, other.high)
-        )
+        return isinstance(other, Box) and np.array_equal(self.low, other.low) and np.array_equal(self.high, other.high)
 
     def __hash__(self) -> int:
         return hash((np.asarray(self.low).tobytes(), np.asarray(self.high).tobytes()))

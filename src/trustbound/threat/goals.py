@@ -128,8 +128,7 @@ class SourceTarget:
         """Refuse classes that the model does not have, or that are the same."""
         if not (0 <= self.source < classes and 0 <= self.target < classes and self.source != self.target):
             raise InputError(
-                f"source and target must be two different classes 0..{classes - 1}; "
-                f"got {self.source} and {self.target}"
+                f"source and target must be two different classes 0..{classes - 1}; got {self.source} and {self.target}"
             )
         return Objective(self, labels, torch.full_like(labels, self.target))
 
@@ -188,6 +187,5 @@ def parse_goal(text: str) -> Goal:
         if isinstance(error, InputError):
             raise
     raise InputError(
-        "a goal reads misclassify, target:CLASS, source:CLASS,target:CLASS or reduce-confidence:BELOW; "
-        f"got {text!r}"
+        f"a goal reads misclassify, target:CLASS, source:CLASS,target:CLASS or reduce-confidence:BELOW; got {text!r}"
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,10 @@ class Neighbourhood(Protocol):
 
     inputs: Tensor
     radius: Tensor
+
+    @property
+    def norm(self) -> str:
+        """Name of the norm that measures the set, "" where it is no norm ball."""
 
     @property
     def unit(self) -> float | Tensor:
@@ -60,7 +65,7 @@ class Neighbourhood(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AdditiveNeighbourhood:
+class AdditiveNeighbourhood(abc.ABC):
     """Shared part of the norm balls: θ *is* the adversarial input, `apply` the identity.
 
     Parameters
@@ -69,6 +74,8 @@ class AdditiveNeighbourhood:
         radius      (B,) float64, may be infinite.
         tolerance   τ of the set.
     """
+
+    norm: ClassVar[str] = ""
 
     inputs: Tensor
     low: Tensor
@@ -94,16 +101,27 @@ class AdditiveNeighbourhood:
         change = adversarial.to(torch.float64) - self.inputs.to(torch.float64)
         return self.norm_of(change.flatten(1))
 
+    @abc.abstractmethod
     def norm_of(self, change: Tensor) -> Tensor:
         """The set's norm of flat changes (B, D)."""
-        raise NotImplementedError
+
+    @abc.abstractmethod
+    def start(self, random: Random, restart: int) -> Tensor:
+        """A random point of the set, θ (B, *F)."""
+
+    @abc.abstractmethod
+    def project(self, theta: Tensor, radius: Tensor | None = None) -> Tensor:
+        """The nearest point of ball ∩ box."""
+
+    @abc.abstractmethod
+    def steepest(self, theta: Tensor, gradient: Tensor) -> Tensor:
+        """The direction of one unit that climbs fastest."""
 
     def contains(self, adversarial: Tensor) -> Tensor:
         """Whether size ≤ radius + τ and every coordinate is in the box, (B,) bool."""
         flat = adversarial.flatten(1)
         low, high = (
-            limit.expand(adversarial.shape[1:]).flatten() if limit.dim() else limit
-            for limit in (self.low, self.high)
+            limit.expand(adversarial.shape[1:]).flatten() if limit.dim() else limit for limit in (self.low, self.high)
         )
         in_box = ((flat >= low) & (flat <= high)).all(dim=1)
         return in_box & (self.size(adversarial) <= self.radius + self.tolerance)

@@ -72,18 +72,14 @@ class Random:
         counter = torch.arange(1, count + 1, dtype=torch.int64, device=self.ids.device)
         return _mix(rows[:, None] + counter[None, :] * _GAMMA)
 
-    def uniform(
-        self, shape: tuple[int, ...], *, restart: int, draw: int, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+    def uniform(self, shape: tuple[int, ...], *, restart: int, draw: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Numbers in [0, 1), shape (B, *shape): 24 random bits each, 53 in float64."""
         bits = self._bits(math.prod(shape), restart, draw)
         kept = 53 if dtype == torch.float64 else 24
         values = _shift(bits, 64 - kept).to(torch.float64) * 2.0**-kept
         return values.to(dtype).reshape(len(self.ids), *shape)
 
-    def normal(
-        self, shape: tuple[int, ...], *, restart: int, draw: int, dtype: torch.dtype = torch.float32
-    ) -> Tensor:
+    def normal(self, shape: tuple[int, ...], *, restart: int, draw: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, shape (B, *shape), by Box and Muller in float64."""
         count = math.prod(shape)
         pairs = self.uniform((2, count), restart=restart, draw=draw, dtype=torch.float64)

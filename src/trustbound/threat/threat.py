@@ -58,8 +58,7 @@ class Threat:
                 access = Access[value.upper()]
             else:
                 raise InputError(
-                    "behind the set a threat may read ;goal=… and ;access=decisions|scores|gradients; "
-                    f"got {part!r}"
+                    f"behind the set a threat may read ;goal=… and ;access=decisions|scores|gradients; got {part!r}"
                 )
         return cls(_parse_set(allowed), goal, access)
 
@@ -79,7 +78,5 @@ def _parse_set(text: str) -> NormBall:
         return NormBall(norm, math.inf)
     match = _NUMBER.fullmatch(size)
     if match is None or (match["bottom"] is not None and float(match["bottom"]) == 0.0):
-        raise InputError(
-            f"epsilon must be a number ≥ 0, a fraction like 8/255, or inf; got {size!r} in {text!r}"
-        )
+        raise InputError(f"epsilon must be a number ≥ 0, a fraction like 8/255, or inf; got {size!r} in {text!r}")
     return NormBall(norm, float(match["top"]) / float(match["bottom"] or 1))

@@ -76,9 +76,7 @@ def assess(
                 f"{tuple(attacked.shape)} and {tuple(logits.shape)}. Pass one row per clean row."
             )
     if not 0.0 < calibration_share < 1.0:
-        raise InputError(
-            f"`calibration_share` must lie strictly between 0 and 1; got {calibration_share}. Use 0.5."
-        )
+        raise InputError(f"`calibration_share` must lie strictly between 0 and 1; got {calibration_share}. Use 0.5.")
     n = len(labels)
     logits, labels = logits.detach().cpu(), labels.cpu()
     attacked = None if attacked is None else attacked.detach().cpu()
@@ -86,9 +84,7 @@ def assess(
     uniforms = torch.from_numpy(np.random.Generator(np.random.Philox(key=seed, counter=1 << 128)).random(n))
     enough = bool(len(fitted)) and bool(len(held))
     temperature = (
-        fit_temperature(logits[fitted], labels[fitted], logits[held], labels[held], bins=bins)
-        if enough
-        else None
+        fit_temperature(logits[fitted], labels[fitted], logits[held], labels[held], bins=bins) if enough else None
     )
     scaled = temperature is not None and temperature.scale
     divisor = temperature.applied if temperature is not None else 1.0

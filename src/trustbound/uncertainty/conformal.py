@@ -107,7 +107,7 @@ class ConformalSets:
     n: int
 
     def sets(self, logits: Tensor, uniforms: Tensor) -> Tensor:
-        """Which classes are in each example's set: (N, C) bool. All of them when n is too small to promise."""
+        """Which classes are in each example's set: (N, C) bool. All when n is too small to promise."""
         return self.scorer.scores(logits, uniforms) <= self.quantile
 
 

@@ -36,10 +36,9 @@ def doubt(logits: Tensor, labels: Tensor, *, bins: int = 15, points: int = 100) 
     """
     check_outputs(logits, labels)
     precise, labels = logits.detach().double(), labels.to(logits.device)
-    confidence, answer = precise.softmax(1).max(1)
-    # A softmax rounded above 1 by an ulp is still a probability.
-    confidence, answer = confidence.clamp_max(1.0), precise.argmax(1)
-    correct = answer == labels
+    # A softmax that rounding puts above 1 by an ulp is still a probability.
+    confidence = precise.softmax(1).amax(1).clamp_max(1.0)
+    correct = precise.argmax(1) == labels
     wrong = confidence[~correct]
     debiased = debiased_ece(confidence, correct, bins)
     selective = aurc(confidence, correct)

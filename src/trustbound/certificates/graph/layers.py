@@ -67,7 +67,8 @@ def _dense(translator: Translator, place: Any, weight: Any, bias: Any) -> Place:
 
 
 def _product(translator: Translator, given: Arguments) -> Place:
-    left, right = (given.get("self"), given.get("other", given.get("mat2")))
+    left: Any = given["self"]
+    right: Any = given.get("other", given.get("mat2"))
     if depends(right):
         raise translator.refusal("a product of two values that depend on the input")
     return _dense(translator, left, right.mT, None)
@@ -88,9 +89,7 @@ def _convolution(translator: Translator, given: Arguments) -> Place:
         raise translator.refusal("a transposed convolution")
     dilation, padding = _pair(given["dilation"], count), given["padding"]
     if isinstance(padding, str):
-        whole = [
-            d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, weight.shape[2:], strict=True)
-        ]
+        whole = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, weight.shape[2:], strict=True)]
         if any(total % 2 for total in whole):
             raise translator.refusal("'same' padding that is not symmetric; use an odd kernel")
         padding = [total // 2 for total in whole]
@@ -191,7 +190,8 @@ def _multiply(translator: Translator, given: Arguments) -> Place:
     left, right = given["self"], given["other"]
     if isinstance(left, Place) and isinstance(right, Place):
         raise translator.refusal("a product of two values that depend on the input")
-    return _affine(translator, *((left, right) if isinstance(left, Place) else (right, left)), None)
+    place, factor = (left, right) if isinstance(left, Place) else (right, left)
+    return _affine(translator, place, factor, None)
 
 
 def _divide(translator: Translator, given: Arguments) -> Place:

@@ -53,9 +53,7 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
         shown = inputs.detach().to(device, torch.float64)
         sample = shown[torch.arange(_BATCH, device=device) % len(shown)].clone()
         translator = Translator(_prefix(model), sample)
-        graph = Graph(
-            operations=fold(translator.translate(_export(double, sample))), dtype=dtype, device=device
-        )
+        graph = Graph(operations=fold(translator.translate(_export(double, sample))), dtype=dtype, device=device)
         if len(graph.operations[-1].shape) != 1 or isinstance(graph.operations[-1], Input):
             raise UnsupportedError(
                 "certificates need logits (B, C) computed from the inputs; "

@@ -59,9 +59,7 @@ class Translator:
 
     def add(self, kind: Callable[..., Operation], *sources: int, shape: Any = None, **numbers: Any) -> Place:
         """Append a step; its shape is the one recorded at the current node unless it is given."""
-        self.operations.append(
-            kind(sources=sources, shape=shape or self.shape, where=self.where, **numbers)  # type: ignore[call-arg]
-        )
+        self.operations.append(kind(sources=sources, shape=shape or self.shape, where=self.where, **numbers))
         return Place(len(self.operations) - 1)
 
     @property
@@ -99,14 +97,14 @@ class Translator:
 
     def constant(self, value: Any, shape: tuple[int, ...]) -> Tensor:
         """Return a constant as a float64 tensor that broadcasts to `shape`, without a batch axis."""
-        if not isinstance(value, Tensor):
-            value = torch.tensor(float(value), dtype=torch.float64)
-        value = value.double()
-        if value.ndim == len(shape) + 1 and value.shape[0] == 1:
-            value = value.squeeze(0)
-        if value.ndim > len(shape):
-            raise self.refusal(f"a constant of shape {tuple(value.shape)} against features {shape}")
-        return value
+        # A Python number is exact in float64; a tensor was made in its own precision.
+        kept = value.dtype if isinstance(value, Tensor) else torch.float64
+        found = torch.as_tensor(value, dtype=kept, device=self.device).double()
+        if found.ndim == len(shape) + 1 and found.shape[0] == 1:
+            found = found.squeeze(0)
+        if found.ndim > len(shape):
+            raise self.refusal(f"a constant of shape {tuple(found.shape)} against features {shape}")
+        return found
 
     def _operation(self) -> str:
         """The current operation's name, such as `gelu`."""
@@ -117,12 +115,12 @@ class Translator:
 
     def _call(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         """Return what a node computes: a place in the list, or a constant where nothing depends on the input."""
+        args: Any
+        kwargs: Any
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda given: values[given])
         target: Any = node.target
         if not depends((args, kwargs)):
-            random = isinstance(target, torch._ops.OpOverload) and (
-                torch.Tag.nondeterministic_seeded in target.tags
-            )
+            random = isinstance(target, torch._ops.OpOverload) and (torch.Tag.nondeterministic_seeded in target.tags)
             if random or not (isinstance(target, torch._ops.OpOverload) or target is operator.getitem):
                 raise self.refusal("a random number" if random else "")
             return target(*args, **kwargs)

@@ -24,9 +24,7 @@ _BATCHES = {
 }
 
 
-def read_cifar10(
-    paths: dict[str, Path], row: PublishedSet, split: str, *, box: Box | None = None
-) -> LabelledSet:
+def read_cifar10(paths: dict[str, Path], row: PublishedSet, split: str, *, box: Box | None = None) -> LabelledSet:
     """Pictures (N, 3, 32, 32), kept as uint8, from `cifar-10-python.tar.gz`; nothing is extracted to disk.
 
     Checks      gzip's own checksum, the members' names, array types and shapes, labels in 0..9.
@@ -44,9 +42,7 @@ def read_cifar10(
                 if file is not None:
                     parts[name] = _batch(file.read(), f"{path}, member {member.name}")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise InputError(
-            f"{path} is truncated or no tar archive ({error}). Delete it and fetch it again."
-        ) from error
+        raise InputError(f"{path} is truncated or no tar archive ({error}). Delete it and fetch it again.") from error
     if missing := [name for name in wanted if name not in parts]:
         raise InputError(
             f"{path} must hold {', '.join(wanted)}; missing: {', '.join(missing)}. "

@@ -7,14 +7,14 @@ from trustbound.record.box import Box
 
 
 def read_digits(split: str, *, box: Box | None = None) -> LabelledSet:
-    """Real 8×8 digits, values k / 16, shape (1, 8, 8), 10 classes; 1,350 for training and 447 for testing.
+    """Real 8×8 digits, values k / 16, shape (1, 8, 8), 10 classes; 1,352 for training and 445 for testing.
 
     Split       fixed: within each class every fourth example is a test example, the others train.
     Reference   Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI repository, 1998.
     Deviations  none; scikit-learn ships the test part of the original only, split anew here.
 
     >>> len(read_digits("train")), len(read_digits("test"))
-    (1350, 447)
+    (1352, 445)
     """
     import numpy as np
     from sklearn.datasets import load_digits

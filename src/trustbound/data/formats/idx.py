@@ -55,14 +55,10 @@ def _uncompressed(path: Path) -> bytes:
     try:
         return gzip.decompress(raw)
     except (EOFError, OSError, zlib.error) as error:
-        raise InputError(
-            f"{path} is truncated or damaged ({error}). Delete it and fetch it again."
-        ) from error
+        raise InputError(f"{path} is truncated or damaged ({error}). Delete it and fetch it again.") from error
 
 
-def read_idx_pair(
-    paths: dict[str, Path], row: PublishedSet, split: str, *, box: Box | None = None
-) -> LabelledSet:
+def read_idx_pair(paths: dict[str, Path], row: PublishedSet, split: str, *, box: Box | None = None) -> LabelledSet:
     """Pictures (N, 1, H, W), kept as uint8, and labels from the two files of one split."""
     arrays: dict[str, Any] = {}
     file: PublishedFile
@@ -71,8 +67,7 @@ def read_idx_pair(
     pictures, labels = arrays["pictures"], arrays["labels"]
     if pictures.ndim != 3 or labels.ndim != 1 or len(pictures) != len(labels):
         raise InputError(
-            f"{row.name} needs pictures (N, H, W) and labels (N,); "
-            f"got shapes {pictures.shape} and {labels.shape}"
+            f"{row.name} needs pictures (N, H, W) and labels (N,); got shapes {pictures.shape} and {labels.shape}"
         )
     return LabelledSet(
         pictures[:, None].copy(),

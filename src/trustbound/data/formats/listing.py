@@ -50,9 +50,7 @@ def list_pictures(source: Path, split: str) -> Listing:
     for name in sorted(found):
         parts = tuple(name.split("/"))
         if len(parts) < 2:
-            raise InputError(
-                f"every picture must lie in a folder named after its class; {name} in {source} does not."
-            )
+            raise InputError(f"every picture must lie in a folder named after its class; {name} in {source} does not.")
         groups.setdefault(parts[:-2], []).append(name)
     chosen = [prefix for prefix in groups if split in prefix]
     named = sorted({part for prefix in groups for part in prefix if part in _SPLITS})

@@ -28,13 +28,14 @@ def read_npz(path: Path, split: str, *, box: Box | None = None) -> LabelledSet:
     Raises      InputError: not an .npz, missing keys, pickled objects inside, or what LabelledSet refuses.
     """
     try:
-        with np.load(path, allow_pickle=False) as held:
-            if not isinstance(held, np.lib.npyio.NpzFile):
-                raise InputError(f"{path} must be an .npz archive of arrays; got a single array")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise InputError(f"{path} must be an .npz archive of arrays; got a single array")
+        with opened as held:
             inputs, split_keys = _entry(path, held, INPUTS, split)
             labels, _ = _entry(path, held, LABELS, split)
             names = held["class_names"].tolist() if "class_names" in held else None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -44,9 +45,7 @@ def read_npz(path: Path, split: str, *, box: Box | None = None) -> LabelledSet:
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     name = f"{path.stem}/{split}" if split_keys else path.stem
-    return LabelledSet(
-        _channels_first(inputs), labels, box=box or Box(0.0, 1.0), class_names=names, name=name
-    )
+    return LabelledSet(_channels_first(inputs), labels, box=box or Box(0.0, 1.0), class_names=names, name=name)
 
 
 def _entry(path: Path, held: Any, keys: tuple[str, ...], split: str) -> tuple[NDArray[Any], bool]:
@@ -57,8 +56,7 @@ def _entry(path: Path, held: Any, keys: tuple[str, ...], split: str) -> tuple[ND
         if key in held:
             return held[key], False
     raise InputError(
-        f"{path} must hold one of {', '.join(keys)} (or {keys[1]}_{split}); "
-        f"got {', '.join(held.files) or 'none'}"
+        f"{path} must hold one of {', '.join(keys)} (or {keys[1]}_{split}); got {', '.join(held.files) or 'none'}"
     )
 
 

@@ -96,17 +96,13 @@ def _size(name: str, value: Any) -> Size | None:
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def _decode(
-    raw: bytes, where: str, resize: Size | None, crop: Size | None, interpolation: str
-) -> NDArray[np.uint8]:
+def _decode(raw: bytes, where: str, resize: Size | None, crop: Size | None, interpolation: str) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(raw)) as opened:
             if opened.mode.startswith(("I", "F")):
-                raise InputError(
-                    f"{where} has more than 8 bits per channel (mode {opened.mode}); use an .npz"
-                )
+                raise InputError(f"{where} has more than 8 bits per channel (mode {opened.mode}); use an .npz")
             picture = opened.convert("L" if opened.mode in ("L", "1", "LA") else "RGB")
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         if isinstance(error, InputError):

@@ -44,9 +44,7 @@ def read_table(
     values = np.empty((len(rows), len(columns)), dtype=np.float32)
     for number, (row, line) in enumerate(zip(rows, lines, strict=True)):
         cells = [cell for at, cell in enumerate(row) if at != place]
-        values[number] = [
-            _number(path, line, column, cell) for column, cell in zip(columns, cells, strict=True)
-        ]
+        values[number] = [_number(path, line, column, cell) for column, cell in zip(columns, cells, strict=True)]
     labels, names = _classes([row[place].strip() for row in rows], path, lines)
     limits = _box(path, columns, values, box)
     _refuse_outside(path, columns, values, lines, limits)
@@ -82,9 +80,7 @@ def _label_place(path: Path, header: list[str], wanted: str | None) -> int:
     found = [number for number, name in enumerate(header) if name.lower() in _LABELS]
     if len(found) == 1:
         return found[0]
-    raise InputError(
-        f"{path} needs one label column; name it with label_column. Columns: {', '.join(header)}"
-    )
+    raise InputError(f"{path} needs one label column; name it with label_column. Columns: {', '.join(header)}")
 
 
 def _number(path: Path, line: int, column: str, cell: str) -> float:
@@ -143,9 +139,7 @@ def _read_ranges(path: Path) -> dict[str, Any]:
     return held
 
 
-def _refuse_outside(
-    path: Path, columns: list[str], values: NDArray[np.float32], lines: list[int], box: Box
-) -> None:
+def _refuse_outside(path: Path, columns: list[str], values: NDArray[np.float32], lines: list[int], box: Box) -> None:
     low, high = np.asarray(box.low, dtype=np.float32), np.asarray(box.high, dtype=np.float32)
     slack = 1e-6 * (high - low)
     outside = (values < low - slack) | (values > high + slack)

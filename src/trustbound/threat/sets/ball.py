@@ -45,8 +45,7 @@ class NormBall:
             raise InputError(f"`norm` must be one of {', '.join(NORMS)}; got {self.norm!r}")
         if not self.epsilon >= 0.0:
             raise InputError(
-                f"epsilon must be a number ≥ 0 (or inf for no limit but the box); got {self.epsilon} "
-                f"for {self.norm}"
+                f"epsilon must be a number ≥ 0 (or inf for no limit but the box); got {self.epsilon} for {self.norm}"
             )
 
     def __str__(self) -> str:
@@ -92,15 +91,17 @@ class NormBall:
         if self.norm == "linf":
             floor, ceiling = limits(inputs, low, high, reach)
             return LinfNeighbourhood(**shared, floor=floor, ceiling=ceiling)  # type: ignore[arg-type]
-        kinds = {"l2": L2Neighbourhood, "l1": L1Neighbourhood, "l0": L0Neighbourhood}
+        kinds: dict[str, type[AdditiveNeighbourhood]] = {
+            "l2": L2Neighbourhood,
+            "l1": L1Neighbourhood,
+            "l0": L0Neighbourhood,
+        }
         return kinds[self.norm](**shared)  # type: ignore[arg-type]
 
 
 def _limits(box: Box, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The box's limits in the inputs' dtype: who writes 0.1 and holds float32 data means float32(0.1)."""
-    low, high = (
-        torch.as_tensor(limit, dtype=torch.float64, device=inputs.device) for limit in (box.low, box.high)
-    )
+    low, high = (torch.as_tensor(limit, dtype=torch.float64, device=inputs.device) for limit in (box.low, box.high))
     return low.to(inputs.dtype), high.to(inputs.dtype)
 
 

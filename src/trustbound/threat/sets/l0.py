@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class L0Neighbourhood(AdditiveNeighbourhood):
     >>> ball.project(torch.tensor([[0.2, 0.9, 0.4]]))
     tensor([[0.0000, 0.9000, 0.0000]])
     """
+
+    norm: ClassVar[str] = "l0"
 
     def start(self, random: Random, restart: int) -> Tensor:
         """As many random coordinates as allowed, each uniform in the box."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class L1Neighbourhood(AdditiveNeighbourhood):
     >>> ball.project(torch.tensor([[0.9, 0.5]])).round(decimals=3)
     tensor([[0.7000, 0.3000]])
     """
+
+    norm: ClassVar[str] = "l1"
 
     sparsity: float = 0.01
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class L2Neighbourhood(AdditiveNeighbourhood):
     >>> ball.project(torch.tensor([[3.0, 4.0]])).round(decimals=3)
     tensor([[0.6000, 0.8000]])
     """
+
+    norm: ClassVar[str] = "l2"
 
     def start(self, random: Random, restart: int) -> Tensor:
         """Uniform in the ball, then projected onto the box."""
@@ -83,9 +86,11 @@ def _shrunk(wish: Tensor, lowest: Tensor, highest: Tensor, reach: Tensor) -> Ten
         moving = wish.masked_fill(held, 0.0).norm(dim=1)
         rest = (reach**2 - stopped.square().sum(dim=1)).clamp(min=0.0).sqrt()
         raised = torch.where(moving > 0, rest / moving.clamp(min=tiny), scale).clamp(max=1.0)
-        if bool((raised <= scale * (1.0 + 1e-6)).all()):
+        grown = raised > scale * (1.0 + 1e-6)
+        if not bool(grown.any()):
             break
-        scale = torch.maximum(scale, raised)
+        # Rows that have arrived stay as they are, however many rounds their neighbours need.
+        scale = torch.where(grown, raised, scale)
     step = (wish * scale[:, None]).clamp(lowest, highest)
     length = step.to(torch.float64).norm(dim=1)
     return step * (reach / length.clamp(min=tiny)).clamp(max=1.0).to(step.dtype)[:, None]

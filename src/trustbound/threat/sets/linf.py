@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class LinfNeighbourhood(AdditiveNeighbourhood):
     >>> ball.size(ball.project(torch.ones(1, 2))) <= 8 / 255
     tensor([True])
     """
+
+    norm: ClassVar[str] = "linf"
 
     floor: Tensor
     ceiling: Tensor

@@ -1,0 +1,52 @@
+# Two commands do everything on a fresh machine: `make audit` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RUNS ?= runs/digits
+THREATS := --threat linf:0.1 --threat l2:0.5
+
+.PHONY: audit test check bench verify-all docs clean
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$$(sed -n 's/^torch==/torch==/p' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+## audit: train a small network on real digits and its hardened twin, audit both, compare, write the reports
+audit: $(READY)
+	$(BIN)/trustbound train cnn-small --data digits --recipe digits --out $(RUNS)/plain.safetensors
+	$(BIN)/trustbound train cnn-small --data digits --recipe digits-hardened --out $(RUNS)/hardened.safetensors
+	$(BIN)/trustbound audit cnn-small:$(RUNS)/plain.safetensors --data digits $(THREATS) --run $(RUNS)/plain
+	$(BIN)/trustbound audit cnn-small:$(RUNS)/hardened.safetensors --data digits $(THREATS) --run $(RUNS)/hardened
+	$(BIN)/trustbound compare $(RUNS)/plain $(RUNS)/hardened --out $(RUNS)/comparison.html
+	@echo "reports: $(RUNS)/plain/report.html, $(RUNS)/hardened/report.html, $(RUNS)/comparison.html"
+
+## test: everything CI runs
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q
+
+## check: style, types, architecture, documents that must agree with the code
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src
+	$(BIN)/lint-imports
+	$(BIN)/python -m docs.generate --check
+
+## docs: write the generated tables and the picture of the README again
+docs: $(READY)
+	$(BIN)/python -m docs.generate
+
+## bench: the hot paths beside their peers, as ratios (see benchmarks/README.md)
+bench: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 adversarial-robustness-toolbox==1.20.1
+	GOMP_CPU_AFFINITY=0-1 OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks
+
+## verify-all: every attack against every certifier and the other long pairings; results are kept
+verify-all: $(READY)
+	$(BIN)/python -m benchmarks.pairings
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,167 @@
+"""Short gradient runs on the probability margin, from different starts and towards different classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trustbound.attacks.problem import Problem, Rows, State
+from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.attacks.targets import DUAL, by_slope
+from trustbound.threat import Access
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One restart of a margin search.
+
+    Parameters
+        target  0 climbs away from the label, r ≥ 1 towards the r-th nearest class.
+        start   "clean", "random" (uniform in the set), "blocks" (a random corner for each 4 × 4 cell), or
+                "closest" (the best point of the runs before: the exact polish).
+        coarse  average the gradient over 4 × 4, then 2 × 2 cells in the first 30 % of the steps.
+    """
+
+    target: int = 0
+    start: str = "clean"
+    coarse: bool = False
+
+
+#: Six runs of different kinds, then the polish: what is left after an easy search falls to one of these.
+VARIED = (
+    Run(target=1, start="random", coarse=True),
+    Run(start="random", coarse=True),
+    Run(target=2, start="random", coarse=True),
+    Run(start="blocks"),
+    Run(target=3, start="random", coarse=True),
+    Run(target=1, start="random"),
+    Run(start="closest"),
+)
+
+
+@dataclass(kw_only=True, eq=False)
+class MarginMemory(Rows):
+    """What all runs share: classes by rank (B, k), empty where no run has a target."""
+
+    order: Tensor
+
+
+@dataclass(kw_only=True, eq=False)
+class MarginState(State):
+    """The current point, the count of steps made, and the largest step (B,)."""
+
+    reach: Tensor
+    made: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginPGD:
+    """Short projected ascents on the probability margin, with steps that decay linearly to nothing.
+
+    Bound       Upper. Each success is a checked witness; a failure proves nothing.
+    Needs       gradients.  Sets: any.
+    Update      theta <- project(theta + epsilon (1 - t / steps) steepest(gradient)); the polish starts from the
+                closest point of all runs with steps from epsilon / 5, on the logit margin.
+    Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
+    Cost        per example and run: `steps` forwards and backwards; 1 forward more, and `candidates` forwards
+                and backwards, once, where a run has a target; then 1 forward re-check.
+    Randomness  starts, and where the coarse cells lie.
+    Raises      UnsupportedError when the threat gives no gradients.
+    Reference   the loss: Liang et al., Exploring efficient robust evaluation with the probability margin
+                loss, 2022; targets: MALT (2407.02240); schedule and cascade: measured, see
+                `benchmarks/README.md`.
+    Deviations  an own combination; targeted runs climb the logit margin.
+
+    >>> MarginPGD(steps=10, runs=(Run(),)).restarts
+    1
+    """
+
+    seeks: ClassVar[str] = "any"
+    needs: ClassVar[Access] = Access.GRADIENTS
+    keeps_closest: ClassVar[bool] = True
+
+    steps: int = 20
+    runs: tuple[Run, ...] = VARIED
+    candidates: int = 4
+    loss: str = "probability-margin"
+
+    @property
+    def restarts(self) -> int:
+        """One for each run."""
+        return len(self.runs)
+
+    def prepare(self, problem: Problem) -> MarginMemory:
+        """Order the classes for the runs that have a target."""
+        wanted = max(run.target for run in self.runs)
+        if wanted == 0:
+            return MarginMemory(order=problem.place.new_zeros(len(problem), 0))
+        outputs = problem.outputs(problem.inputs)
+        dual = DUAL.get(problem.neighbourhood.norm, 2.0)
+        return MarginMemory(order=by_slope(problem, outputs, max(self.candidates, wanted), dual))
+
+    def init(self, problem: Problem) -> MarginState:
+        """The start of this restart's run."""
+        ours, run = problem.neighbourhood, self.runs[problem.restart]
+        if run.start == "closest":
+            theta = problem.closest()
+        elif run.start == "blocks":
+            theta = ours.project(ours.origin() + _corners(problem))
+        else:
+            theta = ours.origin() if run.start == "clean" else ours.start(problem.random, problem.restart)
+        reach = ours.scale() * (0.2 if run.start == "closest" else 1.0)
+        return MarginState(theta=theta, done=torch.zeros_like(problem.place, dtype=torch.bool), reach=reach)
+
+    def step(self, problem: Problem, state: MarginState) -> MarginState:
+        """One step with the plain gradient."""
+        return self.advance(problem, state, None)
+
+    def advance(self, problem: Problem, state: MarginState, smooth: SmoothBackward | None) -> MarginState:
+        """One step, the polish always with the plain gradient."""
+        run = self.runs[problem.restart]
+        polish = run.start == "closest"
+        memory = problem.memory
+        objective, loss = None, "margin" if polish else self.loss
+        if run.target and isinstance(memory, MarginMemory) and memory.order.shape[1]:
+            rank = min(run.target, memory.order.shape[1]) - 1
+            objective, loss = problem.objective.towards(memory.order[:, rank]), "margin"
+        slope = problem.gradient(state.theta, loss, objective=objective, smooth=None if polish else smooth)
+        gradient = slope.gradient
+        if run.coarse and (cell := _cell(state.made, self.steps)) > 1:
+            gradient = _averaged(gradient, cell, offset=(7 * problem.restart + 3 * state.made) % cell)
+        direction = problem.neighbourhood.steepest(state.theta, gradient)
+        size = problem.neighbourhood.column(state.reach * (1.0 - state.made / self.steps))
+        state.theta = problem.neighbourhood.project(state.theta.addcmul_(direction, size))
+        state.made += 1
+        return state
+
+
+def _cell(step: int, steps: int) -> int:
+    """Width of the cells at a step: 4, then 2, each for 15 % of the run, then single pixels."""
+    return 4 if step < 0.15 * steps else 2 if step < 0.3 * steps else 1
+
+
+def _averaged(gradient: Tensor, cell: int, offset: int) -> Tensor:
+    """The gradient's mean over square cells of a shifted grid; inputs that are no pictures keep theirs."""
+    if gradient.dim() != 4 or min(gradient.shape[2:]) < 2 * cell:
+        return gradient
+    height, width = gradient.shape[2:]
+    below, right = -(height + offset) % cell, -(width + offset) % cell
+    padded = nn.functional.pad(gradient, (offset, right, offset, below))
+    means = nn.functional.avg_pool2d(padded, cell)
+    spread = means.repeat_interleave(cell, dim=2).repeat_interleave(cell, dim=3)
+    return spread[:, :, offset : offset + height, offset : offset + width].contiguous()
+
+
+def _corners(problem: Problem) -> Tensor:
+    """±ε, one sign for each 4 × 4 cell and channel (for each coordinate where inputs are no pictures)."""
+    shape = tuple(problem.inputs.shape[1:])
+    picture = len(shape) == 3 and min(shape[1:]) >= 4
+    cells = (shape[0], -(-shape[1] // 4), -(-shape[2] // 4)) if picture else shape
+    signs = problem.random.integers(2, cells, restart=problem.restart, draw=5).to(problem.inputs.dtype) * 2 - 1
+    if picture:
+        signs = signs.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+        signs = signs[:, :, : shape[1], : shape[2]]
+    return signs * problem.neighbourhood.column(problem.neighbourhood.scale())

@@ -1,0 +1,215 @@
+"""The bracket search: attacks from above and proofs from below, pruning each other.
+
+Cheapest first: a short attack on every correctly classified example, the cheapest proof on what is left, dearer
+attacks on the smallest margins, then the tighter proofs. An example that is broken or proven is left alone by
+whatever follows, except in the control group: there every attack and every proof runs, so that a certificate can
+be caught by an attack and an attack by a control.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trustbound.attacks import Attack, build
+from trustbound.attacks.suites import Stage, suite
+from trustbound.audits.attacking import attack_unit
+from trustbound.audits.context import Context, Unit
+from trustbound.audits.ledger import Ledger, step_facts
+from trustbound.audits.proving import Proofs, certifiers, proof_unit
+from trustbound.certificates.specification import Certifier
+from trustbound.errors import UnsupportedError
+from trustbound.model.wrap import Model
+from trustbound.record.audit import Bracket, StepFacts
+from trustbound.record.cost import Cost
+from trustbound.record.store import EvidenceRow
+from trustbound.threat import Threat
+
+#: Examples on which the smooth and the plain backward pass are compared before one is chosen.
+TRIAL = 64
+
+#: What runs on everything when no gradient reaches the inputs.
+WITHOUT_GRADIENTS = Stage(name="scores", attack="square", numbers={"steps": 2000})
+
+_REFUSED = "refused: "
+
+
+@dataclass(eq=False)
+class Search:
+    """One threat's search, step by step."""
+
+    context: Context
+    threat: Threat
+    proofs: Proofs
+    double: Model | None
+    ledger: Ledger
+    facts: list[StepFacts]
+    no_proof: str = ""
+
+    def run(self) -> None:
+        """All stages and proofs, in order of their price."""
+        stages = suite(self.context.budget, self.threat)
+        provers, left_out = certifiers(self.context, self.proofs, self.threat)
+        smooth = self._trial(stages)
+        survivors = 0
+        searches = [stage for stage in stages if not stage.control]
+        for number, stage in enumerate(searches):
+            if number == 0:
+                self._attack(stage, smooth, self._untried(stage))
+                survivors = len(self.ledger.open())
+                for name, certifier in provers[:1]:
+                    self._prove(name, certifier)
+            else:
+                count = max(stage.least, math.ceil(stage.share * survivors))
+                self._attack(stage, smooth, self.ledger.open()[:count])
+        if self._refused():
+            self._attack(WITHOUT_GRADIENTS, smooth, self.ledger.open())
+        for name, certifier in provers[1:]:
+            self._prove(name, certifier)
+        for stage in stages:
+            if stage.control:
+                self._attack(stage, smooth, torch.zeros(0, dtype=torch.int64))
+        self.no_proof = left_out if not provers else "; ".join(self._refusals())
+        if not self.no_proof and not bool(self.ledger.certified.any()):
+            self.no_proof = left_out
+
+    def bracket(self) -> Bracket:
+        """Both bounds, as the ledger has them now."""
+        allowed = self.threat.allowed
+        return self.ledger.bracket(
+            str(self.threat),
+            no_proof=self.no_proof,
+            goal=str(self.threat.goal),
+            access=self.threat.access.name.lower(),
+            change=_in_words(allowed.norm, allowed.epsilon),
+        )
+
+    def _refusals(self) -> list[str]:
+        prefix = f"{self.threat}/proof-"
+        events = [event for event in self.context.store.events() if event.startswith(prefix)]
+        return sorted({event.partition(": ")[2] for event in events})
+
+    def _attack(self, stage: Stage, smooth: bool, chosen: Tensor) -> None:
+        """One stage on the chosen examples and on the whole control group."""
+        name, numbers = stage.attack, dict(stage.numbers)
+        if name == "margin":
+            name = "smooth-pgd" if smooth else "margin-pgd"
+            if not smooth:
+                numbers.pop("sharpness", None)
+        settled = self.context.control & self.ledger.correct & ~_member(chosen, len(self.ledger.correct))
+        settled &= ~_member(self._tried(stage), len(settled))
+        positions = torch.cat([chosen, settled.nonzero()[:, 0]]).sort().values
+        if not len(positions):
+            return
+        step = f"{self.threat}/{stage.name}"
+        attack = build(name, **numbers)
+
+        def work(rows: Tensor, shard: int) -> Unit:
+            return self._unit(attack, step, rows, shard)
+
+        rows = self.context.run(step, positions, work)
+        self._note(stage.name, "control" if stage.control else "attack", name, rows, len(positions) - len(chosen))
+
+    def _unit(self, attack: Attack, step: str, rows: Tensor, shard: int) -> Unit:
+        """A work unit; an attack that this model cannot serve is a finding, not a failure."""
+        try:
+            return attack_unit(self.context, self.threat, attack, step, rows, shard, self.double)
+        except UnsupportedError as error:
+            kept = [EvidenceRow(position=position, found=False) for position in rows.tolist()]
+            return Unit(rows=kept, cost=Cost(), events=(f"{_REFUSED}{error}",))
+
+    def _refused(self) -> bool:
+        """Whether every gradient attack was refused: nothing flows back to the inputs."""
+        events = [event for event in self.context.store.events() if event.startswith(f"{self.threat}/")]
+        tried = [facts for facts in self.facts if facts.kind == "attack"]
+        refused = {event.partition(": ")[0] for event in events if _REFUSED in event}
+        return bool(tried) and {facts.name for facts in tried} <= refused
+
+    def _note(self, name: str, kind: str, method: str, rows: list[EvidenceRow], control: int) -> None:
+        step = f"{self.threat}/{name}"
+        first = self.ledger.attacked(step, rows)
+        cost = self.context.store.cost(step)
+        self.facts.append(step_facts(str(self.threat), step, kind, method, rows, first, cost, control=control))
+
+    def _prove(self, name: str, certifier: Certifier) -> None:
+        """One certifier on what is open and on the whole control group."""
+        graph = self.proofs.graph
+        assert graph is not None
+        settled = self.context.control & self.ledger.correct
+        positions = torch.cat([self.ledger.open(), settled.nonzero()[:, 0]]).unique()
+        if not len(positions):
+            return
+        step = f"{self.threat}/proof-{name}"
+
+        def work(rows: Tensor, shard: int) -> Unit:
+            return proof_unit(self.context, graph, certifier, self.threat, rows)
+
+        rows = self.context.run(step, positions, work)
+        first = self.ledger.proved(step, rows)
+        cost = self.context.store.cost(step)
+        self.facts.append(step_facts(str(self.threat), step, "proof", name, rows, first, cost))
+
+    def _trial(self, stages: tuple[Stage, ...]) -> bool:
+        """Try the smooth and the plain backward pass on a sample; whether smooth is the better one here."""
+        if stages[0].attack != "margin":
+            return False
+        sample = self._sample()
+        if not len(sample):
+            return False
+        results: dict[bool, list[EvidenceRow]] = {}
+        for smooth in (True, False):
+            stage = replace(stages[0], name=f"trial-{'smooth' if smooth else 'plain'}")
+            step = f"{self.threat}/{stage.name}"
+            method = "smooth-pgd" if smooth else "margin-pgd"
+            numbers = dict(stage.numbers)
+            if not smooth:
+                numbers.pop("sharpness", None)
+            attack = build(method, **numbers)
+
+            def work(rows: Tensor, shard: int, attack: Attack = attack, step: str = step) -> Unit:
+                return self._unit(attack, step, rows, shard)
+
+            results[smooth] = self.context.run(step, sample, work)
+            self._note(stage.name, "attack", method, results[smooth], 0)
+        return _worth(results[True]) > _worth(results[False])
+
+    def _sample(self) -> Tensor:
+        """The first correctly classified examples."""
+        return self.ledger.correct.nonzero()[:TRIAL, 0]
+
+    def _tried(self, stage: Stage) -> Tensor:
+        """Examples whose run of this stage the trial has made already."""
+        first = stage.name == "first" and stage.attack == "margin"
+        return self._sample() if first else torch.zeros(0, dtype=torch.int64)
+
+    def _untried(self, stage: Stage) -> Tensor:
+        rows = self.ledger.correct.nonzero()[:, 0]
+        return rows[~_member(self._tried(stage), len(self.ledger.correct))[rows]]
+
+
+def _worth(rows: list[EvidenceRow]) -> tuple[int, float]:
+    """How good an attack was on the sample: examples broken, then how small the other margins became."""
+    margins = [row.margin for row in rows if row.margin is not None]
+    left = sum(max(margin, 0.0) for margin in margins)
+    return sum(row.found for row in rows), -left if len(margins) == len(rows) else -math.inf
+
+
+def _member(positions: Tensor, count: int) -> Tensor:
+    mask = torch.zeros(count, dtype=torch.bool)
+    mask[positions] = True
+    return mask
+
+
+def _in_words(norm: str, epsilon: float) -> str:
+    """What the adversary may change, for people."""
+    if math.isinf(epsilon):
+        return "anything inside the box"
+    return {
+        "linf": f"each input value by at most {epsilon:.4g}",
+        "l2": f"Euclidean length of the change at most {epsilon:.4g}",
+        "l1": f"absolute changes that sum to at most {epsilon:.4g}",
+        "l0": f"at most {epsilon:g} input values, each by any amount inside the box",
+    }[norm]

@@ -1,0 +1,81 @@
+"""More budget must break more, and no limit must break everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from trustbound.audits.checks.context import After, Before
+from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.probe import Strike, strike
+from trustbound.audits.checks.significance import excess_by_chance
+from trustbound.record.cost import Cost
+from trustbound.threat import Access, NormBall, Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonotoneBudget(HealthCheck[After]):
+    """Attack with no limit but the box, and at half, once and twice epsilon, the steps and the restarts.
+
+    Measures    share of examples that survive the unlimited attack, started at the clean input (a random
+                start anywhere in the box would succeed without a gradient). Where a larger budget breaks
+                significantly less (exact McNemar, 5 %), at least a WARN.
+    Catches     masked gradients of every kind: an attack that cannot win without limits proves nothing within.
+    Cost        about 9 · steps forwards and backwards per example that is not broken early.
+
+    >>> MonotoneBudget().steps
+    20
+    """
+
+    name: ClassVar[str] = "monotone-budget"
+    needs: ClassVar[Access] = Access.GRADIENTS
+
+    examples: int = 64
+    steps: int = 20
+    loss: str = "margin"
+
+    def measure(self, context: After) -> Finding:
+        """Six short searches on one sample."""
+        sample: Before = context.sample(self.examples)
+        allowed, features = context.threat.allowed, sample.inputs[0].numel()
+        widest = context.model.box.diameter(allowed.norm, features)
+        base = min(allowed.epsilon, widest)
+        unlimited = self._with(sample, "linf", math.inf, steps=2 * self.steps, random_start=False)
+        # A tighter sequence is run only where there is room for it below the box.
+        runs: dict[str, Strike] = {}
+        for name, factor in (("half epsilon", 0.5), ("epsilon", 1.0), ("twice epsilon", 2.0)):
+            runs[name] = self._with(sample, allowed.norm, min(base * factor, widest), steps=self.steps)
+        runs["twice the steps"] = self._with(sample, allowed.norm, base, steps=2 * self.steps)
+        runs["two restarts"] = self._with(sample, allowed.norm, base, steps=self.steps, restarts=2)
+        cost: Cost = sum((one.found.cost for one in runs.values()), unlimited.found.cost)
+        falls = []
+        for less, more in (
+            ("half epsilon", "epsilon"),
+            ("epsilon", "twice epsilon"),
+            ("epsilon", "twice the steps"),
+            ("epsilon", "two restarts"),
+        ):
+            lost = int((runs[less].success & ~runs[more].success).sum())
+            won = int((runs[more].success & ~runs[less].success).sum())
+            if lost > won and excess_by_chance(lost, won) < 0.05:
+                falls.append(f"{more} breaks {lost - won} fewer than {less}")
+        alive = int(unlimited.alive.sum())
+        left = ", ".join(f"{name} {run.survivors:.1%}" for name, run in runs.items())
+        return Finding(
+            value=unlimited.survivors,
+            finding=f"unlimited, {unlimited.survivors:.1%} of {alive} survive; {left}"
+            + (f"; not monotone: {'; '.join(falls)}" if falls else ""),
+            advice="an attack that fails without limits fails for its own reasons: see gradient-rate, "
+            "broken-graph, finite-differences and determinism before quoting robust accuracy."
+            if unlimited.survivors > 0.05
+            else "let the search run longer, or shorten its steps: more budget must not break less.",
+            evidence={"survivors": {name: run.survivors for name, run in runs.items()}, "falls": falls},
+            cost=cost,
+            at_least="WARN" if falls else "PASS",
+        )
+
+    def _with(self, sample: Before, norm: str, epsilon: float, **numbers: Any) -> Strike:
+        threat: Threat = dataclasses.replace(sample.threat, allowed=NormBall(norm, epsilon))
+        return strike(sample, threat=threat, loss=self.loss, **numbers)

@@ -1,0 +1,121 @@
+"""What a check may look at: the model and its data before the search, the search's evidence after it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from trustbound.data.labelled import LabelledSet
+from trustbound.model.wrap import Model
+from trustbound.threat import Threat
+
+AnyBefore = TypeVar("AnyBefore", bound="Before")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Before:
+    """The model, the examples under test and the threat; nothing has been searched yet.
+
+    Parameters
+        inputs      (N, *F), as they came: a check must be able to see inputs outside the box.
+        labels      (N,) int64.
+        key         seeds every random choice of the checks.
+        training    the training set, for the overlap check.
+
+    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.threat import Threat
+    >>> context = Before(
+    ...     model=wrap(torch.nn.Linear(2, 2)),
+    ...     inputs=torch.rand(9, 2),
+    ...     labels=torch.zeros(9, dtype=torch.int64),
+    ...     threat=Threat.parse("linf:0.1"),
+    ... )
+    >>> len(context.sample(4).inputs)
+    4
+    """
+
+    model: Model
+    inputs: Tensor
+    labels: Tensor
+    threat: Threat
+    key: int = 0
+    training: LabelledSet | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def generator(self) -> torch.Generator:
+        """A fresh generator on the CPU, the same for every call."""
+        return torch.Generator().manual_seed(self.key)
+
+    def sample(self: AnyBefore, limit: int) -> AnyBefore:
+        """At most `limit` examples, drawn by the key, in their old order."""
+        if len(self) <= limit:
+            return self
+        rows = torch.randperm(len(self), generator=self.generator())[:limit].sort().values
+        return self.select(rows)
+
+    def select(self: AnyBefore, rows: Tensor) -> AnyBefore:
+        """Some of the examples."""
+        rows = rows.to(self.inputs.device)
+        return dataclasses.replace(self, inputs=self.inputs[rows], labels=self.labels[rows])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """What a search found, as plain tensors, one row an example under test. None: not measured.
+
+    Parameters
+        clean_outputs   (N, C) outputs of the clean inputs.
+        broken          (N,) bool, some attack succeeded (clean mistakes are not broken).
+        adversarial     (N, *F) the witnesses; rows that are not broken are ignored.
+        certified       (N,) bool, some proof succeeded.
+        control         (N,) bool, the group on which every attack was run.
+        white, black    (N,) bool, broken by gradient attacks, by attacks without gradients; read on the
+                        control group only.
+        last            (N,) bool, still broken at the last point of the main attack, run to its end.
+        trace           (S, N) smallest margin so far after each step of the main attack.
+        fingerprint     of the model before the search (`restored.fingerprint`).
+    """
+
+    clean_outputs: Tensor | None = None
+    broken: Tensor | None = None
+    adversarial: Tensor | None = None
+    certified: Tensor | None = None
+    control: Tensor | None = None
+    white: Tensor | None = None
+    black: Tensor | None = None
+    last: Tensor | None = None
+    trace: Tensor | None = None
+    fingerprint: Mapping[str, str] | None = None
+
+    def select(self, rows: Tensor) -> Evidence:
+        """The evidence of some of the examples."""
+        kept: dict[str, Tensor] = {}
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, Tensor):
+                kept[one.name] = value[:, rows] if one.name == "trace" else value[rows]
+        return dataclasses.replace(self, **kept)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class After(Before):
+    """The same, and what the search found."""
+
+    evidence: Evidence = field(default_factory=Evidence)
+
+    def select(self, rows: Tensor) -> After:
+        """Some of the examples with their evidence."""
+        rows = rows.to(self.inputs.device)
+        return dataclasses.replace(
+            self,
+            inputs=self.inputs[rows],
+            labels=self.labels[rows],
+            evidence=self.evidence.select(rows),
+        )

@@ -1,0 +1,187 @@
+"""Is the gradient the slope of the function, and does the function have one?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+
+from trustbound.attacks.oracle import Oracle
+from trustbound.audits.checks.context import Before
+from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.errors import UnsupportedError
+from trustbound.measure.losses import loss
+from trustbound.model.wrap import Model
+from trustbound.threat import Access, Random
+
+_Asked: TypeAlias = Callable[[Tensor], Tensor]  # points (k B, *F) → margins (k B,)
+
+# Below these, float rounding explains a difference: steps in box widths, relative disagreement, jump size.
+_STEPS = {torch.float64: (1e-3, 1e-5, 1e-7), torch.float32: (3e-2, 1e-2, 3e-3)}
+_HALVINGS = {torch.float64: 24, torch.float32: 8}
+_JUMP = {torch.float64: 1e-4, torch.float32: 2e-2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FiniteDifferences(HealthCheck[Before]):
+    """Compare autograd's directional derivative with central differences, and look for jumps.
+
+    Measures    share of examples where, for some direction, gradient and slope differ by more than `allowed`
+                at *every* step size (kinks disturb one size, a wrong gradient all), or where the outputs jump:
+                an interval is halved around its largest change until a continuous function could not change
+                any more. Directions: the gradient's own and a random one. Points: just beside the inputs, off
+                the box's faces and off any lattice, where clamps and roundings have their corners.
+    Precision   a float64 copy where one can be made, else the model's dtype with wider steps.
+    Catches     straight-through estimators, gradients cut or replaced, quantised inputs, k-winners-take-all.
+    Skips       random models, whose differences are noise, and declared stand-ins, whose gradient is a
+                substitute on purpose.
+    Cost        about 100 forwards and 1 backward per example, on `examples` examples.
+    Reference   Athalye, Carlini and Wagner, Obfuscated gradients give a false sense of security, 2018.
+
+    >>> FiniteDifferences().allowed
+    0.1
+    """
+
+    name: ClassVar[str] = "finite-differences"
+    needs: ClassVar[Access] = Access.GRADIENTS
+
+    examples: int = 24
+    allowed: float = 0.1
+    reach: float = 0.05
+    pieces: int = 32
+
+    def measure(self, context: Before) -> Finding:
+        """Slopes first, jumps second."""
+        if context.model.adaptation.stand_ins:
+            paths = ", ".join(sorted(context.model.adaptation.stand_ins))
+            return Finding(
+                value=None,
+                finding=f"stand-ins are declared for {paths}: the gradient is a substitute by design; "
+                "judge by transfer-success and black-box-beats-white-box",
+            )
+        sample = context.sample(self.examples)
+        copied = context.model.in_float64()
+        try:
+            return self._measured(sample, copied or context.model, torch.float64 if copied else torch.float32)
+        except RuntimeError:
+            if copied is None:
+                raise
+            return self._measured(sample, context.model, torch.float32)
+
+    def _measured(self, context: Before, model: Model, dtype: torch.dtype) -> Finding:
+        inputs = context.inputs.to(model.device, dtype)
+        labels = context.labels.to(inputs.device)
+        low, high = (
+            torch.as_tensor(limit, dtype=dtype, device=inputs.device)
+            for limit in (model.box.low, model.box.high)
+        )
+        side = high - low
+        random = Random(context.key, torch.arange(len(inputs), device=inputs.device))
+        shape = tuple(inputs.shape[1:])
+        noise = random.uniform(shape, restart=0, draw=0, dtype=dtype)
+        # Generic points: half a hundredth of the box off the faces, then moved by up to as much again.
+        points = torch.minimum(torch.maximum(inputs, low + 0.01 * side), high - 0.01 * side)
+        points = points + (noise - 0.5) * 0.01 * side
+        with Oracle(model, examples=len(inputs), batch_size=4096, key=context.key) as oracle:
+            places = torch.arange(len(inputs))
+
+            def asked(at: Tensor) -> Tensor:
+                outputs = oracle.outputs(at, places.repeat(len(at) // len(places)))
+                return loss("margin")(outputs, labels.repeat(len(at) // len(labels)))
+
+            again = [asked(points), asked(points)]
+            if not torch.equal(*again):
+                return Finding(
+                    value=None,
+                    finding="the outputs change from call to call: differences would measure noise "
+                    "(see determinism)",
+                    cost=oracle.cost,
+                )
+            try:
+                gradient = oracle.gradient(
+                    points, places, lambda outputs, rows: loss("margin")(outputs, labels[rows])
+                ).gradient
+            except UnsupportedError:
+                gradient = torch.zeros_like(points)
+            gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+            guess = random.normal(shape, restart=0, draw=1, dtype=dtype)
+            blind = (gradient.flatten(1) == 0).all(dim=1).reshape(-1, *(1,) * len(shape))
+            aims = [_unit(torch.where(blind, guess, gradient)) * side, _unit(guess) * side]
+            floor = 64 * torch.finfo(dtype).eps * max(float(again[0].abs().max()), 1e-30)
+            wrong = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+            worst = torch.zeros(len(inputs), dtype=dtype, device=inputs.device)
+            for aim in aims:
+                error = self._disagreement(asked, points, gradient, aim, floor, dtype)
+                wrong |= error > self.allowed
+                worst = torch.maximum(worst, error)
+            signs = torch.where(guess >= 0, 1.0, -1.0).to(dtype)
+            target = torch.minimum(torch.maximum(points + self.reach * side * signs, low), high)
+            jumped = self._jumps(asked, points, target, floor, dtype)
+        either = wrong | jumped
+        total = len(inputs)
+        return Finding(
+            value=float(either.float().mean()),
+            finding=f"gradient and slope disagree on {int(wrong.sum())} of {total} examples (median error "
+            f"{float(worst.median()):.1g}); the outputs jump beside {int(jumped.sum())} of them",
+            advice="the gradient is not the slope: name the operation (broken-graph), declare a differentiable "
+            "stand-in for it, and believe black-box and transfer results only."
+            if int(wrong.sum())
+            else "the model is discontinuous, so a gradient says little about finite steps: average gradients "
+            "over a neighbourhood or declare a continuous stand-in, and trust black-box results only.",
+            evidence={"disagree": int(wrong.sum()), "jump": int(jumped.sum()), "dtype": str(dtype)},
+            cost=oracle.cost,
+        )
+
+    def _disagreement(
+        self, asked: _Asked, points: Tensor, gradient: Tensor, aim: Tensor, floor: float, dtype: torch.dtype
+    ) -> Tensor:
+        """Relative error between gradient · aim and the central difference, the smallest over step sizes."""
+        told = (gradient * aim).flatten(1).sum(dim=1)
+        best = torch.full_like(told, torch.inf)
+        for step in _STEPS[dtype]:
+            both = asked(torch.cat((points + step * aim, points - step * aim)))
+            ahead, behind = both.chunk(2)
+            slope = (ahead - behind) / (2 * step)
+            noise = floor / step
+            excess = ((told - slope).abs() - noise).clamp(min=0.0)
+            scale = torch.maximum(told.abs(), slope.abs())
+            best = torch.minimum(best, torch.where(scale > noise, excess / scale.clamp(min=1e-300), 0.0))
+        return best
+
+    def _jumps(
+        self, asked: _Asked, points: Tensor, target: Tensor, floor: float, dtype: torch.dtype
+    ) -> Tensor:
+        """Which examples (B,) have a jump on the way to `target`: a change that survives halving."""
+        rows = len(points)
+        column = (-1, *(1,) * (points.dim() - 1))
+        shares = torch.linspace(0.0, 1.0, self.pieces + 1, dtype=dtype, device=points.device)
+        values = torch.stack([asked(points + share * (target - points)) for share in shares])
+        span = values.amax(dim=0) - values.amin(dim=0)
+        change = (values[1:] - values[:-1]).abs()
+        jumped = torch.zeros(rows, dtype=torch.bool, device=points.device)
+        for rank in range(min(2, self.pieces)):
+            chosen = change.topk(rank + 1, dim=0).indices[rank]
+            left, right = shares[chosen], shares[chosen + 1]
+            at_left = values.gather(0, chosen[None])[0]
+            at_right = values.gather(0, chosen[None] + 1)[0]
+            for _ in range(_HALVINGS[dtype]):
+                middle = (left + right) / 2
+                at_middle = asked(points + middle.reshape(column) * (target - points))
+                go_left = (at_middle - at_left).abs() >= (at_right - at_middle).abs()
+                left, at_left = torch.where(go_left, left, middle), torch.where(go_left, at_left, at_middle)
+                right, at_right = (
+                    torch.where(go_left, middle, right),
+                    torch.where(go_left, at_middle, at_right),
+                )
+            rest = (at_right - at_left).abs()
+            jumped |= (rest > _JUMP[dtype] * span) & (rest > floor)
+        return jumped
+
+
+def _unit(direction: Tensor) -> Tensor:
+    tiny = 1e-300 if direction.dtype == torch.float64 else 1e-30
+    size: Tensor = torch.linalg.vector_norm(direction.flatten(1), dim=1).clamp(min=tiny)
+    return direction / size.reshape(-1, *(1,) * (direction.dim() - 1))

@@ -1,0 +1,71 @@
+"""Run the checks: all that apply to a context, each judged, each with its cost."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from trustbound.audits.checks.context import After, Before
+from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.registry import CHECKS, find
+from trustbound.record.audit import Check
+from trustbound.record.cost import Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """The judged records in the registry's order, what each was judged by, and the cost of them all."""
+
+    checks: tuple[Check, ...]
+    findings: tuple[Finding, ...]
+    cost: Cost
+
+    def verdict(self, name: str) -> str:
+        """The verdict of one check; SKIP when it was not run."""
+        return next((check.verdict for check in self.checks if check.name == name), "SKIP")
+
+
+def build(name: str, **numbers: Any) -> HealthCheck[Any]:
+    """A check by its registry name, with its numbers.
+
+    >>> build("sample-size", precision=0.01).precision
+    0.01
+    """
+    module, _, kind = find(name).target.partition(":")
+    check: HealthCheck[Any] = getattr(importlib.import_module(module), kind)(**numbers)
+    return check
+
+
+def examine(context: Before, names: Iterable[str] | None = None, *, scope: str | None = None) -> Examined:
+    """Run the checks that a context serves: `After` all of those behind the search, `Before` the others.
+
+    Parameters
+        names   only these, whatever their time.
+        scope   "model" or "threat": the checks of the model as a whole need one run, not one per threat.
+
+    >>> import torch
+    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.threat import Threat
+    >>> context = Before(
+    ...     model=wrap(torch.nn.Linear(4, 2)),
+    ...     inputs=torch.rand(32, 4),
+    ...     labels=torch.zeros(32, dtype=torch.int64),
+    ...     threat=Threat.parse("linf:0.1"),
+    ... )
+    >>> examine(context, ["determinism", "broken-graph"]).verdict("broken-graph")
+    'PASS'
+    """
+    when = "after" if isinstance(context, After) else "before"
+    rows = (
+        [row for row in CHECKS if row.when == when and scope in (None, row.scope)]
+        if names is None
+        else [find(name) for name in names]
+    )
+    looked = [build(row.name).look(context) for row in rows]
+    return Examined(
+        checks=tuple(check for check, _ in looked),
+        findings=tuple(finding for _, finding in looked),
+        cost=sum((finding.cost for _, finding in looked), Cost()),
+    )

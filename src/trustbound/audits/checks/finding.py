@@ -1,0 +1,117 @@
+"""What a check measured, and the one rule that makes a verdict of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+from trustbound.audits.checks.context import Before
+from trustbound.audits.checks.registry import CheckRow, find
+from trustbound.errors import UnsupportedError
+from trustbound.record.audit import Check
+from trustbound.record.cost import Cost
+from trustbound.threat import Access
+
+_ORDER = ("PASS", "WARN", "FAIL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What was measured, before it is judged.
+
+    Parameters
+        value       the number to judge, larger is worse; None when nothing could be measured (SKIP).
+        finding     one sentence with the numbers.
+        advice      what to do next if the verdict is not PASS.
+        evidence    plain values for who wants to look closer: rows, module names, shares.
+        cost        what the measuring took.
+        at_least    the mildest verdict that the evidence allows, whatever the value.
+        at_most     the severest verdict that it allows, e.g. WARN where a difference is not significant.
+    """
+
+    value: float | None
+    finding: str
+    advice: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    at_least: str = "PASS"
+    at_most: str = "FAIL"
+
+
+def judge(row: CheckRow, finding: Finding) -> str:
+    """PASS, WARN, FAIL or SKIP: thresholds are exceeded, not met.
+
+    >>> judge(find("gradient-rate"), Finding(value=0.02, finding="")), judge(
+    ...     find("gradient-rate"), Finding(value=0.5, finding="", at_most="WARN")
+    ... )
+    ('PASS', 'WARN')
+    """
+    if finding.value is None:
+        return "SKIP"
+    verdict = 0
+    if row.warn is not None and not finding.value <= row.warn:  # NaN is no PASS
+        verdict = 1
+    if row.fail is not None and not finding.value <= row.fail:
+        verdict = 2
+    return _ORDER[min(max(verdict, _ORDER.index(finding.at_least)), _ORDER.index(finding.at_most))]
+
+
+AnyContext = TypeVar("AnyContext", bound=Before)
+
+
+class HealthCheck(Generic[AnyContext]):
+    """One check: its numbers (a frozen dataclass) and `measure`; the thresholds are in its registry row.
+
+    Parameters
+        name    of its registry row.
+        needs   least access; a threat that gives less makes it SKIP.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Access] = Access.DECISIONS
+
+    def measure(self, context: AnyContext) -> Finding:
+        """The number and its sentence."""
+        raise NotImplementedError
+
+    def look(self, context: AnyContext) -> tuple[Check, Finding]:
+        """The judged record, and what it was judged by."""
+        row = find(self.name)
+        if context.threat.access < self.needs:
+            finding = Finding(
+                value=None,
+                finding=f"needs {self.needs.name.lower()}; the threat gives "
+                f"{context.threat.access.name.lower()}",
+            )
+        else:
+            try:
+                finding = self.measure(context)
+            except UnsupportedError as error:
+                finding = Finding(value=None, finding=f"could not be measured: {error}")
+        verdict = judge(row, finding)
+        record = Check(
+            name=row.name,
+            verdict=verdict,
+            severity=row.severity,
+            value=finding.value,
+            finding=finding.finding,
+            advice="" if verdict in ("PASS", "SKIP") else finding.advice,
+            unit=row.unit,
+            threat=str(context.threat) if row.scope == "threat" else "",
+        )
+        return record, finding
+
+    def run(self, context: AnyContext) -> Check:
+        """The judged record."""
+        return self.look(context)[0]
+
+
+def costing(finding: Finding, cost: Cost) -> Finding:
+    """The same finding with what it cost.
+
+    >>> costing(Finding(value=0.0, finding=""), Cost(3, 0)).cost.forwards
+    3
+    """
+    return dataclasses.replace(finding, cost=cost)

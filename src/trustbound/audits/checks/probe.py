@@ -1,0 +1,146 @@
+"""Small searches that the checks run themselves, and windows on the model that the searches do not have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trustbound.attacks import Attack, Found, attack
+from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.problem import Problem, State
+from trustbound.audits.checks.context import Before
+from trustbound.model.wrap import Adaptation, Model
+from trustbound.record.cost import Cost
+from trustbound.threat import Objective, Threat
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Strike:
+    """One small search on a context's examples.
+
+    Shapes      alive (N,) bool: the clean input does not reach the goal already; success (N,) bool: broken by
+                this search, alive before; last (N, *F) the final point of each example; trace (S, N) smallest
+                margin so far after each step, infinite before the first evaluation.
+    """
+
+    found: Found
+    alive: Tensor
+    success: Tensor
+    last: Tensor
+    trace: Tensor
+
+    @property
+    def survivors(self) -> float:
+        """Share of the examples alive before that are alive after; 0 where none was."""
+        return float((self.alive & ~self.success).sum()) / max(int(self.alive.sum()), 1)
+
+
+def strike(
+    context: Before,
+    name: str | Attack = "pgd",
+    *,
+    model: Model | None = None,
+    threat: Threat | None = None,
+    stop_early: bool = True,
+    **numbers: Any,
+) -> Strike:
+    """Search all examples of a context, following every example to its last point.
+
+    `model` and `threat` replace the context's own.
+    """
+    inputs = context.inputs
+    last = inputs.clone()
+    rows: list[Tensor] = []
+
+    def watch(step: int, problem: Problem, state: State) -> None:
+        last[problem.place] = problem.neighbourhood.apply(state.theta).detach().to(last.dtype)
+        rows.append(problem.trail.margin.detach().clone())
+
+    found = attack(
+        name,
+        context.model if model is None else model,
+        inputs,
+        context.labels,
+        context.threat if threat is None else threat,
+        generator=context.generator(),
+        batch_size=len(inputs),
+        stop_early=stop_early,
+        watch=watch,
+        **numbers,
+    )
+    alive = ~(found.success & (found.size == 0))
+    trace = torch.stack(rows) if rows else found.margin.new_empty(0, len(inputs))
+    return Strike(found=found, alive=alive, success=found.success & alive, last=last, trace=trace)
+
+
+def answers(context: Before, points: Tensor, model: Model | None = None) -> tuple[Tensor, Cost]:
+    """Outputs (R, C) of points, without a trace in the model, and what they cost."""
+    ours = context.model if model is None else model
+    with Oracle(ours, examples=len(points), key=context.key) as oracle:
+        outputs = oracle.outputs(points.to(ours.device), torch.arange(len(points)))
+    return outputs, oracle.cost
+
+
+def objective_of(context: Before, outputs: Tensor) -> Objective:
+    """The threat's goal for the context's examples."""
+    return context.threat.goal.bind(context.labels.to(outputs.device), outputs.shape[1])
+
+
+def _parts(model: Model) -> dict[str, Any]:
+    return {
+        "box": model.box,
+        "mean": model.mean,
+        "std": model.std,
+        "output": model.output,
+        "adaptation": model.adaptation,
+        "name": model.name,
+    }
+
+
+class Rescaled(Model):
+    """The same model with its logits multiplied; decisions stay, gradients of a loss may not.
+
+    >>> from trustbound.model.wrap import wrap
+    >>> model = wrap(torch.nn.Linear(2, 2))
+    >>> x = torch.rand(1, 2)
+    >>> torch.equal(Rescaled(model, 4.0)(x), 4.0 * model(x))
+    True
+    """
+
+    def __init__(self, model: Model, factor: float) -> None:
+        super().__init__(model.module, **_parts(model))
+        self.factor = factor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scaled logits."""
+        return super().forward(inputs) * self.factor
+
+
+class Listening(Model):
+    """The same model, noting each point it is asked about and each answer, behind the search's back."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model.module, **_parts(model))
+        self.heard: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The model's answer, noted."""
+        outputs = super().forward(inputs)
+        self.heard.append((inputs.detach().clone(), outputs.detach().clone()))
+        return outputs
+
+
+def with_identity(model: Model, paths: tuple[str, ...]) -> Model:
+    """The same model, whose named modules are the identity in the backward pass (BPDA)."""
+    stand_ins = {**model.adaptation.stand_ins, **dict.fromkeys(paths, _identity)}
+    adaptation = Adaptation(
+        stand_ins=stand_ins, draws=model.adaptation.draws, detector=model.adaptation.detector
+    )
+    return Model(model.module, **{**_parts(model), "adaptation": adaptation})
+
+
+def _identity(inputs: Tensor) -> Tensor:
+    return inputs

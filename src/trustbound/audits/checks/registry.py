@@ -1,0 +1,307 @@
+"""Every health check by name: what it asks, how bad a failure is, and where its thresholds lie and why.
+
+Torch-free: the command line, the report and the documents read it. The thresholds were fixed on one zoo of
+planted failures and honest networks and are reported on a second (`benchmarks/checks_zoo.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trustbound.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckRow:
+    """One check. Larger values are worse in every check.
+
+    Parameters
+        name        kebab-case.
+        target      "module:Class" of the frozen dataclass.
+        line        what it asks, in one line.
+        when        "before" the search (a small probe of the model) or "after" it (from its evidence).
+        scope       "model" (the same under every threat: run it once) or "threat".
+        severity    what a failure means: "error" (do not trust the numbers), "warning" or "note".
+        unit        of the value.
+        warn, fail  the verdict is WARN above `warn` and FAIL above `fail`; None: that verdict is never given.
+        reason      why the thresholds lie there.
+    """
+
+    name: str
+    target: str
+    line: str
+    when: str
+    scope: str
+    severity: str
+    unit: str
+    warn: float | None
+    fail: float | None
+    reason: str
+
+
+_ROOM = "trustbound.audits.checks."
+
+CHECKS: tuple[CheckRow, ...] = (
+    CheckRow(
+        name="determinism",
+        target=_ROOM + "repeatability:Determinism",
+        line="Does a row get the same outputs again, in another order, in another batch and alone?",
+        when="before",
+        scope="model",
+        severity="error",
+        unit="largest change, in units of the spread of the outputs",
+        warn=1e-3,
+        fail=1e-2,
+        reason="float32 kernels that differ by batch shape stay below 1e-4 of the spread; dropout, batch "
+        "statistics and random resizing move the outputs by more than a tenth of it.",
+    ),
+    CheckRow(
+        name="saturated-output",
+        target=_ROOM + "saturation:SaturatedOutput",
+        line="Are the outputs logits, and alive: not probabilities, not rounded to one-hot rows?",
+        when="before",
+        scope="model",
+        severity="error",
+        unit="share of examples whose outputs are one-hot to the last bit and whose gradient is zero",
+        warn=0.02,
+        fail=0.2,
+        reason="an honest logit margin must exceed 87 before float32 loses the cross-entropy gradient; "
+        "above a fifth of dead examples the attack measures rounding, not robustness.",
+    ),
+    CheckRow(
+        name="logit-scale-invariance",
+        target=_ROOM + "saturation:LogitScaleInvariance",
+        line="Would the same attack break more if the logits were multiplied by 1e-3 to 1e3?",
+        when="before",
+        scope="threat",
+        severity="warning",
+        unit="gain in broken share at the best other scale",
+        warn=0.05,
+        fail=0.5,
+        reason="multiplying logits changes no decision; below 5 points the gain is within the spread between "
+        "two surrogates on honest networks; above 50 the surrogate hardly works at the model's own scale.",
+    ),
+    CheckRow(
+        name="gradient-rate",
+        target=_ROOM + "gradient_rate:GradientRate",
+        line="How often is the gradient zero, NaN or infinite, over examples and steps?",
+        when="before",
+        scope="threat",
+        severity="error",
+        unit="share of example-steps",
+        warn=0.02,
+        fail=0.2,
+        reason="networks with living gradients show none; a step without a gradient is a step not taken.",
+    ),
+    CheckRow(
+        name="broken-graph",
+        target=_ROOM + "broken_graph:BrokenGraph",
+        line="Does the gradient reach the inputs, and if not, in which module does it die?",
+        when="before",
+        scope="model",
+        severity="error",
+        unit="share of examples whose gradient dies in one module",
+        warn=0.05,
+        fail=0.5,
+        reason="honest modules pass some gradient for every example; a module that passes none for half of "
+        "them is not differentiated but removed.",
+    ),
+    CheckRow(
+        name="finite-differences",
+        target=_ROOM + "differences:FiniteDifferences",
+        line="Is the gradient the slope of the function, and has the function a slope at all?",
+        when="before",
+        scope="model",
+        severity="error",
+        unit="share of examples where slope and gradient disagree, or the outputs jump",
+        warn=0.05,
+        fail=0.25,
+        reason="in float64 a continuous network agrees with its gradient to 1e-6 at generic points; the share "
+        "leaves room for kinks that fall between the probes.",
+    ),
+    CheckRow(
+        name="monotone-budget",
+        target=_ROOM + "budget:MonotoneBudget",
+        line="Does an unlimited attack break everything, and does a larger budget never break less?",
+        when="after",
+        scope="threat",
+        severity="error",
+        unit="share that survives an attack limited by the box alone",
+        warn=0.05,
+        fail=0.2,
+        reason="without a limit every image can become any other, so survivors are the attack's failures.",
+    ),
+    CheckRow(
+        name="black-box-beats-white-box",
+        target=_ROOM + "rivals:BlackBoxBeatsWhiteBox",
+        line="Did a search without gradients break examples that the gradient attacks left standing?",
+        when="after",
+        scope="threat",
+        severity="error",
+        unit="share of the control group broken by the black box only",
+        warn=0.0,
+        fail=0.05,
+        reason="an attacker who sees more must not do worse; a FAIL needs more than 5 points and an exact "
+        "McNemar test at 5 %.",
+    ),
+    CheckRow(
+        name="best-against-last",
+        target=_ROOM + "progress:BestAgainstLast",
+        line="How many successes does the attack walk away from before its last step?",
+        when="after",
+        scope="threat",
+        severity="note",
+        unit="share broken on the path but not at the last point",
+        warn=0.1,
+        fail=None,
+        reason="a converging attack stays where it succeeded; nothing is lost here, since the best point is "
+        "kept, but a wide gap shows a step too long or a gradient that misleads.",
+    ),
+    CheckRow(
+        name="incomplete-optimisation",
+        target=_ROOM + "progress:IncompleteOptimisation",
+        line="Was the loss still rising in the last tenth of the steps?",
+        when="after",
+        scope="threat",
+        severity="warning",
+        unit="share of the whole improvement made in the last tenth of the steps",
+        warn=0.08,
+        fail=None,
+        reason="a search that climbs evenly to the end makes a tenth there, a finished one almost nothing.",
+    ),
+    CheckRow(
+        name="silent-success",
+        target=_ROOM + "progress:SilentSuccess",
+        line="Did the search pass an adversarial point and fail to return it?",
+        when="after",
+        scope="threat",
+        severity="error",
+        unit="share of examples",
+        warn=0.0,
+        fail=0.0,
+        reason="every evaluated point is kept by construction, so a single loss is a defect.",
+    ),
+    CheckRow(
+        name="transfer-success",
+        target=_ROOM + "rivals:TransferSuccess",
+        line="Do adversarials made on a stand-in of the model break what the direct attacks left standing?",
+        when="after",
+        scope="threat",
+        severity="error",
+        unit="share broken through a stand-in only",
+        warn=0.03,
+        fail=0.05,
+        reason="a copy knows less than the model itself; a FAIL needs more than 5 points and an exact McNemar "
+        "test at 5 %.",
+    ),
+    CheckRow(
+        name="set-and-box",
+        target=_ROOM + "reported:SetAndBox",
+        line="Is every reported adversarial inside the threat set and the box, measured again in float64?",
+        when="after",
+        scope="threat",
+        severity="error",
+        unit="adversarials outside",
+        warn=0.0,
+        fail=0.0,
+        reason="a witness outside the set is no witness.",
+    ),
+    CheckRow(
+        name="eight-bit-rounding",
+        target=_ROOM + "reported:EightBitRounding",
+        line="How many adversarials are lost when they are saved as 8-bit pictures?",
+        when="after",
+        scope="threat",
+        severity="note",
+        unit="share of adversarials lost",
+        warn=0.25,
+        fail=None,
+        reason="searches that stop at the first success end close to the boundary, so some loss is normal; "
+        "the bound on robust accuracy does not depend on it.",
+    ),
+    CheckRow(
+        name="input-range",
+        target=_ROOM + "inputs:InputRange",
+        line="Are the inputs in the box and of its scale, not normalised and not 0 to 255?",
+        when="before",
+        scope="model",
+        severity="error",
+        unit="share of values outside the box",
+        warn=0.0,
+        fail=0.0,
+        reason="epsilon is measured in input units: on another scale it is another threat.",
+    ),
+    CheckRow(
+        name="model-restored",
+        target=_ROOM + "restored:ModelRestored",
+        line="Is the model as it came: weights, buffers, gradients, modes, hooks, random state?",
+        when="after",
+        scope="model",
+        severity="error",
+        unit="aspects that changed",
+        warn=0.0,
+        fail=0.0,
+        reason="numbers measured on a model that changed under way belong to no model.",
+    ),
+    CheckRow(
+        name="label-order",
+        target=_ROOM + "inputs:LabelOrder",
+        line="Do the labels count the classes in the model's order?",
+        when="before",
+        scope="model",
+        severity="error",
+        unit="accuracy gained by the best other order of classes",
+        warn=0.1,
+        fail=0.3,
+        reason="on a trained network the given order is the best one; the best order for chance-level "
+        "predictions gains about a tenth on a few hundred examples.",
+    ),
+    CheckRow(
+        name="sample-size",
+        target=_ROOM + "inputs:SampleSize",
+        line="Are there enough examples for the precision that the shares are quoted with?",
+        when="after",
+        scope="model",
+        severity="warning",
+        unit="half width of the exact 95 % interval, in units of the claimed precision",
+        warn=1.0,
+        fail=4.0,
+        reason="above 1 the interval is wider than the claim; above 4 the claim has no basis.",
+    ),
+    CheckRow(
+        name="train-test-overlap",
+        target=_ROOM + "inputs:TrainTestOverlap",
+        line="Were test examples in the training set?",
+        when="before",
+        scope="model",
+        severity="error",
+        unit="share of test examples",
+        warn=0.0,
+        fail=0.02,
+        reason="any overlap deserves a word; up to 2 % occurs in published sets and moves no conclusion.",
+    ),
+    CheckRow(
+        name="disjoint-verdicts",
+        target=_ROOM + "reported:DisjointVerdicts",
+        line="Is no example both proven and broken?",
+        when="after",
+        scope="threat",
+        severity="error",
+        unit="examples both proven and broken",
+        warn=0.0,
+        fail=0.0,
+        reason="one of the two must be wrong, and both count in the bracket.",
+    ),
+)
+
+
+def find(name: str) -> CheckRow:
+    """The row of a name.
+
+    >>> find("determinism").severity
+    'error'
+    """
+    for row in CHECKS:
+        if row.name == name:
+            return row
+    raise InputError(f"a check must be one of {', '.join(row.name for row in CHECKS)}; got {name!r}")

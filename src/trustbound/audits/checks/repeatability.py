@@ -1,0 +1,117 @@
+"""Determinism: a row's outputs belong to the row, not to the moment, its neighbours or its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from trustbound.attacks.oracle import Oracle
+from trustbound.audits.checks.context import Before
+from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.model.wrap import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Determinism(HealthCheck[Before]):
+    """Ask for the same rows again: same batch, other order, halves, alone.
+
+    Measures    largest change of an output over the spread of outputs within a row (mean over rows), less
+                what the dtype's rounding explains (8 eps).
+    Catches     dropout left on, batch norm in train mode (halves and singles differ), random resizing, added
+                noise. A model that declares its randomness (`Adaptation(draws=…)`) is at most a WARN.
+    Cost        4 forwards per example, and `alone` more.
+
+    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.threat import Threat
+    >>> context = Before(
+    ...     model=wrap(torch.nn.Dropout(0.5)),
+    ...     inputs=torch.rand(16, 4),
+    ...     labels=torch.zeros(16, dtype=torch.int64),
+    ...     threat=Threat.parse("linf:0.1"),
+    ... )
+    >>> Determinism().measure(context).value > 0.1
+    True
+    """
+
+    name: ClassVar[str] = "determinism"
+
+    examples: int = 64
+    alone: int = 8
+
+    def measure(self, context: Before) -> Finding:
+        """Compare five ways of asking."""
+        sample = context.sample(self.examples)
+        inputs = sample.inputs.to(context.model.device)
+        places = torch.arange(len(inputs))
+        order = torch.randperm(len(inputs), generator=context.generator())
+        half = max(len(inputs) // 2, 1)
+        changes: dict[str, float] = {}
+        flips = 0
+        refused = ""
+        with Oracle(context.model, examples=len(inputs), batch_size=len(inputs), key=context.key) as oracle:
+            first = oracle.outputs(inputs, places)
+            spread = float((first.amax(dim=1) - first.amin(dim=1)).mean()) or 1.0
+
+            def compare(name: str, outputs: Tensor, rows: Tensor) -> None:
+                nonlocal flips
+                before = first[rows.to(first.device)]
+                changes[name] = float((outputs - before).abs().max()) / spread
+                flips = max(flips, int((outputs.argmax(dim=1) != before.argmax(dim=1)).sum()))
+
+            compare("again", oracle.outputs(inputs, places), places)
+            compare("in another order", oracle.outputs(inputs[order], order), order)
+            try:
+                halves = [oracle.outputs(inputs[part], part) for part in places.split(half)]
+                compare("in halves", torch.cat(halves), places)
+                few = places[: self.alone]
+                compare("alone", torch.cat([oracle.outputs(inputs[row], row) for row in few.split(1)]), few)
+            except (ValueError, RuntimeError) as error:
+                refused = f"{type(error).__name__}: {error}".splitlines()[0]
+        worst = max(changes, key=lambda name: changes[name])
+        value = max(0.0, changes[worst] - 8 * torch.finfo(context.model.dtype).eps)
+        live = training_parts(context.model)
+        text = f"outputs move by at most {changes[worst]:.2g} of their spread (asked {worst}), {flips} of "
+        text += f"{len(inputs)} decisions change"
+        if refused:
+            text += f"; smaller batches are refused ({refused})"
+        if live:
+            text += f"; in train mode: {', '.join(live[:4])}{' …' if len(live) > 4 else ''}"
+        declared = context.model.adaptation.draws > 1
+        return Finding(
+            value=1.0 if refused else value,
+            finding=text,
+            advice=_advice(live, declared=declared),
+            evidence={"changes": changes, "flips": flips, "train_mode": live},
+            cost=oracle.cost,
+            at_most="WARN" if declared else "FAIL",
+        )
+
+
+def training_parts(model: Model) -> list[str]:
+    """Modules whose outputs depend on the mode and that are in train mode, as "path (Type)".
+
+    >>> from trustbound.model.wrap import wrap
+    >>> training_parts(wrap(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())))
+    ['1 (Dropout)']
+    """
+    return [
+        f"{path or 'the model'} ({type(part).__name__})"
+        for path, part in model.module.named_modules()
+        if part.training and isinstance(part, _BatchNorm | _DropoutNd)
+    ]
+
+
+def _advice(live: list[str], *, declared: bool) -> str:
+    if live:
+        return f"call module.eval() before wrapping it: {', '.join(live[:4])} still run in train mode."
+    if declared:
+        return "the randomness is declared and averaged over; raise `draws` until verdicts stop changing."
+    return (
+        "a random defence must be attacked in expectation: declare Adaptation(draws=…), or fix its randomness. "
+        "Single runs of it over-state robustness."
+    )

@@ -1,0 +1,83 @@
+"""The clean pass: predictions, confidences and logits before anybody attacks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trustbound.attacks.attack import check_clean
+from trustbound.attacks.oracle import Oracle
+from trustbound.audits.context import Context, Unit
+from trustbound.measure.margin import margin
+from trustbound.record.cost import Cost
+from trustbound.record.store import EvidenceRow
+
+STEP = "clean"
+
+
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """What the model says without an attack.
+
+    Shapes      logits (N, C); prediction (N,); confidence (N,); correct (N,) bool; all on the CPU.
+    """
+
+    logits: Tensor
+    prediction: Tensor
+    confidence: Tensor
+    correct: Tensor
+
+
+def clean_pass(context: Context) -> Clean:
+    """Measure every example once.
+
+    Raises      InputError for logits that are no finite numbers or labels that the model cannot answer.
+    """
+    positions = torch.arange(len(context.data))
+
+    def work(rows: Tensor, shard: int) -> Unit:
+        started = time.perf_counter()
+        inputs, labels = context.inputs(rows), context.labels(rows)
+        key = context.unit_key(STEP, shard)
+        with Oracle(context.model, examples=len(rows), batch_size=context.batch_size, key=key) as oracle:
+            logits = oracle.outputs(inputs, torch.arange(len(rows)))
+            cost = oracle.cost
+        check_clean(logits, labels)
+        confidence, prediction = logits.softmax(dim=1).max(dim=1)
+        gaps = margin(logits, labels)
+        found = [
+            EvidenceRow(position=position, found=False, margin=gap, prediction=said, confidence=sure, forwards=1)
+            for position, gap, said, sure in zip(
+                rows.tolist(), gaps.tolist(), prediction.tolist(), confidence.tolist(), strict=True
+            )
+        ]
+        seconds = time.perf_counter() - started
+        return Unit(rows=found, cost=cost + Cost(seconds=seconds), tensors={"position": rows, "logits": logits})
+
+    context.run(STEP, positions, work)
+    logits = torch.cat([part["logits"] for part in context.tensors(STEP)])
+    confidence, prediction = logits.softmax(dim=1).max(dim=1)
+    return Clean(logits, prediction, confidence, prediction == context.data.labels)
+
+
+def backward_cost(context: Context, repeats: int = 5) -> float:
+    """r: what a backward to the inputs costs in forwards, measured on this model and machine."""
+    rows = torch.arange(min(len(context.data), 64))
+    inputs, labels = context.inputs(rows), context.labels(rows)
+    forward: list[float] = []
+    both: list[float] = []
+    with Oracle(context.model, examples=len(rows), key=context.key) as oracle:
+        for _ in range(repeats):
+            started = time.perf_counter()
+            oracle.outputs(inputs, rows)
+            between = time.perf_counter()
+            try:
+                oracle.gradient(inputs, rows, lambda outputs, part: -margin(outputs, labels[part]))
+            except Exception:  # a model without gradients has no backward to price
+                return 0.0
+            forward.append(between - started)
+            both.append(time.perf_counter() - between)
+    return max(0.0, sorted(both)[repeats // 2] / sorted(forward)[repeats // 2] - 1.0)

@@ -1,0 +1,123 @@
+"""Finished audits side by side: whose bracket lies higher, and is the difference more than chance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trustbound.record.audit import AuditRecord, Bracket
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Two audits under one threat.
+
+    Parameters
+        gained, lost    examples that only the second, only the first keeps unbroken; None where the audits did not
+                        see the same examples.
+        probability     of a split at least this uneven if neither were better (exact McNemar, two-sided).
+        apart           the second's lower bound is above the first's upper bound: then it is more robust on these
+                        examples, whatever attack comes.
+    """
+
+    threat: str
+    first: Bracket
+    second: Bracket
+    names: tuple[str, str]
+    gained: int | None
+    lost: int | None
+    probability: float | None
+    apart: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The first audit against each other one."""
+
+    names: tuple[str, ...]
+    clean: tuple[float, ...]
+    differences: tuple[Difference, ...]
+
+    def text(self) -> str:
+        """For people."""
+        rows = [f"{name}: clean accuracy {value:.1%}" for name, value in zip(self.names, self.clean, strict=True)]
+        for one in self.differences:
+            first, second = one.first, one.second
+            rows.append(
+                f"{one.threat}: {one.names[0]} [{first.lower:.1%}, {first.upper:.1%}], "
+                f"{one.names[1]} [{second.lower:.1%}, {second.upper:.1%}]"
+            )
+            if one.probability is not None:
+                rows.append(
+                    f"  unbroken only in {one.names[1]}: {one.gained}, only in {one.names[0]}: {one.lost} "
+                    f"(exact McNemar p = {one.probability:.2g})"
+                )
+            else:
+                rows.append("  not the same examples: the brackets are not compared one by one")
+            if one.apart:
+                rows.append(f"  proven: {one.names[1]} is the more robust one on these examples")
+        return "\n".join(rows)
+
+    def document(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "names": list(self.names),
+            "clean_accuracy": list(self.clean),
+            "differences": [
+                {
+                    "threat": one.threat,
+                    "names": list(one.names),
+                    "first": [one.first.lower, one.first.upper],
+                    "second": [one.second.lower, one.second.upper],
+                    "gained": one.gained,
+                    "lost": one.lost,
+                    "probability": one.probability,
+                    "apart": one.apart,
+                }
+                for one in self.differences
+            ],
+        }
+
+
+def compare(records: Sequence[AuditRecord], names: Sequence[str]) -> Comparison:
+    """Compare the first record with each other one, threat by threat."""
+    differences = [
+        _difference(records[0], record, threat.threat, (names[0], name))
+        for record, name in zip(records[1:], names[1:], strict=True)
+        for threat in records[0].brackets
+        if any(bracket.threat == threat.threat for bracket in record.brackets)
+    ]
+    return Comparison(
+        names=tuple(names),
+        clean=tuple(record.clean_accuracy for record in records),
+        differences=tuple(differences),
+    )
+
+
+def _difference(first: AuditRecord, second: AuditRecord, threat: str, names: tuple[str, str]) -> Difference:
+    ours, theirs = (
+        next(bracket for bracket in record.brackets if bracket.threat == threat) for record in (first, second)
+    )
+    gained = lost = None
+    probability = None
+    if first.data.sha256 == second.data.sha256 and first.data.indices == second.data.indices:
+        from scipy.stats import binomtest
+
+        before, after = (
+            {row.index: row.verdict in ("certified", "unknown") for row in record.examples if row.threat == threat}
+            for record in (first, second)
+        )
+        gained = sum(after[index] and not before[index] for index in before)
+        lost = sum(before[index] and not after[index] for index in before)
+        probability = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+    return Difference(
+        threat=threat,
+        first=ours,
+        second=theirs,
+        names=names,
+        gained=gained,
+        lost=lost,
+        probability=probability,
+        apart=theirs.lower > ours.upper,
+    )

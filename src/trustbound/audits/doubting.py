@@ -1,0 +1,75 @@
+"""The model's doubt, clean and on the adversarial inputs that were found."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from trustbound.attacks.oracle import Oracle
+from trustbound.audits.clean import Clean
+from trustbound.audits.context import Context, Unit
+from trustbound.audits.ledger import Ledger
+from trustbound.errors import InputError
+from trustbound.record.cost import Cost
+from trustbound.record.scores import Assessment
+from trustbound.record.store import EvidenceRow
+from trustbound.threat import Threat
+from trustbound.uncertainty.assess import assess
+
+#: Fewer examples than this say nothing about calibration.
+LEAST = 20
+
+
+def witnesses(context: Context, threat: Threat, ledger: Ledger) -> dict[int, Tensor]:
+    """The first witness of each broken example, by position."""
+    wanted = {place: step for place, step in enumerate(ledger.broken_by) if step}
+    found: dict[int, Tensor] = {}
+    for step in sorted(set(wanted.values())):
+        for part in context.tensors(step):
+            if "adversarial" not in part:
+                continue
+            for place, adversarial in zip(part["position"].tolist(), part["adversarial"], strict=True):
+                if wanted.get(place) == step:
+                    found[place] = adversarial
+    return found
+
+
+def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Clean) -> Tensor:
+    """Logits (N, C) on the witnesses, the clean ones where there is none."""
+    found = witnesses(context, threat, ledger)
+    logits = clean.logits.clone()
+    step = f"{threat}/attacked"
+    positions = torch.tensor(sorted(found), dtype=torch.int64)
+    if not len(positions):
+        return logits
+
+    def work(rows: Tensor, shard: int) -> Unit:
+        started = time.perf_counter()
+        inputs = torch.stack([found[place] for place in rows.tolist()]).to(context.model.device)
+        key = context.unit_key(step, shard)
+        with Oracle(context.model, examples=len(rows), batch_size=context.batch_size, key=key) as oracle:
+            outputs = oracle.outputs(inputs, torch.arange(len(rows)))
+            cost = oracle.cost + Cost(seconds=time.perf_counter() - started)
+        confidence, prediction = outputs.softmax(dim=1).max(dim=1)
+        evidence = [
+            EvidenceRow(position=place, found=False, prediction=said, confidence=sure, forwards=1)
+            for place, said, sure in zip(rows.tolist(), prediction.tolist(), confidence.tolist(), strict=True)
+        ]
+        return Unit(rows=evidence, cost=cost, tensors={"position": rows, "logits": outputs})
+
+    context.run(step, positions, work)
+    for part in context.tensors(step):
+        logits[part["position"]] = part["logits"].to(logits.dtype)
+    return logits
+
+
+def doubt(context: Context, clean: Clean, attacked: Tensor | None) -> Assessment | None:
+    """Scores of the softmax network; None with too few examples."""
+    if len(clean.logits) < LEAST:
+        return None
+    try:
+        return assess(clean.logits, context.data.labels, attacked, seed=context.seed)
+    except InputError:
+        return None

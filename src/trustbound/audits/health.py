@@ -1,0 +1,111 @@
+"""The health checks of an audit: probes before the search, and what its evidence says after it."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trustbound.audits.checks.context import After, Before, Evidence
+from trustbound.audits.checks.examine import Examined, examine
+from trustbound.audits.clean import Clean
+from trustbound.audits.context import Context, derived_key
+from trustbound.audits.ledger import Ledger
+from trustbound.data.labelled import LabelledSet
+from trustbound.record.audit import Check, StepFacts
+from trustbound.record.cost import Cost
+from trustbound.record.document import from_document, to_document
+from trustbound.threat import Threat
+
+#: Attacks that use no gradients: the black side of `black-box-beats-white-box`.
+_BLACK = ("square",)
+
+
+def before_search(context: Context, training: LabelledSet | None) -> tuple[Check, ...]:
+    """Probe the model: what must hold before any attack is worth running."""
+    checks: tuple[Check, ...] = ()
+    for number, threat in enumerate(context.threats):
+        probe = Before(
+            model=context.model,
+            inputs=context.data.inputs.to(context.model.device),
+            labels=context.data.labels.to(context.model.device),
+            threat=threat,
+            key=derived_key(context.key, "checks"),
+            training=training,
+        )
+        scope = None if number == 0 else "threat"
+        checks += _kept(context, f"{threat}/checks-before", probe, scope)
+    return checks
+
+
+def after_search(
+    context: Context,
+    threat: Threat,
+    ledger: Ledger,
+    clean: Clean,
+    facts: list[StepFacts],
+    found: dict[int, Tensor],
+    fingerprint: dict[str, str],
+) -> tuple[Check, ...]:
+    """Examine the evidence of one threat's search."""
+    inputs = context.data.inputs
+    adversarial = inputs.clone()
+    for place, witness in found.items():
+        adversarial[place] = witness.to(adversarial.dtype)
+    device = context.model.device
+    white, black = _sides(ledger, facts)
+    evidence = Evidence(
+        clean_outputs=clean.logits.to(device),
+        broken=ledger.broken.to(device),
+        adversarial=adversarial.to(device),
+        certified=ledger.certified.to(device),
+        control=(context.control & ledger.correct).to(device),
+        white=None if white is None else white.to(device),
+        black=None if black is None else black.to(device),
+        fingerprint=fingerprint,
+    )
+    probe = After(
+        model=context.model,
+        inputs=inputs.to(device),
+        labels=context.data.labels.to(device),
+        threat=threat,
+        key=derived_key(context.key, "checks"),
+        evidence=evidence,
+    )
+    return _kept(context, f"{threat}/checks-after", probe, None)
+
+
+def _sides(ledger: Ledger, facts: list[StepFacts]) -> tuple[Tensor | None, Tensor | None]:
+    """Who was broken with gradients, who without: None for a side on which nothing was run."""
+    sides: list[Tensor | None] = [None, None]
+    for step in facts:
+        if step.kind == "proof":
+            continue
+        side = 1 if step.method in _BLACK else 0
+        mask = sides[side]
+        if mask is None:
+            mask = torch.zeros(len(ledger.correct), dtype=torch.bool)
+        mask[list(ledger.broke[step.name])] = True
+        sides[side] = mask
+    return sides[0], sides[1]
+
+
+def _kept(context: Context, step: str, probe: Before, scope: str | None) -> tuple[Check, ...]:
+    """Run checks once per run: a resumed audit reads them back."""
+    spent: list[Examined] = []
+    started = time.perf_counter()
+
+    def look() -> Any:
+        context.progress.begin(step, 1)
+        spent.append(examine(probe, scope=scope))
+        context.progress.advance(1)
+        return [to_document(check) for check in spent[0].checks]
+
+    documents = context.store.fact(step, look)
+    if spent and not context.store.done(step):
+        cost = spent[0].cost
+        seconds = time.perf_counter() - started
+        context.store.commit(step, 0, [], Cost(cost.forwards, cost.backwards, cost.queries, seconds))
+    return tuple(from_document(Check, document) for document in documents)

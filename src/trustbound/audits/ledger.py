@@ -1,0 +1,149 @@
+"""Where each example stands under one threat, as the steps report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from trustbound.record.audit import Bracket, StepFacts
+from trustbound.record.cost import Cost
+from trustbound.record.interval import binomial_interval
+from trustbound.record.store import EvidenceRow
+
+
+@dataclass(eq=False)
+class Ledger:
+    """Broken by which step, proven by which step, and the smallest margin seen; one entry an example.
+
+    >>> ledger = Ledger.of(torch.tensor([True, True, False]))
+    >>> ledger.attacked("first", [EvidenceRow(position=0, found=True, margin=-1.0)])
+    1
+    >>> ledger.open().tolist()
+    [1]
+    """
+
+    correct: Tensor
+    margin: Tensor
+    proven_margin: Tensor
+    size: Tensor
+    tie: Tensor
+    broken_by: list[str]
+    certified_by: list[str]
+    #: Broken at least once by each step: what pruning hides from the waterfall, controls show.
+    broke: dict[str, set[int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, correct: Tensor) -> Ledger:
+        """Nothing broken, nothing proven."""
+        count = len(correct)
+        return cls(
+            correct=correct,
+            margin=torch.full((count,), torch.inf, dtype=torch.float64),
+            proven_margin=torch.full((count,), -torch.inf, dtype=torch.float64),
+            size=torch.full((count,), torch.inf, dtype=torch.float64),
+            tie=torch.zeros(count, dtype=torch.bool),
+            broken_by=[""] * count,
+            certified_by=[""] * count,
+        )
+
+    def attacked(self, step: str, rows: Sequence[EvidenceRow]) -> int:
+        """Take what an attack found; returns how many examples it broke first."""
+        first = 0
+        self.broke[step] = set()
+        for row in rows:
+            place = row.position
+            if row.margin is not None:
+                self.margin[place] = min(float(self.margin[place]), row.margin)
+            self.tie[place] |= row.tie
+            if row.found:
+                self.broke[step].add(place)
+                if not self.broken_by[place]:
+                    self.broken_by[place] = step
+                    self.size[place] = float("inf") if row.size is None else row.size
+                    first += 1
+        return first
+
+    def proved(self, step: str, rows: Sequence[EvidenceRow]) -> int:
+        """Take what a certifier proved; returns how many examples it proved first."""
+        first = 0
+        for row in rows:
+            place = row.position
+            if row.margin is not None:
+                self.proven_margin[place] = max(float(self.proven_margin[place]), row.margin)
+            if row.found and not self.certified_by[place]:
+                self.certified_by[place] = step
+                first += 1
+        return first
+
+    @property
+    def broken(self) -> Tensor:
+        """(N,) bool."""
+        return torch.tensor([bool(step) for step in self.broken_by])
+
+    @property
+    def certified(self) -> Tensor:
+        """(N,) bool."""
+        return torch.tensor([bool(step) for step in self.certified_by])
+
+    def conflicts(self) -> list[int]:
+        """Examples that are broken and proven: must be none."""
+        return [place for place, step in enumerate(self.broken_by) if step and self.certified_by[place]]
+
+    def open(self) -> Tensor:
+        """Positions that are correct, not broken and not proven, smallest margin first."""
+        rows = (self.correct & ~self.broken & ~self.certified).nonzero()[:, 0]
+        return rows[self.margin[rows].argsort(stable=True)]
+
+    def verdict(self, place: int) -> str:
+        """What is known of an example."""
+        if not self.correct[place]:
+            return "misclassified"
+        if self.broken_by[place]:
+            return "broken"
+        return "certified" if self.certified_by[place] else "unknown"
+
+    def bracket(self, threat: str, *, no_proof: str, goal: str, access: str, change: str) -> Bracket:
+        """Both bounds with their exact intervals."""
+        verdicts = [self.verdict(place) for place in range(len(self.correct))]
+        count = {name: verdicts.count(name) for name in ("certified", "broken", "misclassified", "unknown")}
+        total, unbroken = len(verdicts), count["certified"] + count["unknown"]
+        return Bracket(
+            threat=threat,
+            lower=count["certified"] / total,
+            upper=unbroken / total,
+            lower_interval=binomial_interval(count["certified"], total),
+            upper_interval=binomial_interval(unbroken, total),
+            n=total,
+            ties=sum(1 for place, verdict in enumerate(verdicts) if verdict == "unknown" and bool(self.tie[place])),
+            no_proof=no_proof,
+            goal=goal,
+            access=access,
+            change=change,
+            **count,
+        )
+
+
+def step_facts(
+    threat: str,
+    step: str,
+    kind: str,
+    method: str,
+    rows: Sequence[EvidenceRow],
+    settled: int,
+    cost: Cost,
+    *,
+    control: int = 0,
+    note: str = "",
+) -> StepFacts:
+    """One line of the waterfall."""
+    return dataclasses.replace(
+        StepFacts(
+            threat=threat, name=step, kind=kind, method=method, examined=len(rows), settled=settled, control=control
+        ),
+        cost=cost,
+        note=note,
+    )

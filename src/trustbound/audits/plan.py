@@ -1,0 +1,157 @@
+"""What an audit would do and cost, before it is run."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from trustbound.attacks import build
+from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.suites import suite
+from trustbound.data.labelled import LabelledSet
+from trustbound.measure.margin import margin
+from trustbound.model.wrap import Model
+from trustbound.record.cost import Cost
+from trustbound.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One stage: on how many examples at most, with how many evaluations at most."""
+
+    threat: str
+    stage: str
+    attack: str
+    examples: int
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The stages with their largest cost, and the price of an evaluation, measured on one batch.
+
+    Evaluations are upper limits: examples that break early, or are proven, cost less. Proofs and the security
+    curve come on top; they are not counted in evaluations.
+    """
+
+    budget: str
+    examples: int
+    lines: tuple[Line, ...]
+    forward_seconds: float
+    backward_cost: float
+
+    @property
+    def cost(self) -> Cost:
+        """All stages together."""
+        forwards = sum(line.forwards for line in self.lines)
+        backwards = sum(line.backwards for line in self.lines)
+        seconds = self.forward_seconds * (forwards + self.backward_cost * backwards)
+        return Cost(forwards=forwards, backwards=backwards, seconds=seconds)
+
+    def text(self) -> str:
+        """For people."""
+        rows = [f"{'threat':<16}{'stage':<18}{'attack':<14}{'examples':>9}{'forwards':>12}{'backwards':>12}"]
+        rows += [
+            f"{line.threat:<16}{line.stage:<18}{line.attack:<14}{line.examples:>9}{line.forwards:>12,}{line.backwards:>12,}"
+            for line in self.lines
+        ]
+        cost = self.cost
+        rows.append(
+            f"budget {self.budget}, {self.examples} examples: at most {cost.forwards:,} forwards and "
+            f"{cost.backwards:,} backwards, about {cost.seconds / 60:.1f} minutes; proofs and the curve come on top"
+        )
+        return "\n".join(rows)
+
+    def document(self) -> dict[str, Any]:
+        """For programs."""
+        cost = self.cost
+        return {
+            "budget": self.budget,
+            "examples": self.examples,
+            "stages": [vars(line) for line in self.lines],
+            "forwards": cost.forwards,
+            "backwards": cost.backwards,
+            "minutes": cost.seconds / 60,
+        }
+
+
+def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str, curve: int | None) -> Plan:
+    """Lay out the stages and time one batch."""
+    price, ratio = _timed(model, data)
+    lines = [line for threat in threats for line in _lines(threat, budget, len(data))]
+    count = min(len(data), curve if curve is not None else (32 if budget == "quick" else 100))
+    if count:
+        steps = build("fmn").steps
+        lines += [
+            Line(
+                threat=str(threat),
+                stage="curve",
+                attack="fmn",
+                examples=count,
+                forwards=count * (steps + 1),
+                backwards=count * steps,
+            )
+            for threat in threats
+        ]
+    return Plan(
+        budget=budget, examples=len(data), lines=tuple(lines), forward_seconds=price, backward_cost=ratio
+    )
+
+
+def choose(
+    model: Model, data: LabelledSet, threats: Sequence[Threat], seconds: float, curve: int | None, seed: int
+) -> tuple[str, LabelledSet]:
+    """The hardest budget that fits a time; fewer examples of the quick one where none does."""
+    for budget in ("thorough", "standard", "quick"):
+        sketch = plan(model, data, threats, budget, curve)
+        if sketch.cost.seconds <= seconds:
+            return budget, data
+    fitting = max(1, int(len(data) * seconds / max(sketch.cost.seconds, 1e-9)))
+    return "quick", data.stratified(fitting, seed)
+
+
+def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
+    control = min(examples, max(50, math.ceil(0.05 * examples)))
+    lines = []
+    for stage in suite(budget, threat):
+        name = "smooth-pgd" if stage.attack == "margin" else stage.attack
+        attack = build(name, **stage.numbers)
+        chosen = min(examples, max(stage.least, math.ceil(stage.share * examples)))
+        count = control if stage.control else min(examples, chosen + control)
+        made = count * attack.steps * attack.restarts
+        gradient = attack.needs.name == "GRADIENTS"
+        lines.append(
+            Line(
+                threat=str(threat),
+                stage=stage.name,
+                attack=name,
+                examples=count,
+                forwards=made + count,
+                backwards=made if gradient else 0,
+            )
+        )
+    return lines
+
+
+def _timed(model: Model, data: LabelledSet) -> tuple[float, float]:
+    """Seconds of one forward, and the price of a backward in forwards."""
+    rows = torch.arange(min(len(data), 64))
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    inputs, labels = data.batch(rows).to(model.device, dtype), data.labels[rows].to(model.device)
+    forward, both = [], []
+    with Oracle(model, examples=len(rows)) as oracle:
+        for _ in range(4):
+            started = time.perf_counter()
+            oracle.outputs(inputs, rows)
+            between = time.perf_counter()
+            oracle.gradient(inputs, rows, lambda outputs, part: -margin(outputs, labels[part]))
+            forward.append(between - started)
+            both.append(time.perf_counter() - between)
+    single = sorted(forward)[1]
+    return single / len(rows), max(0.0, sorted(both)[1] / single - 1.0)

@@ -1,0 +1,189 @@
+"""Carry rows of coefficients from a step back to the input, replacing what is not linear by lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.operations import (
+    Activation,
+    Convolution,
+    Input,
+    Linear,
+    MaxPool,
+    Operation,
+    Scale,
+    Sum,
+)
+from trustbound.certificates.region import Region
+from trustbound.certificates.slack import growth
+from trustbound.certificates.slopes import Lines, Picks
+from trustbound.certificates.windows import Window
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """K rows of coefficients for each of G groups; group g belongs to example `owner[g]`.
+
+    Shapes      coefficients (G, K, *F), or (G, K, C, *window) with a window; owner (G,).
+    """
+
+    owner: Tensor
+    coefficients: Tensor
+    window: Window | None = None
+
+    def whole(self, shape: tuple[int, ...]) -> Rows:
+        """Return the rows over a whole step of features `shape`."""
+        if self.window is None:
+            return self
+        return Rows(owner=self.owner, coefficients=self.window.scatter(self.coefficients, shape[1:]))
+
+    def settle(self, shape: tuple[int, ...]) -> Rows:
+        """Return windows as whole maps once they are no smaller."""
+        sides = self.coefficients.shape[3:]
+        large = all(side >= full for side, full in zip(sides, shape[1:], strict=False))
+        return self.whole(shape) if self.window is not None and large else self
+
+    def local(self, values: Tensor) -> Tensor:
+        """Return what a step holds for each group's example, where the rows live: (G, 1, *F or window)."""
+        if self.window is None:
+            return values[self.owner].unsqueeze(1)
+        return self.window.gather(values, self.owner, tuple(self.coefficients.shape[3:])).unsqueeze(1)
+
+    def add(self, other: Rows | None, shape: tuple[int, ...]) -> Rows:
+        """Return the sum of two sets of rows over one step of features `shape`."""
+        if other is None:
+            return self
+        if self.window is not None and other.window is not None:
+            if self.window.stride == other.window.stride:
+                window, own, others = self.window.align(self.coefficients, other.window, other.coefficients)
+                return replace(self, coefficients=own + others, window=window)
+        own, others = self.whole(shape).coefficients, other.whole(shape).coefficients
+        return Rows(owner=self.owner, coefficients=own + others)
+
+
+def descend(
+    graph: Graph,
+    region: Region,
+    reliefs: Mapping[int, Lines | Picks],
+    sizes: Sequence[Tensor],
+    start: int,
+    rows: Rows,
+) -> Tensor:
+    """Bound ⟨row, values of step `start`⟩ from below over the region: (G, K).
+
+    `reliefs` are the lines of every activation and max pool before `start`; `sizes` (B,) bound the magnitudes
+    each step sums. What a step's product rounds is at most γ · Σ|coefficients| · size: it is taken off at once.
+    """
+    waiting: dict[int, Rows] = {start: rows}
+    total = torch.zeros(rows.coefficients.shape[:2], dtype=torch.float64, device=rows.owner.device)
+    terms = torch.zeros_like(total)
+    for place in range(start, -1, -1):
+        if place not in waiting:
+            continue
+        step, here = graph.operations[place], waiting.pop(place)
+        here = here.settle(step.shape)
+        if isinstance(step, Input):
+            part = _concretise(region, here)
+            total, terms = total + part, terms + part.abs()
+            continue
+        weight = torch.linalg.vector_norm(here.coefficients.flatten(2), 1, 2)
+        error = growth(step.features + (step.terms if isinstance(step, Linear) else 0))
+        total = total - error * weight * sizes[place][here.owner].unsqueeze(1)
+        constant, below = _back(step, here, reliefs.get(place), graph)
+        if constant is not None:
+            total, terms = total + constant, terms + constant.abs()
+        for source, back in zip(step.sources, below, strict=True):
+            waiting[source] = back.add(waiting.get(source), graph.operations[source].shape)
+    return total - growth(len(graph.operations)) * terms
+
+
+def _concretise(region: Region, rows: Rows) -> Tensor:
+    """Bound rows over the input from below: (G, K)."""
+    if rows.window is None:
+        return region.select(rows.owner).least(rows.coefficients)
+    size = tuple(rows.coefficients.shape[3:])
+    inputs, low, high = (
+        rows.window.gather(limit, rows.owner, size) for limit in (region.inputs, region.low, region.high)
+    )
+    local = replace(region, inputs=inputs, low=low, high=high, radius=region.radius[rows.owner])
+    return local.least(rows.coefficients)
+
+
+def _back(step: Operation, rows: Rows, relief: Lines | Picks | None, graph: Graph) -> tuple[Tensor | None, list[Rows]]:
+    """Return the constant (G, K) that a step adds, and the rows over each of its operands."""
+    if isinstance(step, Activation) and isinstance(relief, Lines):
+        return _through_lines(rows, relief)
+    if isinstance(step, MaxPool) and isinstance(relief, Picks):
+        return _through_picks(rows.whole(step.shape), relief, graph.operations[step.sources[0]].shape)
+    if not isinstance(step, Linear):
+        raise TypeError(f"no backward rule for {type(step).__name__}")
+    if rows.window is not None and not _local(step):
+        rows = rows.whole(step.shape)
+    groups, count = rows.coefficients.shape[:2]
+    flat = rows.coefficients.flatten(0, 1)
+    part = step.offset(flat)
+    part = None if part is None else part.unflatten(0, (groups, count))
+    if rows.window is not None and isinstance(step, Convolution):
+        return part, [_through_window(step, rows, rows.window)]
+    below = step.transpose(flat)
+    return part, [replace(rows, coefficients=back.unflatten(0, (groups, count))) for back in below]
+
+
+def _local(step: Linear) -> bool:
+    """Say whether windows survive a step: convolutions in two dimensions, and factors per channel."""
+    if isinstance(step, Convolution):
+        return step.groups == 1 and step.weight.ndim == 4
+    if isinstance(step, Scale):
+        constants = [step.scale] if step.bias is None else [step.scale, step.bias]
+        return len(step.shape) == 3 and all(
+            (part.ndim < 2 and part.numel() == 1) or (part.ndim >= 2 and part.shape[-2:] == (1, 1))
+            for part in constants
+        )
+    return isinstance(step, Sum)
+
+
+def _through_window(step: Convolution, rows: Rows, window: Window) -> Rows:
+    """Return windows over a convolution's operand, zero where they hang over its edge."""
+    groups, count = rows.coefficients.shape[:2]
+    if rows.coefficients.shape[3:] == (1, 1):
+        spread = rows.coefficients.flatten(2) @ step.weight.flatten(1)
+        spread = spread.reshape(groups, count, *step.weight.shape[1:])
+        if step.dilation != (1, 1):
+            wide = [d * (k - 1) + 1 for d, k in zip(step.dilation, step.weight.shape[2:], strict=True)]
+            whole = spread.new_zeros(*spread.shape[:3], *wide)
+            whole[..., :: step.dilation[0], :: step.dilation[1]] = spread
+            spread = whole
+    else:
+        flat = rows.coefficients.flatten(0, 1)
+        spread = step.spread(flat).unflatten(0, (groups, count))
+    below = window.through(step)
+    inside = below.inside(step.extent[1:], tuple(spread.shape[3:]))
+    spread = spread if inside is None else spread * inside
+    return Rows(owner=rows.owner, coefficients=spread, window=below)
+
+
+def _through_lines(rows: Rows, relief: Lines) -> tuple[Tensor, list[Rows]]:
+    """Take the line below where a coefficient is positive, the line above where it is negative."""
+    above, below = rows.local(relief.above), rows.local(relief.below)
+    negative = rows.coefficients.clamp(max=0)
+    shift = rows.local(relief.shift).flatten(2).transpose(1, 2)
+    constant = torch.bmm(negative.flatten(2), shift).squeeze(2)
+    constant = constant * (1 + growth(shift.shape[1]))
+    coefficients = torch.addcmul(rows.coefficients * below, negative, above - below)
+    return constant, [replace(rows, coefficients=coefficients)]
+
+
+def _through_picks(rows: Rows, relief: Picks, extent: tuple[int, ...]) -> tuple[Tensor, list[Rows]]:
+    """Hand coefficients to each window's winner; where it is not sure, negative ones meet the upper limit."""
+    given, sure = rows.coefficients, rows.local(relief.sure)
+    negative = given.clamp(max=0)
+    constant = torch.where(sure, 0.0, negative * rows.local(relief.top)).flatten(2).sum(2)
+    kept = torch.where(sure, given, given - negative).flatten(3)
+    winner = rows.local(relief.winner).flatten(3).expand_as(kept)
+    whole = kept.new_zeros(*kept.shape[:3], extent[1] * extent[2]).scatter_add_(3, winner, kept)
+    return constant, [Rows(owner=rows.owner, coefficients=whole.unflatten(3, extent[1:]))]

@@ -1,0 +1,148 @@
+"""Prove that no input the threat allows changes a prediction, for a batch of examples."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.reading import read
+from trustbound.certificates.interval import reaches
+from trustbound.certificates.region import Region
+from trustbound.certificates.registry import CERTIFIERS, Row
+from trustbound.certificates.slack import rounding
+from trustbound.certificates.specification import Certifier, margin_rows
+from trustbound.errors import InputError, UnsupportedError
+from trustbound.record.box import Box, Limit
+
+if TYPE_CHECKING:
+    from trustbound.threat.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Proof:
+    """What was proven of each example.
+
+    Shapes      certified (B,) bool; margin (B,) float64, a lower bound over the region of min over j of
+                (logit of y − logit of j); slack (B,), what rounding in the model's own precision may take.
+
+    `certified` says that the margin is larger than the slack. False proves nothing. For a wrongly classified
+    input it is always False.
+    """
+
+    name: str
+    certified: Tensor
+    margin: Tensor
+    slack: Tensor
+    seconds: float
+
+
+def certify(
+    name: str | Certifier,
+    model: nn.Module | Graph,
+    inputs: Tensor,
+    labels: Tensor,
+    threat: Threat,
+    *,
+    batch_size: int | None = None,
+    box: Box | tuple[Limit, Limit] | None = None,
+) -> Proof:
+    """Prove what can be proven of inputs (B, *F) with labels (B,) under a threat, to ε + τ.
+
+    `name` is a row of the registry or a certifier with its numbers set; `model` a module or a graph that `read`
+    has made of it; the box is the model's own unless it is given. Batches are cut to fit the certifier's memory;
+    `batch_size` cuts further.
+
+    Raises      UnsupportedError when the model, the norm or the goal has no proof: the layer is named.
+                InputError for an unknown name, wrong shapes, labels that are no class, inputs outside the box.
+
+    >>> from trustbound.threat import Threat
+    >>> linear = nn.Linear(2, 2, bias=False)
+    >>> _ = nn.init.eye_(linear.weight)
+    >>> inputs, labels = torch.tensor([[0.75, 0.25], [0.55, 0.45]]), torch.tensor([0, 0])
+    >>> certify("interval", linear, inputs, labels, Threat.parse("linf:0.1"), box=(0.0, 1.0)).certified
+    tensor([ True, False])
+    """
+    started = time.perf_counter()
+    certifier, known = resolve(name)
+    threat = _parsed(threat)
+    norm, goal = threat.allowed.norm, threat.goal.name
+    if norm not in known.norms:
+        raise UnsupportedError(
+            f"no proof: {known.name} serves the norms {', '.join(known.norms)}; got {norm}. Audit without a proof."
+        )
+    if goal not in ("misclassify", "target"):
+        raise UnsupportedError(
+            f"no proof: certificates serve the goals misclassify and target; got {goal}. Audit without a proof."
+        )
+    if len(inputs) != len(labels) or labels.ndim != 1:
+        raise InputError(
+            f"`labels` must be one class for each input; got shapes {tuple(inputs.shape)}, {tuple(labels.shape)}"
+        )
+    graph = model if isinstance(model, Graph) else read(model, inputs)
+    limits = box if box is not None else getattr(model, "box", None)
+    if limits is None:
+        raise InputError("certify needs the box of valid inputs: wrap the model, or pass box=(low, high)")
+    limits = Box.of(limits)
+    features = inputs[0].numel()
+    radius = threat.allowed.epsilon + threat.allowed.tolerance(limits, features)
+    targets = threat.goal.bind(labels, graph.classes).targets
+    # A target that is the label itself cannot be reached by an attack: nothing is to be proven there.
+    rows = torch.arange(len(inputs)) if targets is None else (targets != labels).nonzero()[:, 0].cpu()
+    margin = torch.full((len(inputs),), float("nan"), dtype=torch.float64, device=graph.device)
+    slack = torch.full_like(margin, float("nan"))
+    inputs, labels = inputs.to(graph.device), labels.to(graph.device)
+    for part in rows.split(batch_size or max(1, len(rows))):
+        at = part.to(graph.device)
+        region = Region.around(inputs[at], limits, norm, radius)
+        wanted = None if targets is None else targets.to(graph.device)[at]
+        margin[at] = certifier.margins(graph, region, labels[at], wanted)
+        slack[at] = margin_slack(graph, region, labels[at], wanted)
+    return Proof(
+        name=known.name,
+        certified=margin > slack,
+        margin=margin,
+        slack=slack,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def margin_slack(graph: Graph, region: Region, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Bound what the module's own precision may take from the smallest margin over the region, (B,)."""
+    each = max(1, 2**27 // (64 * sum(step.features for step in graph.operations)))
+    parts = []
+    with torch.no_grad():
+        for part in torch.arange(len(region), device=labels.device).split(each):
+            piece = region.select(part)
+            error = rounding(graph, [reach.size for reach in reaches(graph, piece)], graph.dtype)
+            rows = margin_rows(labels[part], graph.classes, None if targets is None else targets[part])
+            parts.append(torch.bmm(rows.abs(), error.unsqueeze(2)).squeeze(2).amax(1))
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=labels.device)
+
+
+def resolve(name: str | Certifier) -> tuple[Certifier, Row]:
+    """Return a certifier by its registry name, or the one given, with its row.
+
+    Raises      InputError listing the names there are.
+
+    >>> resolve("crown")[1].norms
+    ('linf', 'l2', 'l1')
+    """
+    for row in CERTIFIERS:
+        module, _, kind = row.target.partition(":")
+        if row.name == name or type(name).__name__ == kind:
+            found = getattr(import_module(module), kind)() if isinstance(name, str) else name
+            return found, row
+    raise InputError(f"a certifier is one of {', '.join(row.name for row in CERTIFIERS)}; got {name!r}")
+
+
+def _parsed(threat: Threat | str) -> Threat:
+    """Read a threat from its text form, or pass it through."""
+    from trustbound.threat.threat import Threat
+
+    return Threat.parse(threat)

@@ -1,0 +1,45 @@
+"""The certifiers there are: torch-free rows that the command line, the README and the contract tests read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One certifier: its name, where its class is, one line about it, and what it serves."""
+
+    name: str
+    target: str
+    line: str
+    norms: tuple[str, ...]
+    deterministic: bool
+    paper: str
+
+
+CERTIFIERS: tuple[Row, ...] = (
+    Row(
+        name="interval",
+        target="trustbound.certificates.interval:Interval",
+        line="limits of every number pushed forward; cheap, tight only for networks trained for it",
+        norms=("linf", "l2", "l1"),
+        deterministic=True,
+        paper="Gowal et al. 2018, arXiv:1810.12715",
+    ),
+    Row(
+        name="lipschitz",
+        target="trustbound.certificates.lipschitz:Lipschitz",
+        line="clean margin minus radius × product of layer norms; made for l2",
+        norms=("linf", "l2", "l1"),
+        deterministic=True,
+        paper="Szegedy et al. 2014, arXiv:1312.6199; Tsuzuku et al. 2018, arXiv:1802.04034",
+    ),
+    Row(
+        name="crown",
+        target="trustbound.certificates.linear:Crown",
+        line="backward linear bounds with one line per ReLU; dearer and far tighter",
+        norms=("linf", "l2", "l1"),
+        deterministic=True,
+        paper="Zhang et al. 2018, arXiv:1811.00866",
+    ),
+)

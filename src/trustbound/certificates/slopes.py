@@ -1,0 +1,108 @@
+"""Lines above and below a ReLU or a max pool, sound over the limits of its operand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trustbound.certificates.graph.operations import Activation, MaxPool
+from trustbound.certificates.interval import Reach
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Lines:
+    """For an activation: `below` · z ≤ act(z) ≤ `above` · z + `shift`, all (B, *F), `shift` ≥ 0."""
+
+    below: Tensor
+    above: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picks:
+    """For a max pool: the operand at `winner` is a lower bound; the upper one is it where `sure`, else `top`.
+
+    Shapes      all (B, *F) of the pool; `winner` counts in the operand's flattened plane.
+    """
+
+    winner: Tensor
+    sure: Tensor
+    top: Tensor
+
+
+def lines(step: Activation, operand: Reach) -> Lines:
+    """Return the lines of CROWN: the chord above, and below the slope that leaves less area.
+
+    Reference   Zhang et al., Efficient Neural Network Robustness Certification with General Activation
+                Functions, 2018, arXiv:1811.00866, table 3 and the remark on adaptive selection.
+
+    >>> both = Reach(low=torch.tensor([[-1.0]]), high=torch.tensor([[3.0]]))
+    >>> found = lines(Activation(sources=(0,), shape=(1,)), both)
+    >>> float(found.below), float(found.above), round(float(found.shift), 4)
+    (1.0, 0.75, 0.75)
+    """
+    low, high, slope = operand.low, operand.high, step.slope
+    crossing = (low < 0) & (high > 0)
+    width = torch.where(crossing, high - low, 1.0)
+    chord = (high - slope * low) / width
+    above = torch.where(crossing, chord, torch.where(low >= 0, 1.0, slope))
+    below = torch.where(crossing, torch.where(high >= -low, 1.0, slope), above)
+    # Whatever the rounding of the chord, a line that lies above both ends lies above the whole.
+    ends = torch.maximum((slope - above) * low, (1 - above) * high)
+    grain = 8 * torch.finfo(low.dtype).eps
+    shift = torch.where(crossing, ends.clamp(min=0) + grain * operand.size, 0.0)
+    return Lines(below=below, above=above, shift=shift)
+
+
+def picks(step: MaxPool, operand: Reach) -> Picks:
+    """Return the operand with the largest lower limit; it is the maximum where no other can reach it.
+
+    Reference   Singh et al., An Abstract Domain for Certifying Neural Networks, 2019, section 4.3.
+    """
+    bottom, winner = step.winners(operand.low)
+    top = step.apply(operand.high)
+    # Lower the winner's own upper limit in turn: the others' best is what a second pool would find.
+    flat = operand.high.flatten(2)
+    own = flat.gather(2, winner.flatten(2)).reshape(winner.shape)
+    rivals = _rivals(step, operand.high, winner)
+    return Picks(winner=winner, sure=(rivals <= bottom) & (own >= rivals), top=top)
+
+
+def _rivals(step: MaxPool, high: Tensor, winner: Tensor) -> Tensor:
+    """Return the largest upper limit of each window without its winner, −∞ for a window of one."""
+    channels, (rows, columns) = high.shape[1], step.kernel
+    border = (step.padding[1], step.padding[1], step.padding[0], step.padding[0])
+    # Windows that ceil mode lets hang over the edge need more −∞ beyond it.
+    need = [
+        (out - 1) * s + d * (k - 1) + 1 - size - 2 * p
+        for out, s, d, k, size, p in zip(
+            step.shape[1:], step.stride, step.dilation, step.kernel, high.shape[2:], step.padding, strict=True
+        )
+    ]
+    border = (border[0], border[1] + max(need[1], 0), border[2], border[3] + max(need[0], 0))
+    plane = torch.arange(high.shape[2] * high.shape[3], device=high.device, dtype=high.dtype)
+    place = plane.reshape(1, 1, *high.shape[2:])
+    cut = {"dilation": step.dilation, "stride": step.stride}
+    values = _windows(torch.nn.functional.pad(high, border, value=-torch.inf), step, cut)
+    places = _windows(torch.nn.functional.pad(place, border, value=-1.0), step, cut)
+    values = values.reshape(len(high), channels, rows * columns, *step.shape[1:])
+    places = places.reshape(1, 1, rows * columns, *step.shape[1:])
+    return values.masked_fill(places == winner.unsqueeze(2), -torch.inf).amax(2)
+
+
+def _windows(padded: Tensor, step: MaxPool, cut: dict[str, tuple[int, int]]) -> Tensor:
+    """Return the windows of a padded plane, (B, C, kernel, *positions of the pool)."""
+    height, width = step.shape[1:]
+    rows = [
+        padded[
+            :,
+            :,
+            i * cut["dilation"][0] : i * cut["dilation"][0] + (height - 1) * cut["stride"][0] + 1 : cut["stride"][0],
+            j * cut["dilation"][1] : j * cut["dilation"][1] + (width - 1) * cut["stride"][1] + 1 : cut["stride"][1],
+        ]
+        for i in range(step.kernel[0])
+        for j in range(step.kernel[1])
+    ]
+    return torch.stack(rows, 2)

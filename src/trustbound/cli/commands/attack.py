@@ -1,0 +1,80 @@
+"""`trustbound attack`: one attack, one number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trustbound.attacks.registry import ATTACKS
+from trustbound.cli.options import as_json, data_options, model_options, read_data, read_model, threat_option
+
+
+@click.command("attack")
+@click.argument("name", type=click.Choice([row.name for row in ATTACKS]))
+@model_options
+@data_options
+@threat_option
+@click.option("--numbers", help='The attack\'s own numbers as JSON, e.g. \'{"steps": 100}\'.')
+@click.option("--seed", type=int, default=0, show_default=True, help="Fixes every random choice.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
+@click.option("--save", type=click.Path(), help="Write the adversarial inputs to this .safetensors file.")
+@click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
+def attack_command(
+    name: str,
+    threats: tuple[str, ...],
+    numbers: str | None,
+    seed: int,
+    batch_size: int | None,
+    save: str | None,
+    json_output: bool,
+    **options: Any,
+) -> None:
+    """Run the attack NAME on MODEL: an upper bound on its robust accuracy."""
+    import torch
+
+    from trustbound.attacks import attack
+    from trustbound.errors import InputError
+    from trustbound.record.interval import binomial_interval
+    from trustbound.record.store import write_atomically
+    from trustbound.threat import Threat
+
+    if len(threats) != 1:
+        raise InputError(f"attack takes one --threat; got {len(threats)}. `audit` takes several.")
+    threat = Threat.parse(threats[0])
+    try:
+        given = json.loads(numbers) if numbers else {}
+    except json.JSONDecodeError as error:
+        raise InputError(f"--numbers takes a JSON object; got {numbers!r} ({error})") from error
+    model = read_model(options)
+    data = read_data(options, seed, model)
+    generator = torch.Generator().manual_seed(seed)
+    labels = data.labels
+    found = attack(name, model, data.inputs, labels, threat, generator=generator, batch_size=batch_size, **given)
+    total, unbroken = len(data), int((~found.success).sum())
+    low, high = binomial_interval(unbroken, total)
+    if save:
+        from safetensors.torch import save_file
+
+        tensors = {"adversarial": found.adversarial.cpu().contiguous(), "success": found.success.cpu()}
+        write_atomically(Path(save), lambda path: save_file(tensors, path))
+    document = {
+        "attack": name,
+        "threat": str(threat),
+        "n": total,
+        "unbroken": unbroken,
+        "upper": unbroken / total,
+        "upper_interval": [low, high],
+        "cost": vars(found.cost),
+        "events": list(found.events),
+    }
+    if json_output:
+        click.echo(as_json(document))
+        return
+    click.echo(
+        f"{name} under {threat}: {unbroken} of {total} unbroken ({unbroken / total:.1%}, 95 % interval {low:.1%} to "
+        f"{high:.1%}); {found.cost.forwards:,} forwards, {found.cost.backwards:,} backwards, "
+        f"{found.cost.seconds:.1f} s. What is unbroken is not proven."
+    )

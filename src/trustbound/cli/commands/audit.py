@@ -1,0 +1,129 @@
+"""`trustbound audit`: the main job."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trustbound.cli.options import as_json, data_options, model_options, read_data, read_model, threat_option
+
+
+@click.command("audit")
+@model_options
+@data_options
+@threat_option
+@click.option(
+    "--budget",
+    type=click.Choice(["quick", "standard", "thorough", "autoattack"]),
+    default="standard",
+    show_default=True,
+    help="How hard to search.",
+)
+@click.option("--time", "time_limit", help="Choose budget and examples to fit, e.g. 90s, 30m, 2h.")
+@click.option("--curve", type=click.IntRange(min=0), help="Examples of the security curve (0: none).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Fixes every random choice.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
+@click.option("--training", "training", help="Training data, for the overlap check.")
+@click.option("--run", type=click.Path(), help="Directory of the evidence; the same command goes on where it stopped.")
+@click.option("--dry-run", is_flag=True, help="Show the plan and what it would cost; run nothing.")
+@click.option("--fail-under", type=click.FloatRange(0.0, 1.0), help="Exit 1 when an upper bound is below this.")
+@click.option("--fail-under-lower", type=click.FloatRange(0.0, 1.0), help="Exit 1 when a lower bound is below this.")
+@click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
+def audit_command(
+    threats: tuple[str, ...],
+    budget: str,
+    time_limit: str | None,
+    curve: int | None,
+    seed: int,
+    batch_size: int | None,
+    training: str | None,
+    run: str | None,
+    dry_run: bool,
+    fail_under: float | None,
+    fail_under_lower: float | None,
+    json_output: bool,
+    **options: Any,
+) -> None:
+    """Bracket the robust accuracy of MODEL and write the report.
+
+    MODEL is zoo-name:weights.safetensors, a weights file, path/file.py:function, package.module:function, a
+    torch.export program (.pt2) or TorchScript.
+    """
+    from rich.console import Console
+
+    from trustbound.audits.gate import Thresholds, missed
+    from trustbound.audits.plan import choose, plan
+    from trustbound.audits.run import audit
+    from trustbound.cli.progress import Bars
+    from trustbound.data import load_data
+    from trustbound.record.view import json_view
+    from trustbound.report import summary, write_report
+    from trustbound.threat import Threat
+
+    parsed = [Threat.parse(threat) for threat in threats]
+    model = read_model(options)
+    data = read_data(options, seed, model)
+    if time_limit is not None:
+        budget, data = choose(model, data, parsed, seconds(time_limit), curve, seed)
+    if dry_run:
+        sketch = plan(model, data, parsed, budget, curve)
+        click.echo(as_json(sketch.document()) if json_output else sketch.text())
+        return
+    folder = Path(run) if run is not None else default_run(model.name, model.sha256, data.sha256, threats, budget, seed)
+    known = load_data(training, split="train") if training else None
+    with Bars() as bars:
+        record = audit(
+            model,
+            data,
+            parsed,
+            budget=budget,
+            run=folder,
+            seed=seed,
+            curve_examples=curve,
+            batch_size=batch_size,
+            training=known,
+            progress=bars,
+            command=shlex.join(["trustbound", *sys.argv[1:]]),
+        )
+    page = folder / "report.html"
+    write_report(record, folder)
+    misses = missed(record, Thresholds(upper=fail_under, lower=fail_under_lower))
+    exit_code = record.exit_code or (1 if misses else 0)
+    if json_output:
+        click.echo(as_json({**json_view(record), "exit_code": exit_code, "report": str(page)}))
+    else:
+        Console().print(summary(record))
+        for miss in misses:
+            click.echo(miss, err=True)
+        click.echo(f"report: {page}")
+    sys.exit(exit_code)
+
+
+def seconds(text: str) -> float:
+    """A span of time: 90s, 30m, 2h.
+
+    >>> seconds("30m")
+    1800.0
+    """
+    from trustbound.errors import InputError
+
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
+    try:
+        value = float(text[:-1] if unit else text) * (unit or 1.0)
+    except ValueError:
+        value = -1.0
+    if not value > 0.0:
+        raise InputError(f"--time takes a span like 90s, 30m or 2h; got {text!r}")
+    return value
+
+
+def default_run(name: str, model: str, data: str, threats: tuple[str, ...], budget: str, seed: int) -> Path:
+    """A directory that depends on what is asked, so that the same command finds its evidence again."""
+    asked = "/".join([model, data, *threats, budget, str(seed)])
+    clean = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-") or "model"
+    return Path("runs") / f"{clean}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

@@ -1,0 +1,54 @@
+"""`trustbound certify`: one certifier, one number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from trustbound.certificates.registry import CERTIFIERS
+from trustbound.cli.options import as_json, data_options, model_options, read_data, read_model, threat_option
+
+
+@click.command("certify")
+@click.argument("name", type=click.Choice([row.name for row in CERTIFIERS]))
+@model_options
+@data_options
+@threat_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Fixes which examples --limit draws.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Examples proven at once.")
+@click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
+def certify_command(
+    name: str, threats: tuple[str, ...], seed: int, batch_size: int | None, json_output: bool, **options: Any
+) -> None:
+    """Run the certifier NAME on MODEL: a lower bound on its robust accuracy."""
+    from trustbound.certificates import certify
+    from trustbound.errors import InputError
+    from trustbound.record.interval import binomial_interval
+    from trustbound.threat import Threat
+
+    if len(threats) != 1:
+        raise InputError(f"certify takes one --threat; got {len(threats)}. `audit` takes several.")
+    threat = Threat.parse(threats[0])
+    model = read_model(options)
+    data = read_data(options, seed, model)
+    threat.allowed.check(model.box, data.inputs[0].numel())
+    proof = certify(name, model, data.inputs, data.labels, threat, batch_size=batch_size)
+    total, certified = len(data), int(proof.certified.sum())
+    low, high = binomial_interval(certified, total)
+    document = {
+        "certifier": name,
+        "threat": str(threat),
+        "n": total,
+        "certified": certified,
+        "lower": certified / total,
+        "lower_interval": [low, high],
+        "seconds": proof.seconds,
+    }
+    if json_output:
+        click.echo(as_json(document))
+        return
+    click.echo(
+        f"{name} under {threat}: {certified} of {total} proven ({certified / total:.1%}, 95 % interval {low:.1%} to "
+        f"{high:.1%}); {proof.seconds:.1f} s. What is not proven may still be robust."
+    )

@@ -1,0 +1,75 @@
+"""`trustbound list`: what there is, from the registries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from trustbound.cli.options import as_json
+
+Rows = list[dict[str, str]]
+
+
+def _attacks() -> Rows:
+    from trustbound.attacks.registry import ATTACKS
+
+    return [
+        {"name": row.name, "needs": row.needs, "sets": " ".join(row.norms), "seeks": row.seeks, "line": row.line}
+        for row in ATTACKS
+    ]
+
+
+def _certifiers() -> Rows:
+    from trustbound.certificates.registry import CERTIFIERS
+
+    return [{"name": row.name, "sets": " ".join(row.norms), "line": row.line} for row in CERTIFIERS]
+
+
+def _checks() -> Rows:
+    from trustbound.audits.checks.registry import CHECKS
+
+    return [{"name": row.name, "severity": row.severity, "line": row.line} for row in CHECKS]
+
+
+def _data() -> Rows:
+    from trustbound.data.registry import DATA
+
+    return [{"name": row.name, "line": row.summary} for row in DATA]
+
+
+def _models() -> Rows:
+    from trustbound.model.registry import ZOO
+
+    return [{"name": row.name, "line": row.summary} for row in ZOO]
+
+
+def _objectives() -> Rows:
+    from trustbound.hardening.registry import OBJECTIVES
+
+    return [{"name": row.name, "line": row.line} for row in OBJECTIVES]
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    "attacks": _attacks,
+    "certifiers": _certifiers,
+    "checks": _checks,
+    "data": _data,
+    "models": _models,
+    "objectives": _objectives,
+}
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(sorted(KINDS)))
+@click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
+def list_command(kind: str, json_output: bool) -> None:
+    """List everything of a KIND by name."""
+    rows = KINDS[kind]()
+    if json_output:
+        click.echo(as_json({kind: rows}))
+        return
+    columns = list(rows[0]) if rows else []
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns[:-1]}
+    for row in [{name: name for name in columns}, *rows]:
+        click.echo("  ".join([*(row[name].ljust(widths[name]) for name in columns[:-1]), row[columns[-1]]]))

@@ -1,0 +1,63 @@
+"""The `trustbound` command."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from trustbound.cli.registry import COMMANDS
+from trustbound.errors import MissingDependencyError, TrustboundError, UnsoundError
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run, so that `--help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every command's name, in the order of the registry."""
+        return [row.name for row in COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        for row in COMMANDS:
+            if row.name == cmd_name:
+                module, _, attribute = row.target.partition(":")
+                command = getattr(importlib.import_module(module), attribute)
+                assert isinstance(command, click.Command)
+                return command
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the registry, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(row.name, row.line) for row in COMMANDS])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trustbound")
+def cli() -> None:
+    """How far can this neural network be trusted?
+
+    Attacks bound its robust accuracy from above, proofs from below; doubt and the health of the evaluation stand
+    beside them. Exit codes: 0 done, 1 a threshold missed, 2 wrong usage or input, 3 finished but not to be trusted.
+    """
+
+
+def main() -> None:
+    """Run the command line; every error that trustbound raises on purpose is one message, not a traceback."""
+    try:
+        cli.main(standalone_mode=True)
+    except UnsoundError as error:
+        click.echo(f"unsound: {error}", err=True)
+        sys.exit(3)
+    except MissingDependencyError as error:
+        click.echo(f"missing: {error}", err=True)
+        sys.exit(2)
+    except TrustboundError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

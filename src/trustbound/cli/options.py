@@ -1,0 +1,152 @@
+"""Options that several commands share: which model, which data, which threat."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from trustbound.errors import InputError
+
+if TYPE_CHECKING:
+    from trustbound.data.labelled import LabelledSet
+    from trustbound.model.wrap import Model
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _stack(options: list[Callable[[F], F]], function: F) -> F:
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def model_options(function: F) -> F:
+    """MODEL and how to read it."""
+    return _stack(
+        [
+            click.argument("model"),
+            click.option("--weights", type=click.Path(), help="Weights: .safetensors, .pt or .pth."),
+            click.option("--arguments", help="JSON arguments for the architecture or function."),
+            click.option("--box", "model_box", help="Valid inputs LOW,HIGH before normalisation (default: noted, or 0,1)."),
+            click.option("--mean", help="Per-channel mean that the model subtracts, comma-separated."),
+            click.option("--std", help="Per-channel std that the model divides by, comma-separated."),
+            click.option("--output", help="Where the logits are: a position, key or attribute."),
+            click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
+            click.option("--trust-pickle", is_flag=True, help="Unpickle weights: runs whatever code they hold."),
+        ],
+        function,
+    )
+
+
+def data_options(function: F) -> F:
+    """--data and how to read it."""
+    return _stack(
+        [
+            click.option("--data", required=True, help="digits, mnist, fashion-mnist, cifar10, or a path."),
+            click.option("--split", default="test", show_default=True, help="Which part of the data."),
+            click.option("--limit", type=click.IntRange(min=1), help="At most so many examples, drawn stratified."),
+            click.option("--data-dir", type=click.Path(), help="Where named data sets are looked for first."),
+            click.option("--resize", help="Pictures: shorter side N, or HxW."),
+            click.option("--crop", help="Pictures: central crop N, or HxW."),
+            click.option("--interpolation", default="bilinear", show_default=True, help="Pictures: how to resize."),
+            click.option("--class-index", help="Pictures: file that maps class folders to class numbers."),
+            click.option("--label-column", help="CSV: the column that holds the label."),
+            click.option("--data-box", help="Valid inputs LOW,HIGH of the data (default: the model's box)."),
+        ],
+        function,
+    )
+
+
+def threat_option(function: F) -> F:
+    """--threat, once or more."""
+    return click.option(
+        "--threat",
+        "threats",
+        multiple=True,
+        required=True,
+        help="linf:8/255, l2:0.5, l1:12, l0:20, l2:inf …; may be repeated.",
+    )(function)
+
+
+def read_model(options: dict[str, Any]) -> Model:
+    """The model that the options name; removes them from `options`."""
+    from trustbound.model import load_model
+
+    take = functools.partial(options.pop)
+    box = take("model_box")
+    return load_model(
+        take("model"),
+        weights=take("weights"),
+        arguments=take("arguments"),
+        box=None if box is None else pair(box, "--box"),
+        mean=numbers(take("mean"), "--mean"),
+        std=numbers(take("std"), "--std"),
+        output=_place(take("output")),
+        device=take("device"),
+        trust_pickle=take("trust_pickle"),
+    )
+
+
+def read_data(options: dict[str, Any], seed: int, model: Model | None = None) -> LabelledSet:
+    """The data that the options name; removes them from `options`."""
+    from trustbound.data import load_data
+
+    take = functools.partial(options.pop)
+    box = take("data_box")
+    chosen: Any = None if box is None else pair(box, "--data-box")
+    data = take("data")
+    if chosen is None and model is not None and not str(data).endswith(".csv"):
+        chosen = model.box
+    return load_data(
+        data,
+        split=take("split"),
+        limit=take("limit"),
+        seed=seed,
+        data_dir=take("data_dir"),
+        resize=_extent(take("resize"), "--resize"),
+        crop=_extent(take("crop"), "--crop"),
+        interpolation=take("interpolation"),
+        class_index=take("class_index"),
+        label_column=take("label_column"),
+        box=chosen,
+    )
+
+
+def numbers(text: str | None, option: str) -> list[float] | None:
+    """Comma-separated numbers."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(f"{option} takes numbers separated by commas; got {text!r}") from error
+
+
+def pair(text: str, option: str) -> tuple[float, float]:
+    """LOW,HIGH."""
+    values = numbers(text, option)
+    if values is None or len(values) != 2:
+        raise InputError(f"{option} takes LOW,HIGH; got {text!r}")
+    return values[0], values[1]
+
+
+def as_json(value: Any) -> str:
+    """One JSON object, readable by machines and people."""
+    return json.dumps(value, indent=2, allow_nan=False, sort_keys=False)
+
+
+def _place(text: str | None) -> str | int | None:
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+
+
+def _extent(text: str | None, option: str) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if not 1 <= len(parts) <= 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"{option} takes N or HxW in pixels; got {text!r}")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[0]), int(parts[1]))

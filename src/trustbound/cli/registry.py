@@ -1,0 +1,29 @@
+"""Every command by name, without importing any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CommandRow:
+    """One command: its name, "module:attribute", and one line."""
+
+    name: str
+    target: str
+    line: str
+
+
+_ROOM = "trustbound.cli.commands."
+
+COMMANDS: tuple[CommandRow, ...] = (
+    CommandRow("audit", _ROOM + "audit:audit_command", "Bracket a model's robust accuracy and write the report."),
+    CommandRow("train", _ROOM + "train:train_command", "Train a model of the zoo, plainly or to be robust."),
+    CommandRow("attack", _ROOM + "attack:attack_command", "Run one attack."),
+    CommandRow("certify", _ROOM + "certify:certify_command", "Run one certifier."),
+    CommandRow("report", _ROOM + "report:report_command", "Write the page of a finished audit again."),
+    CommandRow("compare", _ROOM + "compare:compare_command", "Put finished audits side by side."),
+    CommandRow("gate", _ROOM + "gate:gate_command", "Fail when a finished audit misses a threshold."),
+    CommandRow("list", _ROOM + "list:list_command", "List attacks, certifiers, checks, data, models, objectives."),
+    CommandRow("doctor", _ROOM + "doctor:doctor_command", "Show versions, devices and where data is found."),
+)

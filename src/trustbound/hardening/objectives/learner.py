@@ -1,0 +1,117 @@
+"""The window to a model that is being trained: it counts, and keeps the weights out of the inner search.
+
+What the oracle is for an attack, the learner is for an objective. Two kinds of model call exist in training
+and they must not be mixed up: the outer one, whose backward pass reaches the weights, and the inner ones,
+which ask only where to move the inputs. Computing weight gradients in the inner ones by accident costs
+about a tenth of PGD training and leaves them in `.grad`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from trustbound.model.wrap import Model
+from trustbound.threat import NormBall, Random
+from trustbound.threat.neighbourhood import AdditiveNeighbourhood
+from trustbound.threat.sets.linf import LinfNeighbourhood
+
+Forward = Callable[[Tensor], Tensor]
+Climb = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+
+
+class Learner:
+    """Counted access to a model in training.
+
+    Parameters
+        model       what is trained, in train mode.
+        allowed     the perturbation set to train against, None when the objective needs none.
+        forward     how the outer forward is made (a distributed wrapper); the model itself by default.
+        autocast    context factory of the precision in use, for the inner forwards.
+
+    Attributes  forwards, backwards: examples evaluated so far (a batch of 64 counts 64), outer and inner.
+
+    >>> from trustbound.model.wrap import wrap
+    >>> learner = Learner(wrap(torch.nn.Linear(2, 3)))
+    >>> learner.logits(torch.rand(4, 2)).shape, learner.forwards
+    (torch.Size([4, 3]), 4)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        allowed: NormBall | None = None,
+        *,
+        forward: Forward | None = None,
+        autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
+        self.model = model
+        self.allowed = allowed
+        self.forwards = 0
+        self.backwards = 0
+        self._forward: Forward = model if forward is None else forward
+        self._autocast = autocast
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Logits (B, C) whose loss will move the weights: one forward and one backward for each example."""
+        self.forwards += len(inputs)
+        self.backwards += len(inputs)
+        return _full(self._forward(inputs))
+
+    def around(self, inputs: Tensor) -> AdditiveNeighbourhood:
+        """The allowed changes of a batch."""
+        if self.allowed is None:
+            raise RuntimeError("an objective that searches must declare `threat = True`")
+        return self.allowed.around(inputs, self.model.box)
+
+    @contextlib.contextmanager
+    def search(self, *, mode: str = "train") -> Iterator[Climb]:
+        """Inner search: gives `climb(points, surrogate)`, the gradient of Σ surrogate(logits) at the points.
+
+        No weight gradient is computed or left behind, and buffers come back as they were: a batch norm's
+        running statistics move with the outer passes only. `mode` "train" uses the batch's own statistics
+        and live dropout, "eval" the running statistics; train mode is back on exit.
+        """
+        thawed = [weight for weight in self.model.parameters() if weight.requires_grad]
+        buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
+        for weight in thawed:
+            weight.requires_grad_(False)
+        self.model.train(mode == "train")
+        try:
+            yield self._climb
+        finally:
+            self.model.train()
+            for weight in thawed:
+                weight.requires_grad_(True)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+
+    def _climb(self, points: Tensor, surrogate: Callable[[Tensor], Tensor]) -> Tensor:
+        self.forwards += len(points)
+        self.backwards += len(points)
+        leaf = points.detach().requires_grad_(True)
+        with torch.enable_grad(), self._autocast():
+            logits = self.model(leaf)
+        (gradient,) = torch.autograd.grad(surrogate(_full(logits)).sum(), leaf)
+        return gradient
+
+
+def uniform_start(ours: AdditiveNeighbourhood, random: Random) -> Tensor:
+    """A random point of the ball, clipped to the box: how the papers on adversarial training start.
+
+    For l∞ this is not `ours.start`, which is uniform in ball ∩ box: there no pixel of a black background
+    would stay black, here half of them do. Other norms start the same way in both.
+    """
+    if not isinstance(ours, LinfNeighbourhood):
+        return ours.start(random, 0)
+    share = random.uniform(tuple(ours.inputs.shape[1:]), restart=0, draw=0, dtype=ours.inputs.dtype)
+    return ours.project(torch.addcmul(ours.inputs, share.mul_(2.0).sub_(1.0), ours.column(ours.scale())))
+
+
+def _full(logits: Tensor) -> Tensor:
+    """Losses are computed in float32 at least, whatever precision the forward pass ran in."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -1,0 +1,52 @@
+"""Plain training: cross-entropy on the examples as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from trustbound.errors import InputError
+from trustbound.hardening.objectives.learner import Learner
+from trustbound.threat import Random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard:
+    """Cross-entropy, optionally with smoothed labels.
+
+    Lifts       clean accuracy; no bound of robust accuracy.
+    Loss        CE(f(x), q), q = (1 − s) · onehot(y) + s / C, s = `label_smoothing`.
+    Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C); loss ().
+    Facts       accuracy: share of the batch classified correctly, in train mode.
+    Cost        per example: 1 forward and backward.
+    Randomness  none of its own.
+    Raises      InputError when label_smoothing is not in [0, 1).
+    Reference   Szegedy et al., Rethinking the inception architecture, 2016 (1512.00567), section 7, for the
+                smoothing.
+    Deviations  none.
+
+    >>> from trustbound.model.wrap import wrap
+    >>> learner = Learner(wrap(__import__("torch").nn.Linear(2, 3)))
+    >>> Standard(label_smoothing=0.1).threat
+    False
+    """
+
+    threat: ClassVar[bool] = False
+
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise InputError(f"`label_smoothing` must lie in [0, 1); got {self.label_smoothing}")
+
+    def loss(
+        self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross-entropy of the batch."""
+        logits = learner.logits(inputs)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return loss, {"accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()}

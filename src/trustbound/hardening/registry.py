@@ -1,0 +1,63 @@
+"""Every training objective by name: a torch-free table for the command line, the README and the tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trustbound.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveRow:
+    """One training objective.
+
+    Parameters
+        name        kebab-case of the paper's usual abbreviation.
+        target      "module:Class" of the frozen dataclass.
+        line        what it does, in one line.
+        threat      whether it trains against a threat.
+        lifts       the bounds that it is meant to lift.
+    """
+
+    name: str
+    target: str
+    line: str
+    threat: bool
+    lifts: str
+
+
+OBJECTIVES: tuple[ObjectiveRow, ...] = (
+    ObjectiveRow(
+        name="standard",
+        target="trustbound.hardening.objectives.standard:Standard",
+        line="Cross-entropy on clean examples; optional label smoothing.",
+        threat=False,
+        lifts="clean accuracy",
+    ),
+    ObjectiveRow(
+        name="pgd",
+        target="trustbound.hardening.objectives.pgd:PGDTraining",
+        line="Cross-entropy on the worst point that PGD finds for each example (Madry).",
+        threat=True,
+        lifts="robust accuracy",
+    ),
+    ObjectiveRow(
+        name="fgsm-rs",
+        target="trustbound.hardening.objectives.fgsm_rs:FGSMRSTraining",
+        line="One FGSM step from a random start: fast, watched by a PGD probe that rolls back a collapse.",
+        threat=True,
+        lifts="robust accuracy",
+    ),
+)
+
+
+def find(name: str) -> ObjectiveRow:
+    """The row of a name.
+
+    >>> find("pgd").threat
+    True
+    """
+    for row in OBJECTIVES:
+        if row.name == name:
+            return row
+    raise InputError(f"a training objective must be one of {', '.join(row.name for row in OBJECTIVES)}; got {name!r}")

@@ -1,0 +1,1 @@
+"""Model files: weights, programs, factories, and the file that trustbound writes itself."""

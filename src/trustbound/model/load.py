@@ -1,0 +1,205 @@
+"""One door to every kind of model: a name of the zoo, a function, or a file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trustbound.errors import InputError
+from trustbound.model.files import factory, programs
+from trustbound.model.files.origin import Origin, sha256_of
+from trustbound.model.files.save import noted_box, read_notes
+from trustbound.model.files.weights import fit_weights, read_checkpoint, read_weights
+from trustbound.model.registry import ZOO
+from trustbound.model.wrap import Model, wrap
+from trustbound.model.zoo.build import build
+from trustbound.record.box import Box, Limit
+
+_FORMS = (
+    "zoo-name:weights.safetensors, weights.safetensors (written by save_model), path/file.py:function, "
+    "package.module:function, program.pt2, or a TorchScript file"
+)
+
+
+def load_model(
+    spec: str | Path,
+    *,
+    weights: str | Path | None = None,
+    arguments: Mapping[str, Any] | str | None = None,
+    box: Box | tuple[Limit, Limit] | None = None,
+    mean: Any = None,
+    std: Any = None,
+    output: Callable[[Any], Tensor] | str | int | None = None,
+    device: str | torch.device = "cpu",
+    trust_pickle: bool = False,
+) -> Model:
+    """Load a model and put it under test, in eval mode.
+
+    Parameters
+        spec          `zoo-name:weights`, a weights file that `save_model` wrote, `path/file.py:function` (the
+                      file is *executed*), `package.module:function`, a torch.export program or TorchScript.
+        weights       .safetensors, or .pt / .pth read with weights_only.
+        arguments     what the architecture or function is called with: a mapping or JSON text.
+        box, mean, std  the valid inputs, and the normalisation that the model does itself. Unless given, those
+                      noted in the weights file hold, else (0, 1) and none.
+        output        where the logits are, when the model returns a tuple, a dict or an object.
+        trust_pickle  unpickle what cannot be read otherwise, which runs the code in it.
+
+    `model.origin` keeps every file with its SHA-256, and what loading executed.
+
+    Randomness  the global generator is left as it was.
+    Raises      InputError: nothing of that name, missing or damaged files, names or shapes that do not match,
+                pickled code without trust, a device that is not there.
+
+    >>> import tempfile
+    >>> from trustbound.model import build, save_model
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> path = save_model(build("fc", widths=[8], input_shape=[4], classes=3), f"{folder.name}/a.safetensors")
+    >>> load_model(f"fc:{path}")(torch.rand(2, 4)).shape
+    torch.Size([2, 3])
+    """
+    place = _device(device)
+    given = _arguments(arguments)
+    text = str(spec)
+    zoo, path, function = _parse(text, weights)
+    files: list[tuple[str, str]] = []
+    executed: list[str] = []
+    notes: dict[str, Any] = {}
+    with torch.random.fork_rng(devices=[]):
+        if zoo is not None:
+            module, notes, given = _from_zoo(zoo, path, given, trust_pickle)
+        elif function is not None:
+            module = _from_function(text, path, function, given, files)
+            executed.append(text)
+        else:
+            assert path is not None
+            module = _from_program(path, given, weights, trust_pickle)
+            executed.append(f"the program in {path}")
+    source = path if zoo is not None or function is None else None
+    if source is not None:
+        files.append((str(source), sha256_of(source)))
+    if weights is not None and zoo is None:
+        extra = Path(weights).expanduser()
+        files.append((str(extra), sha256_of(extra)))
+        fit_weights(module, read_weights(extra, trust_pickle=trust_pickle), extra)
+        notes = read_notes(extra) if extra.suffix.lower() == ".safetensors" else {}
+    if trust_pickle and any(not name.endswith((".safetensors", ".py")) for name, _ in files):
+        executed.append("the pickle, which was trusted")
+    origin = Origin(spec=text, arguments=given, files=tuple(files), executed=tuple(executed))
+    shape = given.get("input_shape") if zoo is not None else None
+    model = wrap(
+        module.eval().to(place),
+        box=box if box is not None else noted_box(notes) or Box(0.0, 1.0),
+        mean=mean if mean is not None else notes.get("mean"),
+        std=std if std is not None else notes.get("std"),
+        output=output,
+        name=zoo or text,
+        sha256=None if weights is None and function is not None else origin.sha256,
+        input_shape=None if shape is None else tuple(shape),
+        classes=given.get("classes") if zoo is not None else None,
+    )
+    model.__dict__["origin"] = origin
+    return model.eval()
+
+
+def _parse(spec: str, weights: str | Path | None) -> tuple[str | None, Path | None, str | None]:
+    """(zoo name, file, function): which of the forms a spec has."""
+    names = [row.name for row in ZOO]
+    head, _, tail = spec.partition(":")
+    if head in names:
+        if bool(tail) == (weights is not None):
+            raise InputError(
+                f"the architecture {head!r} needs its weights once, as {head}:weights.safetensors or with "
+                f"weights=; got {spec!r} and weights={weights!r}. Untrained networks come from "
+                "trustbound.model.build."
+            )
+        return head, Path(tail or str(weights)).expanduser(), None
+    path = Path(spec).expanduser()
+    if path.is_file() and path.suffix.lower() != ".py":
+        if programs.kind_of(path) == "safetensors":
+            if (zoo := read_notes(path).get("architecture")) is None:
+                raise InputError(
+                    f"{spec} holds weights without the name of their architecture. Pass zoo-name:{spec} or "
+                    "path/file.py:function with weights=."
+                )
+            return str(zoo), path, None
+        return None, path, None
+    before, colon, function = spec.rpartition(":")
+    if colon and before.endswith(".py"):
+        if not Path(before).expanduser().is_file():
+            raise InputError(f"the file {before!r} does not exist")
+        return None, Path(before).expanduser(), function
+    if colon and all(part.isidentifier() for part in f"{before}.{function}".split(".")):
+        return None, None, function
+    close = difflib.get_close_matches(head, names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else f" The zoo has {', '.join(names)}."
+    raise InputError(f"a model is {_FORMS}; got {spec!r}, which is none of these or does not exist.{hint}")
+
+
+def _from_zoo(
+    zoo: str, path: Path | None, given: dict[str, Any], trust_pickle: bool
+) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    assert path is not None
+    notes = read_notes(path) if path.suffix.lower() == ".safetensors" else {}
+    if notes.get("architecture") not in (None, zoo):
+        raise InputError(f"{path} holds weights of {notes['architecture']!r}; got the architecture {zoo!r}")
+    tensors = read_weights(path, trust_pickle=trust_pickle)
+    module = build(zoo, **{**notes.get("arguments", {}), **given})
+    fit_weights(module, tensors, path)
+    return module, notes, dict(module.arguments)  # type: ignore[arg-type]
+
+
+def _from_function(
+    spec: str, path: Path | None, function: str, given: dict[str, Any], files: list[tuple[str, str]]
+) -> nn.Module:
+    if path is None:
+        return factory.from_package(spec.rpartition(":")[0], function, given)
+    files.append((str(path), sha256_of(path)))
+    return factory.from_file(path, function, given)
+
+
+def _from_program(path: Path, given: dict[str, Any], weights: str | Path | None, trust_pickle: bool) -> nn.Module:
+    kind = programs.kind_of(path)
+    if kind in ("export", "torchscript"):
+        if given or weights is not None:
+            raise InputError(f"{path} is a whole program: it takes neither arguments nor weights")
+        if kind == "export":
+            return programs.load_export(path, trust_pickle=trust_pickle)
+        return programs.load_torchscript(path)
+    held = read_checkpoint(path, trust_pickle=trust_pickle)
+    if isinstance(held, nn.Module):
+        return held
+    raise InputError(
+        f"{path} holds weights alone. Say what they belong to: zoo-name:{path}, or path/file.py:function with weights=."
+    )
+
+
+def _arguments(arguments: Mapping[str, Any] | str | None) -> dict[str, Any]:
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except json.JSONDecodeError as error:
+            raise InputError(f"`arguments` must be a JSON object; got {arguments!r} ({error})") from error
+    if arguments is None:
+        return {}
+    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
+        raise InputError(f'`arguments` must be a mapping like {{"classes": 10}}; got {arguments!r}')
+    return dict(arguments)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"the device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}. "
+            f"Use cpu{', cuda' if torch.cuda.is_available() else ''}."
+        ) from error
+    return place

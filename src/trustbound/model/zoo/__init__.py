@@ -1,0 +1,1 @@
+"""Architectures by name, one family a file; `build` makes one, `model/registry.py` lists them."""

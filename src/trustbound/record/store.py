@@ -1,0 +1,296 @@
+"""The run directory: one SQLite file of evidence, tensors beside it, one writer at a time.
+
+    RUN/audit.sqlite        what was asked, and one row per step × example
+    RUN/adversarials/       STEP-SHARD.safetensors, written before the rows that speak of them
+    RUN/record.json, report.html, gallery.safetensors
+
+A work unit (step × shard) commits in one transaction once its tensors are on disk. A killed audit has lost
+the unit in flight, nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from trustbound.errors import RecordError
+from trustbound.record.cost import Cost
+
+STORE_SCHEMA = 1
+
+_TABLES = """
+CREATE TABLE asked (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE unit (
+    step TEXT NOT NULL, shard INTEGER NOT NULL, count INTEGER NOT NULL,
+    forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, queries INTEGER NOT NULL, seconds REAL NOT NULL,
+    events TEXT NOT NULL, PRIMARY KEY (step, shard));
+CREATE TABLE evidence (
+    step TEXT NOT NULL, position INTEGER NOT NULL, shard INTEGER NOT NULL, found INTEGER NOT NULL,
+    margin REAL, size REAL, prediction INTEGER, confidence REAL, tie INTEGER NOT NULL,
+    forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, queries INTEGER NOT NULL,
+    PRIMARY KEY (step, position));
+CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvidenceRow:
+    """What one step found about one example.
+
+    Parameters
+        position    place of the example in the audit.
+        found       broken by it, or proven by it.
+        margin      smallest margin seen, or the proven lower bound of it.
+        size        of the adversarial example, float64; None where there is none.
+        tie         the margin is below rounding error: neither broken nor proven.
+    """
+
+    position: int
+    found: bool
+    margin: float | None = None
+    size: float | None = None
+    prediction: int | None = None
+    confidence: float | None = None
+    tie: bool = False
+    forwards: int = 0
+    backwards: int = 0
+    queries: int = 0
+
+
+_COLUMNS = tuple(field.name for field in fields(EvidenceRow))
+
+
+class Store:
+    """The evidence of one run.
+
+    Raises      RecordError when the directory cannot be written, belongs to another request, was written by
+                another schema, or is in use.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as run, Store.open(run, {"model": "abc"}) as store:
+    ...     store.commit("clean", 0, [EvidenceRow(position=0, found=False)], Cost(forwards=1))
+    ...     store.done("clean")
+    {0: 1}
+    """
+
+    def __init__(self, run: Path, connection: sqlite3.Connection, lock: int) -> None:
+        self.run = run
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, run: str | Path, asked: Mapping[str, Any]) -> Store:
+        """Create a run, or go on with it where the same was asked.
+
+        `asked` says what makes two runs the same: model and data digests, threats, budget, seed …
+        """
+        folder = Path(run)
+        try:
+            (folder / "adversarials").mkdir(parents=True, exist_ok=True)
+            lock = _locked(folder / "lock")
+        except OSError as error:
+            raise RecordError(
+                f"the run directory must be writable; {folder} is not: {error.strerror}. Choose another --run."
+            ) from error
+        try:
+            store = cls(folder, _connected(folder / "audit.sqlite"), lock)
+            store._agree(asked)
+        except BaseException:
+            os.close(lock)
+            raise
+        return store
+
+    @classmethod
+    def temporary(cls, asked: Mapping[str, Any]) -> tuple[Store, tempfile.TemporaryDirectory[str]]:
+        """A run that nobody asked to keep; the second part removes it."""
+        folder = tempfile.TemporaryDirectory(prefix="trustbound-")
+        return cls.open(folder.name, asked), folder
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the database and the lock."""
+        self._connection.close()
+        with contextlib.suppress(OSError):
+            os.close(self._lock)
+
+    def _agree(self, asked: Mapping[str, Any]) -> None:
+        before = dict(self._connection.execute("SELECT key, value FROM asked"))
+        now = {key: json.dumps(value, sort_keys=True) for key, value in asked.items()}
+        if not before:
+            with self._writing():
+                self._connection.executemany("INSERT INTO asked VALUES (?, ?)", sorted(now.items()))
+            return
+        different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        if different:
+            said = "; ".join(
+                f"{key} was {before.get(key, 'not given')}, is {now.get(key, 'not given')}" for key in different[:4]
+            )
+            raise RecordError(
+                f"the run directory {self.run} holds another audit ({said}). Give the same request to go on "
+                "with it, or another --run."
+            )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise RecordError(
+                f"the evidence could not be written to {self.run / 'audit.sqlite'}: {error}. What was finished "
+                "before is intact; make room (or lift the file-size limit) and give the same command again."
+            ) from error
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def commit(
+        self, step: str, shard: int, rows: Iterable[EvidenceRow], cost: Cost, events: Iterable[str] = ()
+    ) -> None:
+        """Keep one work unit: its rows and what it cost, all or nothing."""
+        rows = list(rows)
+        places = ", ".join("?" for _ in range(len(_COLUMNS) + 2))
+        with self._writing():
+            self._connection.execute(
+                "INSERT INTO unit VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    step,
+                    shard,
+                    len(rows),
+                    cost.forwards,
+                    cost.backwards,
+                    cost.queries,
+                    cost.seconds,
+                    json.dumps(list(events)),
+                ),
+            )
+            self._connection.executemany(
+                f"INSERT INTO evidence (step, shard, {', '.join(_COLUMNS)}) VALUES ({places})",
+                [(step, shard, *astuple(row)) for row in rows],
+            )
+
+    def done(self, step: str) -> dict[int, int]:
+        """Finished shards of a step, with the number of their rows."""
+        found = self._connection.execute("SELECT shard, count FROM unit WHERE step = ? ORDER BY shard", (step,))
+        return dict(found.fetchall())
+
+    def rows(self, step: str) -> list[EvidenceRow]:
+        """The evidence of a step, by position."""
+        found = self._connection.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE step = ? ORDER BY position", (step,)
+        )
+        return [
+            EvidenceRow(**{**dict(zip(_COLUMNS, row, strict=True)), "found": bool(row[1]), "tie": bool(row[6])})
+            for row in found
+        ]
+
+    def cost(self, step: str | None = None) -> Cost:
+        """What a step cost, or all of them."""
+        where, values = ("", ()) if step is None else ("WHERE step = ?", (step,))
+        sums = self._connection.execute(
+            "SELECT total(forwards), total(backwards), total(queries), total(seconds) FROM unit " + where,
+            values,
+        ).fetchone()
+        return Cost(int(sums[0]), int(sums[1]), int(sums[2]), float(sums[3]))
+
+    def events(self) -> tuple[str, ...]:
+        """What happened on the way, in the order of the steps."""
+        found = self._connection.execute("SELECT step, shard, events FROM unit ORDER BY rowid")
+        return tuple(f"{step}: {event}" for step, _, events in found for event in json.loads(events))
+
+    def fact(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A value that is computed once per run and read back on resume (JSON).
+
+        Decisions that depend on a clock or a measurement go through here, so that a resumed audit takes the
+        same ones.
+        """
+        found = self._connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        if found is not None:
+            return json.loads(found[0])
+        text = json.dumps(compute(), allow_nan=False)
+        with self._writing():
+            self._connection.execute("INSERT INTO fact VALUES (?, ?)", (name, text))
+        return json.loads(text)
+
+    def has_fact(self, name: str) -> bool:
+        """Whether a value was computed before."""
+        return self._connection.execute("SELECT 1 FROM fact WHERE name = ?", (name,)).fetchone() is not None
+
+    def tensors(self, step: str, shard: int) -> Path:
+        """Where a unit's adversarial inputs lie."""
+        return self.run / "adversarials" / f"{step.replace('/', '_').replace(':', '-')}-{shard:04d}.safetensors"
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file beside its place, flush it to the disk, then rename it: whole or not at all.
+
+    Raises      RecordError when the disk is full or the directory cannot be written.
+    """
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write(scratch)
+        with open(scratch, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(scratch, path)
+    except OSError as error:
+        raise RecordError(
+            f"{path} could not be written: {error.strerror or error}. What was finished before is intact; make "
+            "room (or lift the file-size limit) and give the same command again."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    try:
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {STORE_SCHEMA}; COMMIT;")
+            version = STORE_SCHEMA
+    except sqlite3.Error as error:
+        raise RecordError(
+            f"{path} must be a trustbound run database; SQLite says: {error}. Choose another --run."
+        ) from error
+    if version != STORE_SCHEMA:
+        raise RecordError(
+            f"this version reads runs of schema {STORE_SCHEMA}; {path} has {version}. Choose another --run, or "
+            "read it with the version that wrote it."
+        )
+    return connection
+
+
+def _locked(path: Path) -> int:
+    """Hold the directory until the process ends, however it ends."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        import fcntl
+    except ImportError:  # no advisory locks on this platform: SQLite's own lock still guards each write
+        return handle
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        raise RecordError(
+            f"another process is writing to {path.parent}. Wait for it, or choose another --run."
+        ) from error
+    return handle

@@ -1,0 +1,1 @@
+"""The drawings of the report, each a function from records to SVG text."""

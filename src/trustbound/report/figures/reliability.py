@@ -1,0 +1,113 @@
+"""Reliability diagrams: what confidence promised and what came true, clean and attacked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
+
+from trustbound.record.scores import Doubt
+from trustbound.report.figures.canvas import SMALL, Axes, panel, picture
+from trustbound.report.figures.palette import colour
+from trustbound.report.numbers import number
+
+_QUARTERS = [0.0, 0.25, 0.5, 0.75, 1.0]
+#: What the two states are drawn in: neutral ink when nobody interferes, the colour of breaking otherwise.
+ROLE = {"clean": "muted", "attacked": "broken"}
+
+
+def reliability_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str) -> str:
+    """One diagram for each state, side by side on wide pages; below each, where the examples are."""
+    wide = width >= 500
+    across = 2 if wide else 1
+    cell = (width / across, 376.0)
+    height = cell[1] * (1 if wide else len(states))
+
+    def draw(figure: Figure) -> None:
+        for index, (state, doubt) in enumerate(states):
+            left = cell[0] * (index % across)
+            top = cell[1] * (index // across)
+            _diagram(figure, (width, height), state, doubt, left=left, top=top, width=cell[0])
+
+    return picture(
+        draw,
+        name=name,
+        title="Reliability: accuracy against confidence",
+        description=" ".join(
+            f"{state}: expected calibration error {number(doubt.ece)} on {doubt.n} examples, mean confidence "
+            f"{number(doubt.mean_confidence)}, accuracy {number(doubt.accuracy)}."
+            for state, doubt in states
+        ),
+        width=width,
+        height=height,
+    )
+
+
+def _diagram(
+    figure: Figure,
+    size: tuple[float, float],
+    state: str,
+    doubt: Doubt,
+    *,
+    left: float,
+    top: float,
+    width: float,
+) -> None:
+    """Bars of accuracy with exact intervals against the diagonal, and the counts beneath."""
+    side = min(width - 54 - 20, 262.0)
+    axes = panel(figure, size, left=left + 54, top=top + 32, width=side, height=230)
+    filled = [each for each in doubt.reliability.bins if each.count and each.accuracy is not None]
+    axes.plot([0, 1], [0, 1], color=colour("ink"), linewidth=1.2, linestyle=(0, (5, 3)), zorder=3)
+    for each in filled:
+        accuracy = each.accuracy or 0.0
+        axes.bar(
+            each.low,
+            accuracy,
+            width=each.high - each.low,
+            align="edge",
+            facecolor=colour(ROLE[state]),
+            alpha=0.45,
+            edgecolor=colour("paper"),
+            linewidth=1.0,
+        )
+        middle = (each.low + each.high) / 2
+        axes.plot([middle, middle], each.interval, color=colour("ink"), linewidth=1.2, zorder=4)
+        axes.plot([middle], [accuracy], "o", color=colour("ink"), markersize=4.0, markeredgewidth=0, zorder=5)
+    _frame(axes)
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_locator(FixedLocator(_QUARTERS))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_ticklabels([])
+    figure.text(
+        (left + 54) / size[0],
+        1 - (top + 20) / size[1],
+        f"{state}: accuracy",
+        va="baseline",
+        fontsize=14,
+        fontweight="bold",
+    )
+    counts = panel(figure, size, left=left + 54, top=top + 272, width=side, height=46)
+    for each in filled:
+        counts.bar(
+            each.low,
+            each.count,
+            width=each.high - each.low,
+            align="edge",
+            facecolor=colour(ROLE[state]),
+            edgecolor=colour("paper"),
+            linewidth=1.0,
+        )
+    _frame(counts)
+    most = max((each.count for each in filled), default=1)
+    counts.set_ylim(0, most * 1.05)
+    counts.yaxis.set_major_locator(FixedLocator([most]) if filled else NullLocator())
+    counts.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    counts.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    counts.set_xlabel("confidence (below: examples in each bin)", fontsize=SMALL)
+
+
+def _frame(axes: Axes) -> None:
+    """The axis of confidence."""
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_locator(FixedLocator(_QUARTERS))

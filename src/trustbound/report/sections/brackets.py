@@ -1,0 +1,148 @@
+"""What was found under each threat: brackets, threats in words, and the three errors."""
+
+from __future__ import annotations
+
+from trustbound.record.audit import VERDICTS, AuditRecord
+from trustbound.report.sections.blocks import Block, Code, Paragraph, Picture, Section, Table, missing
+from trustbound.report.figures.bracket import NARROW, WIDE, bracket_picture
+from trustbound.report.numbers import count, counted, share_with_interval
+from trustbound.report.wording import change_words, noun
+
+
+def brackets_section(record: AuditRecord) -> Section:
+    """The brackets as a picture and as numbers, and which example got which verdict."""
+    if not record.brackets:
+        return Section(
+            id="brackets", title="Brackets", blocks=(missing("No threat was examined in this audit."),)
+        )
+    blocks: list[Block] = [
+        Paragraph(
+            text="Each bar holds all examples of the audit. What is certified holds under every allowed change; "
+            "what is broken has a witness that was checked; between them lies what nobody knows."
+        ),
+        Picture(
+            caption="certified share ≤ true robust accuracy ≤ unbroken share. "
+            "Whiskers: exact binomial 95 % intervals.",
+            wide=bracket_picture(record.brackets, name="bracket-wide", standalone=False),
+            narrow=bracket_picture(record.brackets, width=NARROW, name="bracket-narrow", standalone=False),
+        ),
+        Table(
+            caption="Brackets in numbers. At least: the certified share; at most: the unbroken share; both with "
+            "exact 95 % intervals. Counts of examples; ties are part of the unknown.",
+            head=(
+                "threat",
+                "at least",
+                "at most",
+                "examples",
+                "certified",
+                "unknown",
+                "ties",
+                "broken",
+                "misclassified",
+            ),
+            rows=tuple(
+                (
+                    b.threat,
+                    share_with_interval(b.lower, b.lower_interval),
+                    share_with_interval(b.upper, b.upper_interval),
+                    count(b.n),
+                    count(b.certified),
+                    count(b.unknown),
+                    count(b.ties),
+                    count(b.broken),
+                    count(b.misclassified),
+                )
+                for b in record.brackets
+            ),
+        ),
+    ]
+    blocks += [missing(f"{b.threat}: {b.no_proof}.") for b in record.brackets if b.no_proof]
+    rows = tuple(
+        (threat, verdict, count(len(indices)), Code(text=" ".join(map(str, indices)) or "none"))
+        for threat, verdict, indices in _members(record)
+    )
+    if rows:
+        blocks.append(
+            Table(
+                caption="Which examples: row numbers in the data set.",
+                head=("threat", "verdict", "examples", "rows"),
+                rows=rows,
+                words=(0, 1, 3),
+                folded=True,
+                printed=False,
+            )
+        )
+    else:
+        blocks.append(missing("The record lists no single examples."))
+    return Section(id="brackets", title="Brackets", blocks=tuple(blocks))
+
+
+def threats_section(record: AuditRecord) -> Section:
+    """What the adversary may do, wants and sees."""
+    what = noun(record.model.input_shape)
+    if not record.brackets:
+        return Section(
+            id="threats", title="Threats", blocks=(missing("No threat was examined in this audit."),)
+        )
+    return Section(
+        id="threats",
+        title="Threats",
+        blocks=(
+            Table(
+                caption="What was allowed, what counts as success, and what the adversary sees.",
+                head=("threat", "goal", "access", "allowed change"),
+                rows=tuple(
+                    (b.threat, b.goal, b.access, b.change or change_words(b, what)) for b in record.brackets
+                ),
+                words=(0, 1, 2, 3),
+            ),
+        ),
+    )
+
+
+def errors_section(record: AuditRecord) -> Section:
+    """Natural, boundary and robust error of each threat."""
+    if not record.brackets:
+        return Section(
+            id="errors",
+            title="Natural, boundary and robust error",
+            blocks=(missing("No threat was examined, so no robust error was measured."),),
+        )
+    return Section(
+        id="errors",
+        title="Natural, boundary and robust error",
+        blocks=(
+            Paragraph(
+                text="Natural error is wrong without any attack, boundary error only under attack; robust error is "
+                "their sum. It is at least this large: what is unknown is counted as withstanding."
+            ),
+            Table(
+                caption="Errors with exact 95 % intervals.",
+                head=("threat", "natural error", "boundary error", "robust error", "examples"),
+                rows=tuple(
+                    (
+                        b.threat,
+                        counted(b.misclassified, b.n),
+                        counted(b.broken, b.n),
+                        counted(b.misclassified + b.broken, b.n),
+                        count(b.n),
+                    )
+                    for b in record.brackets
+                ),
+            ),
+        ),
+    )
+
+
+def _members(record: AuditRecord) -> list[tuple[str, str, list[int]]]:
+    """Threat, verdict and the rows that got it, in the order of the brackets."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in record.examples:
+        found.setdefault((row.threat, row.verdict), []).append(row.index)
+    threats = list(dict.fromkeys([b.threat for b in record.brackets] + [t for t, _ in found]))
+    return [
+        (threat, verdict, sorted(found[threat, verdict]))
+        for threat in threats
+        for verdict in VERDICTS
+        if (threat, verdict) in found
+    ]

@@ -1,0 +1,227 @@
+"""Does the network know when it is wrong? Reliability, risk and coverage, and all scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trustbound.record.audit import AuditRecord
+from trustbound.record.scores import Assessment, Doubt, TemperatureFit
+from trustbound.report.sections.blocks import Block, Paragraph, Picture, Section, Table, missing
+from trustbound.report.figures.bracket import NARROW, WIDE
+from trustbound.report.figures.reliability import reliability_picture
+from trustbound.report.figures.risk import risk_picture
+from trustbound.report.numbers import (
+    amount,
+    count,
+    interval,
+    measured,
+    number,
+    share,
+    share_with_interval,
+)
+
+_RISK_ROWS = 20
+_UNMEASURED = "Confidence was not measured in this audit."
+_UNATTACKED = "Confidence under attack was not measured in this audit."
+
+
+def reliability_section(record: AuditRecord) -> Section:
+    """Accuracy against confidence, clean and attacked."""
+    title = "Reliability of the confidence"
+    if record.doubt is None:
+        return Section(id="reliability", title=title, blocks=(missing(_UNMEASURED),))
+    states = _states(record.doubt)
+    blocks: list[Block] = [
+        Paragraph(
+            text="A confidence of 90 % should be right nine times in ten: bars on the dashed line. Below it the "
+            "network claims more than it knows. Lines on the bars: exact 95 % intervals."
+        ),
+        Picture(
+            caption="Reliability " + " and ".join(state for state, _ in states) + ".",
+            wide=reliability_picture(states, width=WIDE, name="reliability-wide"),
+            narrow=reliability_picture(states, width=NARROW, name="reliability-narrow"),
+        ),
+    ]
+    if record.doubt.attacked is None:
+        blocks.append(missing(_UNATTACKED))
+    blocks += [
+        Table(
+            caption=f"Reliability, {state}: accuracy with exact 95 % intervals, {amount(doubt.n, 'example')}.",
+            head=("confidence from", "to", "examples", "mean confidence", "accuracy"),
+            rows=tuple(
+                (
+                    number(each.low),
+                    number(each.high),
+                    count(each.count),
+                    "–" if each.confidence is None else share(each.confidence),
+                    "–" if each.accuracy is None else share_with_interval(each.accuracy, each.interval),
+                )
+                for each in doubt.reliability.bins
+            ),
+            folded=True,
+        )
+        for state, doubt in states
+    ]
+    return Section(id="reliability", title=title, blocks=tuple(blocks))
+
+
+def risk_section(record: AuditRecord) -> Section:
+    """Errors among the most confident share, clean and attacked."""
+    title = "Risk and coverage"
+    if record.doubt is None:
+        return Section(id="risk-coverage", title=title, blocks=(missing(_UNMEASURED),))
+    states = [(state, doubt) for state, doubt in _states(record.doubt) if doubt.risk_coverage.coverage]
+    if not states:
+        return Section(id="risk-coverage", title=title, blocks=(missing("No coverages were recorded."),))
+    blocks: list[Block] = [
+        Paragraph(
+            text="If only the most confident share is answered, how many answers are wrong? A useful confidence "
+            "keeps the line low on the left."
+        ),
+        Picture(
+            caption="Error among the answers given, " + " and ".join(state for state, _ in states) + ".",
+            wide=risk_picture(states, width=WIDE, name="risk-wide"),
+            narrow=risk_picture(states, width=NARROW, name="risk-narrow"),
+        ),
+    ]
+    if record.doubt.attacked is None:
+        blocks.append(missing(_UNATTACKED))
+    for state, doubt in states:
+        points = doubt.risk_coverage
+        shown = _spread(len(points.coverage), _RISK_ROWS)
+        part = (
+            ""
+            if len(shown) == len(points.coverage)
+            else f"; {len(shown)} of {len(points.coverage)} points, evenly spread"
+        )
+        blocks.append(
+            Table(
+                caption=f"Risk and coverage, {state}: error with exact 95 % intervals{part}.",
+                head=("coverage", "answers", "error among them"),
+                rows=tuple(
+                    (
+                        share(points.coverage[i]),
+                        count(round(points.coverage[i] * doubt.n)),
+                        measured(points.risk[i], round(points.coverage[i] * doubt.n)),
+                    )
+                    for i in shown
+                ),
+                folded=True,
+            )
+        )
+    return Section(id="risk-coverage", title=title, blocks=tuple(blocks))
+
+
+def doubt_section(record: AuditRecord) -> Section:
+    """All scores of doubt, the temperature and the conformal sets."""
+    title = "Doubt in numbers"
+    found = record.doubt
+    if found is None:
+        return Section(id="doubt", title=title, blocks=(missing(_UNMEASURED),))
+    columns: list[tuple[str, Doubt]] = _states(found)
+    if found.scaled_clean is not None:
+        columns.append(("clean, scaled", found.scaled_clean))
+    if found.scaled_attacked is not None:
+        columns.append(("attacked, scaled", found.scaled_attacked))
+    blocks: list[Block] = [
+        Table(
+            caption="Scores of doubt: lower is better for NLL, Brier score, ECE and AURC, higher for AUROC. "
+            "Scaled: logits divided by the temperature, on the evaluation examples only.",
+            head=("score", *(name for name, _ in columns)),
+            rows=tuple((name, *(read(doubt) for _, doubt in columns)) for name, read in _SCORES),
+        )
+    ]
+    if found.attacked is None:
+        blocks.append(missing(_UNATTACKED))
+    blocks += _temperature(found.temperature)
+    blocks.append(_conformal(found))
+    return Section(id="doubt", title=title, blocks=tuple(blocks))
+
+
+_SCORES: tuple[tuple[str, Callable[[Doubt], str]], ...] = (
+    ("examples", lambda d: count(d.n)),
+    ("accuracy", lambda d: measured(d.accuracy, d.n)),
+    ("mean confidence", lambda d: share(d.mean_confidence)),
+    ("mean confidence on errors", lambda d: share(d.mean_confidence_on_errors)),
+    ("NLL, nats", lambda d: number(d.nll)),
+    ("Brier score", lambda d: number(d.brier)),
+    ("ECE, equal-width bins", lambda d: number(d.ece)),
+    ("ECE, debiased", lambda d: number(d.ece_debiased)),
+    ("its 95 % interval", lambda d: _range(d.ece_interval)),
+    ("AUROC, right against wrong", lambda d: number(d.auroc)),
+    ("AURC", lambda d: number(d.aurc)),
+    ("AURC above a perfect ranking", lambda d: number(d.aurc_excess)),
+)
+
+
+def _range(limits: tuple[float, float]) -> str:
+    """Limits that are no shares."""
+    return f"{number(limits[0])} to {number(limits[1])}"
+
+
+def _temperature(fit: TemperatureFit | None) -> list[Block]:
+    """The advice on temperature scaling, with its effect."""
+    if fit is None:
+        return [missing("No temperature was fitted: too few examples to set some apart for it.")]
+    advice = f"Scale: divide logits by {number(fit.temperature)}." if fit.scale else "Do not scale."
+    return [
+        Paragraph(text=f"Temperature: {advice} {fit.reason}"),
+        Table(
+            caption="Temperature fitted on one split, its effect measured on another.",
+            head=("score", "before", f"after (temperature {number(fit.temperature)})"),
+            rows=(
+                ("NLL", number(fit.nll_before), number(fit.nll_after)),
+                ("ECE", number(fit.ece_before), number(fit.ece_after)),
+            ),
+        ),
+    ]
+
+
+def _conformal(found: Assessment) -> Block:
+    """Coverage and size of conformal sets."""
+    if not found.conformal:
+        return missing("No conformal sets were made: too few examples to set some apart for them.")
+    return Table(
+        caption="Split conformal sets: the coverage promised for clean inputs, and what was measured. "
+        "The promise does not extend to attacked inputs. Size: mean number of classes in a set. Examples: "
+        "calibrated on + measured on.",
+        head=(
+            "method",
+            "promised",
+            "clean coverage",
+            "size",
+            "attacked coverage",
+            "size",
+            "quantile",
+            "examples",
+        ),
+        rows=tuple(
+            (
+                each.method,
+                share(each.level),
+                share_with_interval(each.coverage_clean, each.coverage_interval),
+                number(each.mean_set_size),
+                "not measured"
+                if each.coverage_attacked is None
+                else f"{share(each.coverage_attacked)} ({interval(each.coverage_interval_attacked)})",
+                "not measured"
+                if each.mean_set_size_attacked is None
+                else number(each.mean_set_size_attacked),
+                number(each.quantile),
+                f"{count(each.n_calibration)} + {count(each.n)}",
+            )
+            for each in found.conformal
+        ),
+    )
+
+
+def _states(found: Assessment) -> list[tuple[str, Doubt]]:
+    """Clean, and attacked where it was measured."""
+    states = [("clean", found.clean)]
+    return states if found.attacked is None else [*states, ("attacked", found.attacked)]
+
+
+def _spread(total: int, most: int) -> list[int]:
+    """At most so many positions, evenly spread, the last one among them."""
+    shown = min(total, most)
+    return [(i + 1) * total // shown - 1 for i in range(shown)]

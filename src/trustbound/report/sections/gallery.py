@@ -1,0 +1,213 @@
+"""The gallery: clean input, magnified perturbation and adversarial input of each exhibit."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trustbound.errors import RecordError
+from trustbound.record.audit import AuditRecord, Exhibit
+from trustbound.report.sections.blocks import (
+    Block,
+    Exhibits,
+    ExhibitView,
+    Pane,
+    Paragraph,
+    Section,
+    Table,
+    missing,
+)
+from trustbound.report.numbers import amount, number, share
+from trustbound.report.wording import class_name, is_picture
+
+#: At most so many exhibits are shown in all; larger pictures than SIDE pixels are shown reduced.
+MOST, SIDE = 12, 112
+_FEATURES = 8
+
+Array = NDArray[np.float32]
+
+
+def read_gallery(run: Path) -> dict[str, Array] | None:
+    """The gallery of a run directory, None where none was written.
+
+    Raises      RecordError when the file is there but cannot be read.
+    """
+    path = Path(run) / "gallery.safetensors"
+    if not path.exists():
+        return None
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except Exception as error:
+        raise RecordError(
+            f"a gallery must be a safetensors file; {path} cannot be read ({error}). "
+            "Remove it to write the report without pictures, or run the audit again."
+        ) from error
+
+
+def magnification(perturbation: Array, width: float) -> float:
+    """The factor by which a perturbation is shown, so that it fills half the range: 1, 2 or 5 × 10^k.
+
+    >>> magnification(np.array([0.1, -0.02]), 1.0), magnification(np.zeros(2), 1.0)
+    (5.0, 1.0)
+    """
+    largest = float(np.abs(perturbation).max(initial=0.0))
+    if largest <= 0.0 or not math.isfinite(largest):
+        return 1.0
+    factor = 0.5 * width / largest * (1.0 + 1e-6)
+    power = 10.0 ** math.floor(math.log10(factor))
+    return max(1.0, max(digit for digit in (1.0, 2.0, 5.0) if digit * power <= factor) * power)
+
+
+def gallery_section(record: AuditRecord, gallery: Mapping[str, Array] | None) -> Section:
+    """The exhibits of a record, in pictures where the inputs are pictures and their arrays are at hand."""
+    title = "Gallery"
+    if not record.gallery:
+        return Section(
+            id="gallery",
+            title=title,
+            blocks=(missing("The record holds no adversarial examples to show."),),
+        )
+    chosen = _chosen(record.gallery)
+    views = tuple(_view(record, exhibit, gallery or {}) for exhibit in chosen)
+    blocks: list[Block] = []
+    if len(chosen) < len(record.gallery):
+        blocks.append(
+            Paragraph(
+                text=f"Shown are {len(chosen)} of {amount(len(record.gallery), 'adversarial example')}.",
+                tone="note",
+            )
+        )
+    if any(view.panes for view in views):
+        blocks.append(
+            Paragraph(
+                text="Left the clean input, right the adversarial one, between them their difference: grey is no "
+                "change, lighter is more, darker is less, magnified by the factor stated."
+            )
+        )
+    if any(view.panes or view.table for view in views):
+        blocks.append(Exhibits(exhibits=views))
+    else:
+        blocks.append(missing("The inputs themselves were not at hand; their numbers follow."))
+    blocks.append(_table(record, chosen))
+    return Section(id="gallery", title=title, blocks=tuple(blocks))
+
+
+def _chosen(exhibits: tuple[Exhibit, ...]) -> list[Exhibit]:
+    """At most MOST exhibits, as many from each threat, in their order."""
+    threats = list(dict.fromkeys(each.threat for each in exhibits))
+    rank: dict[str, int] = dict.fromkeys(threats, 0)
+    ranked = []
+    for position, each in enumerate(exhibits):
+        ranked.append((rank[each.threat], position))
+        rank[each.threat] += 1
+    kept = sorted(position for _, position in sorted(ranked)[:MOST])
+    return [exhibits[position] for position in kept]
+
+
+def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) -> ExhibitView:
+    """One exhibit laid out."""
+    title = f"{exhibit.threat}, example {exhibit.index}"
+    note = f"True class {class_name(record, exhibit.label)}; size {number(exhibit.size)}; "
+    note += f"broken by {exhibit.broken_by}."
+    clean, adversarial = (arrays.get(f"{part}/{exhibit.key}") for part in ("clean", "adversarial"))
+    if clean is None or adversarial is None or np.shape(clean) != np.shape(adversarial):
+        return ExhibitView(title=title, note=f"{note} The inputs were not at hand.")
+    before, after = (np.nan_to_num(np.asarray(each, dtype=np.float32)) for each in (clean, adversarial))
+    if not is_picture(before.shape):
+        return ExhibitView(title=title, note=note, table=_features(before, after))
+    low, high = record.model.box
+    factor = magnification(after - before, high - low)
+    said = (
+        (exhibit.clean_prediction, exhibit.clean_confidence),
+        (exhibit.adversarial_prediction, exhibit.adversarial_confidence),
+    )
+    names = [f"{class_name(record, wanted)}, {share(confidence)}" for wanted, confidence in said]
+    height, width = before.shape[-2:]
+    panes = tuple(
+        Pane(
+            png=_png(values),
+            width=width,
+            height=height,
+            alternative=f"{caption} of example {exhibit.index}: {detail}",
+            caption=caption,
+            detail=detail,
+        )
+        for values, caption, detail in (
+            ((before - low) / (high - low), "clean", names[0]),
+            (0.5 + factor * (after - before) / (high - low), "difference", f"magnified {factor:g} ×"),
+            ((after - low) / (high - low), "adversarial", names[1]),
+        )
+    )
+    reduced = f" Shown reduced from {width} × {height}." if max(width, height) > SIDE else ""
+    return ExhibitView(title=title, note=note + reduced, panes=panes)
+
+
+def _features(before: Array, after: Array) -> Table:
+    """The features that changed most."""
+    flat, other = before.ravel(), after.ravel()
+    change = other - flat
+    order = np.argsort(-np.abs(change), kind="stable")[:_FEATURES]
+    moved = int((change != 0).sum())
+    return Table(
+        caption=f"The {len(order)} largest changes; {moved} of {amount(flat.size, 'feature')} changed.",
+        head=("feature", "clean", "change", "adversarial"),
+        rows=tuple(
+            (str(int(i)), number(float(flat[i])), number(float(change[i])), number(float(other[i])))
+            for i in order
+        ),
+    )
+
+
+def _table(record: AuditRecord, exhibits: list[Exhibit]) -> Table:
+    """The numbers of the gallery."""
+    return Table(
+        caption="The gallery in numbers; class and confidence as the network gave them.",
+        head=(
+            "threat",
+            "example",
+            "true class",
+            "clean",
+            "confidence",
+            "adversarial",
+            "confidence",
+            "size",
+            "by",
+        ),
+        rows=tuple(
+            (
+                each.threat,
+                str(each.index),
+                class_name(record, each.label),
+                class_name(record, each.clean_prediction),
+                share(each.clean_confidence),
+                class_name(record, each.adversarial_prediction),
+                share(each.adversarial_confidence),
+                number(each.size),
+                each.broken_by,
+            )
+            for each in exhibits
+        ),
+        words=(0, 2, 3, 5, 8),
+    )
+
+
+def _png(values: Array) -> str:
+    """An array (H, W), (1, H, W) or (3, H, W) with values in [0, 1] as PNG, in base64."""
+    levels = np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
+    if levels.ndim == 3:
+        levels = levels[0] if levels.shape[0] == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0))
+    image = Image.fromarray(levels)
+    if max(image.size) > SIDE:
+        image.thumbnail((SIDE, SIDE), Image.Resampling.BOX)
+    written = io.BytesIO()
+    image.save(written, format="PNG", optimize=True)
+    return base64.b64encode(written.getvalue()).decode("ascii")

@@ -1,0 +1,200 @@
+"""How the brackets were found: the security curve, the waterfall of the search, and what all of it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trustbound.record.audit import AuditRecord, Curve, StepFacts
+from trustbound.record.cost import Cost
+from trustbound.report.sections.blocks import Block, Items, Paragraph, Picture, Section, Table, missing
+from trustbound.report.figures.bracket import NARROW, WIDE
+from trustbound.report.figures.curve import curve_picture
+from trustbound.report.figures.waterfall import Stage, stages, waterfall_picture
+from trustbound.report.numbers import amount, count, duration, epsilon_of, number, share_with_interval
+
+_ROWS_SHOWN_OPEN = 12
+
+
+def curve_section(record: AuditRecord) -> Section:
+    """Both bounds over the size of the change, with the audit's own sizes marked."""
+    title = "Security curve"
+    curves = [curve for curve in record.curves if curve.epsilons]
+    if not curves:
+        notes = tuple(missing(curve.note) for curve in record.curves if curve.note)
+        return Section(
+            id="curve",
+            title=title,
+            blocks=(missing("No security curve was measured in this audit."), *notes),
+        )
+    blocks: list[Block] = [
+        Paragraph(
+            text="How the bracket moves with the size of the change: below the lower line is certified, above "
+            "the upper one broken or wrong from the start, the striped band is unknown. Dotted: limits of the "
+            "exact 95 % intervals. Dashed verticals: the sizes audited."
+        )
+    ]
+    for index, curve in enumerate(curves):
+        marked = [
+            (b.threat, known[1])
+            for b in record.brackets
+            if (known := epsilon_of(b.threat)) and known[0] == curve.norm
+        ]
+        blocks.append(
+            Picture(
+                caption=f"Security curve under {curve.norm}, measured on {amount(curve.n, 'example')}.",
+                wide=curve_picture(curve, marked, width=WIDE, name=f"curve-{index}-wide"),
+                narrow=curve_picture(curve, marked, width=NARROW, name=f"curve-{index}-narrow"),
+            )
+        )
+        blocks.append(_curve_table(curve))
+        if curve.note:
+            blocks.append(Paragraph(text=curve.note, tone="note"))
+    return Section(id="curve", title=title, blocks=tuple(blocks))
+
+
+def waterfall_section(record: AuditRecord) -> Section:
+    """Who broke and who proved how many, at what cost."""
+    title = "Waterfall of the search"
+    if not record.steps:
+        return Section(
+            id="waterfall", title=title, blocks=(missing("The record lists no steps of the search."),)
+        )
+    blocks: list[Block] = [
+        Paragraph(
+            text="Each step runs on what is still unknown; what it settles is drawn in full colour, what was "
+            "settled before is faint. Control steps run on the control group whatever came before, so that the "
+            "audit can catch its own mistakes; they settle nothing. One unit is one forward pass of one example; "
+            f"a backward pass counts {number(record.backward_cost, 3)} units, as measured in this run."
+        )
+    ]
+    for index, bracket in enumerate(record.brackets):
+        steps = [step for step in record.steps if step.threat == bracket.threat]
+        if not steps:
+            blocks.append(missing(f"The record lists no steps under {bracket.threat}."))
+            continue
+        found = stages(bracket, steps, record.backward_cost)
+        blocks.append(
+            Picture(
+                caption=f"The search under {bracket.threat}: {amount(bracket.n, 'example')}.",
+                wide=waterfall_picture(bracket.threat, found, width=WIDE, name=f"waterfall-{index}-wide"),
+                narrow=waterfall_picture(
+                    bracket.threat, found, width=NARROW, name=f"waterfall-{index}-narrow"
+                ),
+            )
+        )
+        blocks.append(_step_table(bracket.threat, found, steps, record.backward_cost))
+        rest = [stage for stage in found if stage.name in ("otherwise settled", "withdrawn")]
+        if rest:
+            blocks.append(
+                Paragraph(
+                    text="Not settled by a step of this list: "
+                    + ", ".join(f"{stage.settled:+,} {stage.verdict}" for stage in rest)
+                    + ". Such verdicts come from the security curve or from the final re-check.",
+                    tone="note",
+                )
+            )
+    known = {bracket.threat for bracket in record.brackets}
+    others = dict.fromkeys(step.threat for step in record.steps if step.threat not in known)
+    if others:
+        blocks.append(
+            Paragraph(text=f"Steps without a bracket of their own: {', '.join(others)}.", tone="note")
+        )
+    return Section(id="waterfall", title=title, blocks=tuple(blocks))
+
+
+def cost_section(record: AuditRecord) -> Section:
+    """What the audit cost in all, and where it went."""
+    parts: dict[str, Cost] = {}
+    for step in record.steps:
+        parts[step.kind] = parts.get(step.kind, Cost()) + step.cost
+    for curve in record.curves:
+        parts["curve"] = parts.get("curve", Cost()) + curve.cost
+    words = {"attack": "attacks", "proof": "proofs", "control": "control group", "curve": "security curve"}
+    rows = [_cost_row(words.get(kind, kind), cost, record) for kind, cost in parts.items()]
+    rows.append(_cost_row("whole audit", record.cost, record))
+    blocks: list[Block] = [
+        Paragraph(
+            text=f"In all {count(record.cost.forwards)} forward and {count(record.cost.backwards)} backward passes "
+            f"of single examples in {duration(record.cost.seconds)}; one unit is one forward pass, a backward "
+            f"pass counts {number(record.backward_cost, 3)}. The whole need not be the sum of the parts: the "
+            "clean pass, the probes and the confirmations are not steps, and a curve may be counted apart."
+        ),
+        Table(
+            caption="Counted model evaluations and wall-clock time.",
+            head=("part", "forwards", "backwards", "queries", "units", "units per example", "time"),
+            rows=tuple(rows),
+        ),
+    ]
+    if record.events:
+        blocks.append(Items(title="Events during the run", items=record.events))
+    return Section(id="cost", title="Cost", blocks=tuple(blocks))
+
+
+def _curve_table(curve: Curve) -> Table:
+    """The numbers of one curve."""
+    return Table(
+        caption=f"Security curve under {curve.norm} in numbers: shares of {amount(curve.n, 'example')} with exact "
+        "95 % intervals.",
+        head=("epsilon", "at least (certified)", "at most (unbroken)"),
+        rows=tuple(
+            (
+                number(epsilon),
+                share_with_interval(curve.lower[i], curve.lower_interval[i]),
+                share_with_interval(curve.upper[i], curve.upper_interval[i]),
+            )
+            for i, epsilon in enumerate(curve.epsilons)
+        ),
+        folded=len(curve.epsilons) > _ROWS_SHOWN_OPEN,
+    )
+
+
+def _step_table(threat: str, found: Sequence[Stage], steps: Sequence[StepFacts], backward: float) -> Table:
+    """The numbers of one waterfall. The first stage is the clean pass, then comes one stage for each step."""
+    return Table(
+        caption=f"The steps under {threat}, in order. Again: examples of the control group that were settled "
+        "before. Evaluations are counted per example.",
+        head=(
+            "step",
+            "method",
+            "examined",
+            "again",
+            "settled",
+            "still unknown",
+            "forwards",
+            "backwards",
+            "queries",
+            "units",
+            "time",
+        ),
+        rows=tuple(
+            (
+                step.name + (f" ({step.note})" if step.note else ""),
+                f"{step.method}, {step.kind}",
+                count(step.examined),
+                count(step.control),
+                count(step.settled) + {"attack": " broken", "proof": " proven"}.get(step.kind, ""),
+                count(stage.unknown),
+                count(step.cost.forwards),
+                count(step.cost.backwards),
+                count(step.cost.queries),
+                number(step.cost.units(backward)),
+                duration(step.cost.seconds),
+            )
+            for step, stage in zip(steps, found[1:], strict=False)
+        ),
+        words=(0, 1),
+    )
+
+
+def _cost_row(part: str, cost: Cost, record: AuditRecord) -> tuple[str, ...]:
+    """One cost as a row."""
+    units = cost.units(record.backward_cost)
+    return (
+        part,
+        count(cost.forwards),
+        count(cost.backwards),
+        count(cost.queries),
+        number(units),
+        number(units / max(record.data.n, 1)),
+        duration(cost.seconds),
+    )

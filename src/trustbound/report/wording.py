@@ -1,0 +1,113 @@
+"""The words of the report: what an input is called, and what a threat allows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from trustbound.record.audit import AuditRecord, Bracket
+from trustbound.report.numbers import epsilon_of, number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noun:
+    """What one input is called, and one of its coordinates."""
+
+    one: str
+    many: str
+    part: str
+
+    def of(self, n: int) -> str:
+        """The noun after a count.
+
+        >>> Noun(one="image", many="images", part="pixel").of(1)
+        'image'
+        """
+        return self.one if n == 1 else self.many
+
+
+def noun(input_shape: tuple[int, ...]) -> Noun:
+    """Images where the shape is that of one, inputs otherwise.
+
+    >>> noun((1, 28, 28)).many, noun((30,)).part, noun((2, 9, 9)).one
+    ('images', 'feature', 'input')
+    """
+    if is_picture(input_shape):
+        return Noun(one="image", many="images", part="pixel")
+    return Noun(one="input", many="inputs", part="feature")
+
+
+def is_picture(shape: tuple[int, ...]) -> bool:
+    """Whether an input of this shape can be shown: (H, W), (1, H, W) or (3, H, W).
+
+    >>> is_picture((8, 8)), is_picture((3, 32, 32)), is_picture((784,))
+    (True, True, False)
+    """
+    return (len(shape) == 2 and min(shape) > 1) or (
+        len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
+    )
+
+
+def change_words(bracket: Bracket, what: Noun) -> str:
+    """What the threat allows, as it follows "under": from its text form, else in the record's own words.
+
+    >>> bracket = Bracket(threat="linf:8/255", lower=0.0, upper=1.0, lower_interval=(0.0, 1.0),
+    ...     upper_interval=(0.0, 1.0), n=1, certified=0, broken=0, misclassified=0, unknown=1)
+    >>> change_words(bracket, noun((3, 32, 32)))
+    'any change of each pixel by up to 8/255 (0.03137)'
+    """
+    known = epsilon_of(bracket.threat)
+    if known is None:
+        said = bracket.change.strip().rstrip(".")
+        return f"any change that {bracket.threat} allows" + (f" ({said})" if said else "")
+    norm, epsilon = known
+    text = bracket.threat.partition(";")[0].partition(":")[2].strip()
+    size = f"{text} ({number(epsilon)})" if "/" in text else number(epsilon)
+    if math.isinf(epsilon):
+        return "any change at all within the valid range"
+    if norm == "linf":
+        return f"any change of each {what.part} by up to {size}"
+    if norm == "l2":
+        return f"any change of Euclidean length up to {size}"
+    if norm == "l1":
+        return f"any change whose absolute values sum up to at most {size}"
+    return f"any change of at most {size} {what.part}{'' if epsilon == 1 else 's'}"
+
+
+def kept(bracket: Bracket) -> str:
+    """What an example does that counts for the bounds: the opposite of the adversary's goal."""
+    return "classified correctly" if is_misclassify(bracket) else "out of reach of the adversary's goal"
+
+
+def is_misclassify(bracket: Bracket) -> bool:
+    """Whether the goal is the usual one: any wrong class."""
+    return bracket.goal.strip().lower().startswith("misclassify")
+
+
+def class_name(record: AuditRecord, index: int | None) -> str:
+    """A class by its name where it has one, else by its number."""
+    if index is None:
+        return "?"
+    names = record.data.class_names
+    return names[index] if 0 <= index < len(names) and names[index] else str(index)
+
+
+def legible(text: str, limit: int = 0) -> str:
+    """Text without control characters or lone surrogates, shortened in the middle to `limit` characters.
+
+    >>> legible("a\\x00b\\ud800"), legible("abcdefghij", 5)
+    ('a�b�', 'ab…ij')
+    """
+    shown = "".join(
+        " " if c in "\t\r\n" else "�" if (ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or _unpaired(c)) else c
+        for c in text
+    )
+    if limit and len(shown) > limit:
+        head = limit // 2
+        return f"{shown[:head]}…{shown[len(shown) - (limit - head - 1) :]}"
+    return shown
+
+
+def _unpaired(character: str) -> bool:
+    """Whether a character is half a surrogate pair or a noncharacter, which no XML may hold."""
+    return 0xD800 <= ord(character) <= 0xDFFF or ord(character) in (0xFFFE, 0xFFFF)

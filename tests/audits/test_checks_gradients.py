@@ -1,0 +1,287 @@
+"""Checks of outputs and gradients: silent on honest networks, and each planted failure seen by the right one."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from tests.audits.planted_nets import HONEST, before, blobs, net
+from trustbound.audits.checks.broken_graph import BrokenGraph, deaths
+from trustbound.audits.checks.differences import FiniteDifferences
+from trustbound.audits.checks.examine import examine
+from trustbound.audits.checks.gradient_rate import GradientRate
+from trustbound.audits.checks.repeatability import Determinism
+from trustbound.audits.checks.restored import fingerprint
+from trustbound.audits.checks.saturation import LogitScaleInvariance, SaturatedOutput, are_probabilities
+from trustbound.model.defences import InputQuantisation, with_k_winners
+from trustbound.model.planted import BatchStatistics, DropoutOn, GradientKiller, SaturatedSoftmax
+from trustbound.model.wrap import Adaptation, wrap
+
+
+class StraightThrough(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs):
+        return self.network(inputs + ((inputs * 7).round() / 7 - inputs).detach())
+
+
+class Reversed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs):
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return -gradient
+
+
+class WrongSign(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs):
+        return self.network(Reversed.apply(inputs))
+
+
+class Scaled(nn.Module):
+    def __init__(self, network, factor):
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, inputs):
+        return self.network(inputs) * self.factor
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_honest_networks_raise_no_alarm_and_come_back_unchanged(kind):
+    module = net(kind)
+    taken = fingerprint(module)
+    found = examine(before(module))
+    assert {check.name: check.verdict for check in found.checks if check.verdict not in ("PASS", "SKIP")} == {}
+    assert found.verdict("finite-differences") == "PASS"
+    assert fingerprint(module) == taken
+
+
+# Determinism ----------------------------------------------------------------------------------------------------
+
+
+def test_dropout_layer_in_train_mode_is_named():
+    module = net("dropout").train()
+    check = Determinism().run(before(module))
+    assert check.verdict == "FAIL"
+    assert "2 (Dropout)" in check.finding
+    assert "eval()" in check.advice
+    assert module[2].training  # named, not switched off
+
+
+def test_functional_dropout_is_seen_without_a_module_to_name():
+    assert Determinism().run(before(DropoutOn(net(), probability=0.1))).verdict == "FAIL"
+
+
+def test_batch_statistics_show_in_other_batches_only():
+    finding = Determinism().measure(before(BatchStatistics(net("norm"))))
+    changes = finding.evidence["changes"]
+    assert changes["again"] == 0.0
+    assert changes.get("in halves", 1.0) > 0.01
+    assert Determinism().run(before(BatchStatistics(net("norm")))).verdict == "FAIL"
+
+
+def test_a_dependence_on_the_place_in_the_batch_is_seen():
+    class Placed(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs):
+            outputs = self.network(inputs)
+            return outputs + 0.5 * (torch.arange(len(inputs)) == 0)[:, None] * torch.eye(4)[0]
+
+    finding = Determinism().measure(before(Placed(net())))
+    assert finding.evidence["changes"]["again"] == 0.0
+    assert finding.evidence["changes"]["in another order"] > 0.0
+    assert finding.value > 1e-2
+
+
+def test_declared_randomness_is_a_warning_not_a_failure():
+    module = DropoutOn(net(), probability=0.1)
+    context = before(module, model=wrap(module, adaptation=Adaptation(draws=2)))
+    assert Determinism().run(context).verdict == "WARN"
+
+
+# Outputs --------------------------------------------------------------------------------------------------------
+
+
+def test_softmax_times_200_fails_and_plain_softmax_warns():
+    sharp = SaturatedOutput().measure(before(SaturatedSoftmax(net(), scale=200.0)))
+    assert sharp.evidence["probabilities"]
+    assert sharp.value > 0.5
+    assert SaturatedOutput().run(before(SaturatedSoftmax(net(), scale=200.0))).verdict == "FAIL"
+    assert SaturatedOutput().run(before(nn.Sequential(net(), nn.Softmax(dim=1)))).verdict == "WARN"
+
+
+def test_log_probabilities_are_logits_and_huge_logits_are_not_probabilities():
+    assert SaturatedOutput().run(before(nn.Sequential(net(), nn.LogSoftmax(dim=1)))).verdict == "PASS"
+    huge = SaturatedOutput().measure(before(Scaled(net(), 1000.0)))
+    assert not huge.evidence["probabilities"]
+    assert huge.value > 0.5
+    assert not are_probabilities(torch.rand(9, 2))
+
+
+def test_a_killed_gradient_is_not_blamed_on_the_outputs():
+    assert SaturatedOutput().run(before(GradientKiller(net()))).verdict == "PASS"
+
+
+def test_huge_logits_gain_from_rescaling():
+    context = before(Scaled(net(), 1000.0), "linf:0.3")
+    finding = LogitScaleInvariance().measure(context)
+    broken = finding.evidence["broken"]
+    assert broken[1e-3] > broken[1.0] + 0.2
+    assert finding.value == pytest.approx(max(broken.values()) - broken[1.0])
+    assert LogitScaleInvariance().run(context).verdict in ("WARN", "FAIL")
+
+
+# Gradients ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep_graph", [True, False])
+def test_a_gradient_killer_leaves_no_gradient_and_is_named(keep_graph):
+    context = before(GradientKiller(net(), keep_graph=keep_graph))
+    assert GradientRate().measure(context).value == 1.0
+    check = BrokenGraph().run(context)
+    assert check.verdict == "FAIL"
+    assert "the model itself (GradientKiller)" in check.finding
+    assert "stand_ins" in check.advice
+
+
+def test_nan_gradients_are_counted_as_such():
+    class Root(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs):
+            return self.network(inputs) + (inputs - inputs).sum(dim=1, keepdim=True).sqrt()
+
+    finding = GradientRate().measure(before(Root(net())))
+    assert finding.evidence["nan"] + finding.evidence["infinite"] > 0
+    assert finding.value == 1.0
+
+
+def test_the_gradient_rate_counts_a_known_share():
+    class HalfDead(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs):
+            alive = (inputs[:, :1] > 0.5).to(inputs.dtype)  # by construction, half of the classes
+            return self.network(inputs * alive + (inputs * (1 - alive)).detach())
+
+    inputs, _ = blobs()
+    finding = GradientRate(examples=160, steps=4).measure(before(HalfDead(net()), "linf:0.001"))
+    assert finding.value == pytest.approx(float((inputs[:, 0] <= 0.5).float().mean()), abs=0.03)
+
+
+def test_the_innermost_module_is_named_and_the_identity_proposed():
+    inner = InputQuantisation(net(), levels=8)
+    inner = nn.Sequential(nn.Identity(), inner)
+    check = BrokenGraph().run(before(inner))
+    assert check.finding.startswith("the gradient dies in 1.quantise (Quantise) for 100.0%")
+    assert "'1.quantise': lambda inputs: inputs" in check.advice
+
+
+def test_following_the_advice_brings_the_gradient_back():
+    module = InputQuantisation(net(), levels=8)
+    (worst, *_), lost, _ = deaths(before(module))
+    assert lost == 1.0
+    declared = wrap(module, adaptation=Adaptation(stand_ins={worst.path: lambda inputs: inputs}))
+    assert GradientRate().run(before(module, model=declared)).verdict == "PASS"
+    assert FiniteDifferences().run(before(module, model=declared)).verdict == "SKIP"
+
+
+def test_a_detached_side_branch_is_no_broken_graph():
+    class Gated(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+            self.gate = nn.Sequential(nn.Linear(6, 6), nn.Sigmoid())
+
+        def forward(self, inputs):
+            return self.network(inputs * (1 + self.gate(inputs.detach())))
+
+    torch.manual_seed(0)
+    assert BrokenGraph().run(before(Gated(net()))).verdict == "PASS"
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        lambda: StraightThrough(net()),
+        lambda: WrongSign(net()),
+        lambda: GradientKiller(net()),
+        lambda: GradientKiller(net(), keep_graph=False),
+        lambda: InputQuantisation(net(), levels=8),
+        lambda: with_k_winners(net(), share=0.2),
+    ],
+    ids=["straight-through", "wrong sign", "killed", "detached", "quantised", "k-winners"],
+)
+def test_what_is_no_derivative_fails_finite_differences(plant):
+    assert FiniteDifferences().run(before(plant())).verdict == "FAIL"
+
+
+def test_jumps_and_disagreement_are_told_apart():
+    winners = FiniteDifferences().measure(before(with_k_winners(net(), share=0.2))).evidence
+    assert winners["jump"] > 0
+    assert winners["disagree"] == 0  # autograd is right between the jumps
+    reversed_ = FiniteDifferences().measure(before(WrongSign(net()))).evidence
+    assert reversed_["disagree"] == 24
+    assert reversed_["jump"] == 0
+
+
+@pytest.mark.parametrize("slope", [1.0, 1e3])
+def test_steep_but_continuous_is_no_jump(slope):
+    class Steep(nn.Module):
+        def forward(self, inputs):
+            z = torch.relu(slope * (inputs - 0.5)).sum(dim=1, keepdim=True)
+            return torch.cat((z, -z, z * 0.5, z * 0.25), dim=1)
+
+    evidence = FiniteDifferences().measure(before(nn.Sequential(Steep()))).evidence
+    assert (evidence["jump"], evidence["disagree"]) == (0, 0)
+
+
+def test_a_random_model_is_skipped_by_finite_differences():
+    finding = FiniteDifferences().measure(before(DropoutOn(net(), probability=0.2)))
+    assert finding.value is None
+    assert "determinism" in finding.finding
+
+
+def test_a_model_without_float64_copy_is_measured_in_float32():
+    class Uncopied(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def __deepcopy__(self, memory):
+            raise TypeError("no copies")
+
+        def forward(self, inputs):
+            return self.network(inputs)
+
+    honest = FiniteDifferences().measure(before(Uncopied(net("silu"))))
+    assert honest.evidence["dtype"] == "torch.float32"
+    assert honest.value == 0.0
+    assert FiniteDifferences().run(before(Uncopied(WrongSign(net("silu"))))).verdict == "FAIL"
+
+
+def test_probes_leave_weights_gradients_and_modes_alone():
+    module = copy.deepcopy(net("norm"))
+    for weight in module.parameters():
+        weight.grad = torch.ones_like(weight)
+    module[1].train()
+    taken = fingerprint(module)
+    examine(before(module))
+    assert fingerprint(module) == taken

@@ -1,0 +1,499 @@
+"""What every per-example attack of the registry keeps, whatever it does inside."""
+
+import dataclasses
+import importlib
+import math
+import random as python_random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from trustbound.attacks import attack, build
+from trustbound.attacks.attack import attack as attack_function
+from trustbound.attacks.registry import ATTACKS, find
+from trustbound.errors import InputError, UnsupportedError
+from trustbound.model.dyadic import dyadic_network
+from trustbound.model.wrap import Adaptation, wrap
+from trustbound.threat import Access, Threat
+
+PAIRS = [pytest.param(row, norm, id=f"{row.name}-{norm}") for row in ATTACKS for norm in row.norms]
+ROWS = [pytest.param(row, id=row.name) for row in ATTACKS]
+EPSILON = {"linf": 0.125, "l2": 0.75, "l1": 2.0, "l0": 4.0}
+
+
+def kind(row):
+    module, _, name = row.target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def small(row, steps=6, **numbers):
+    """The attack with few steps, where it has any to choose."""
+    names = {field.name for field in dataclasses.fields(kind(row)) if field.init}
+    wanted = {"steps": steps, **numbers}
+    return {name: value for name, value in wanted.items() if name in names}
+
+
+class Net(nn.Module):
+    """A small network with everything that a forward pass may disturb."""
+
+    def __init__(self, classes=4):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.act = nn.ReLU()
+        self.flat = nn.Flatten()
+        self.last = nn.Linear(4 * 36, classes)
+
+    def forward(self, inputs):
+        return self.last(self.flat(self.act(self.norm(self.first(inputs)))))
+
+
+class Counter(nn.Module):
+    """An independent count of the rows that pass forward and backward."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.forwards = self.backwards = 0
+
+    def forward(self, inputs):
+        self.forwards += len(inputs)
+        if inputs.requires_grad:
+            inputs.register_hook(self.back)
+        return self.inner(inputs)
+
+    def back(self, gradient):
+        self.backwards += len(gradient)
+
+
+def examples(count=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(count, 1, 6, 6, generator=generator)
+
+
+def task(count=12, classes=4):
+    net = Net(classes).eval()
+    inputs = examples(count)
+    with torch.no_grad():
+        labels = net(inputs).argmax(1)
+    return net, inputs, labels
+
+
+def threat_of(row, norm, epsilon=None):
+    return f"{norm}:{EPSILON[norm] if epsilon is None else epsilon:g}"
+
+
+def seeded(number=5):
+    return torch.Generator().manual_seed(number)
+
+
+def size_of(change, norm):
+    """Independent of the library: numpy float64."""
+    flat = change.double().flatten(1).numpy()
+    if norm == "l0":
+        return (flat != 0).sum(1).astype(float)
+    return np.linalg.norm(flat, ord={"linf": np.inf, "l2": 2, "l1": 1}[norm], axis=1)
+
+
+@pytest.mark.parametrize(("row", "norm"), PAIRS)
+def test_answers_are_inside_and_true(row, norm):
+    net, inputs, labels = task()
+    labels[3] = (labels[3] + 1) % 4  # one example is wrong from the start
+    before = inputs.clone()
+    found = attack(row.name, net, inputs, labels, threat_of(row, norm), generator=seeded(), **small(row, 20))
+    assert torch.equal(inputs, before)
+    assert found.adversarial.shape == inputs.shape
+    assert found.adversarial.dtype == inputs.dtype
+    assert found.adversarial.device == inputs.device
+    assert found.success.any()
+    size = size_of(found.adversarial - inputs.double(), norm)
+    slack = {"linf": 1e-6, "l2": 6e-6, "l1": 36e-6, "l0": 0.0}[norm]
+    assert (size <= EPSILON[norm] + slack).all()
+    assert found.adversarial.min() >= 0
+    assert found.adversarial.max() <= 1
+    with torch.no_grad():
+        fresh = net(found.adversarial)
+    wrong = fresh.argmax(1) != labels
+    assert torch.equal(found.success, wrong)
+    assert torch.equal(found.prediction, fresh.argmax(1))
+    torch.testing.assert_close(found.confidence, fresh.softmax(1).amax(1))
+    finite = found.size.isfinite()
+    np.testing.assert_allclose(found.size[finite].numpy(), size[finite.numpy()], rtol=1e-6, atol=1e-9)
+    assert bool(finite.all()) or row.seeks == "smallest"
+    # Already wrong: success at no cost, unperturbed.
+    assert found.success[3]
+    assert found.size[3] == 0
+    assert torch.equal(found.adversarial[3], inputs[3])
+
+
+@pytest.mark.parametrize(("row", "norm"), PAIRS)
+def test_epsilon_zero_changes_nothing(row, norm):
+    net, inputs, labels = task(6)
+    labels[0] = (labels[0] + 1) % 4
+    found = attack(row.name, net, inputs, labels, threat_of(row, norm, 0.0), generator=seeded(), **small(row))
+    assert torch.equal(found.adversarial, inputs)
+    assert found.success.tolist() == [True] + [False] * 5
+
+
+@pytest.mark.parametrize(("row", "norm"), PAIRS)
+def test_same_key_same_bits_and_global_randomness_untouched(row, norm):
+    net, inputs, labels = task(8)
+    python_random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    states = python_random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    found = [
+        attack(row.name, net, inputs, labels, threat_of(row, norm), generator=seeded(), **small(row)) for _ in range(2)
+    ]
+    assert python_random.getstate() == states[0]
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert torch.equal(torch.get_rng_state(), states[2])
+    for field in dataclasses.fields(found[0]):
+        first, second = (getattr(one, field.name) for one in found)
+        if isinstance(first, torch.Tensor):
+            assert torch.equal(first, second), field.name
+
+
+class Flawed(Exception):
+    """What a model of the user's may raise."""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("row", ROWS)
+def test_the_model_is_left_as_it_came(row, fails):
+    """Weights, gradients, freezing, modes (mixed ones too), buffers and hooks, also when the model raises."""
+    net, inputs, labels = task(6)
+    net.train()
+    net.act.eval()
+    net.first.bias.requires_grad_(False)
+    net.last.weight.grad = torch.full_like(net.last.weight, 3.0)
+    calls = []
+
+    def hook(module, arguments, output):
+        calls.append(1)
+        if fails and len(calls) == 3:
+            raise Flawed
+
+    net.act.register_forward_hook(hook)
+    weights = {name: weight.detach().clone() for name, weight in net.state_dict().items()}
+    frozen = {name: weight.requires_grad for name, weight in net.named_parameters()}
+    modes = {name: module.training for name, module in net.named_modules()}
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()]
+
+    def run():
+        attack(row.name, net, inputs, labels, threat_of(row, row.norms[0]), stop_early=False, **small(row))
+
+    if fails:
+        with pytest.raises(Flawed):
+            run()
+    else:
+        run()
+    assert len(calls) >= 3
+    for name, weight in net.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+    assert {name: weight.requires_grad for name, weight in net.named_parameters()} == frozen
+    assert {name: module.training for name, module in net.named_modules()} == modes
+    assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules()] == hooks
+    assert torch.equal(net.last.weight.grad, torch.full_like(net.last.weight, 3.0))
+    assert all(weight.grad is None for name, weight in net.named_parameters() if name != "last.weight")
+
+
+LARGE = {"pgd": 1000, "square": 1000}
+INEXACT = {"fmn"}  # divides by the gradient's Euclidean length
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if "linf" in row.values[0].norms and row.values[0].name not in INEXACT]
+)
+def test_exact_networks_give_the_same_bits_in_any_batch(row):
+    """Alone, in any order, in batches of 1, 7, 64 (and 1,000): no row may depend on its neighbours.
+
+    Dyadic weights, inputs, radius, starts and steps: every sum is exact, so its order cannot matter.
+    """
+    count = LARGE.get(row.name, 64)
+    model = dyadic_network(input_shape=(1, 4, 4), widths=(12,), classes=4, seed=1)
+    inputs = torch.randint(0, 1025, (count, 1, 4, 4), generator=seeded(1)) / 1024
+    with torch.no_grad():
+        labels = model(inputs).argmax(1)
+    steps = 24 if row.needs == "scores" else 4
+    numbers = small(row, steps, step_size=2.0**-4, loss="margin", random_start=False, targets=1)
+    if "runs" in {field.name for field in dataclasses.fields(kind(row))}:
+        numbers["runs"] = kind(row)().runs[3:4]  # starts at corners: dyadic
+    ids = torch.arange(count) * 3 + 1
+
+    def run(rows, **more):
+        return attack(row.name, model, inputs[rows], labels[rows], "linf:0.125", ids=ids[rows], **numbers, **more)
+
+    everything = torch.arange(count)
+    whole = run(everything, batch_size=count)
+    assert 0 < whole.success.sum() < count
+    order = torch.randperm(count, generator=seeded(2))
+    results = [
+        (run(everything, batch_size=7), everything),
+        (run(everything, batch_size=1), everything),
+        (run(order, batch_size=64), order),
+        (run(order[:64]), order[:64]),
+        (run(order[:7]), order[:7]),
+        *((run(order[place : place + 1]), order[place : place + 1]) for place in range(3)),
+    ]
+    for found, rows in results:
+        assert torch.equal(found.adversarial, whole.adversarial[rows])
+        assert torch.equal(found.success, whole.success[rows])
+        assert torch.equal(found.margin, whole.margin[rows])
+        assert torch.equal(found.size, whole.size[rows])
+
+
+class Summed(nn.Module):
+    """A network that adds feature after feature, so that float rounding cannot depend on the batch."""
+
+    def __init__(self, features=9, hidden=6, classes=4):
+        super().__init__()
+        generator = seeded(3)
+        self.first = nn.Parameter(torch.randn(features, hidden, generator=generator))
+        self.last = nn.Parameter(torch.randn(hidden, classes, generator=generator))
+
+    def forward(self, inputs):
+        hidden = 0.1
+        for feature, weights in enumerate(self.first):
+            hidden = hidden + inputs[:, feature, None] * weights
+        logits = 0.0
+        for unit, weights in enumerate(self.last):
+            logits = logits + torch.relu(hidden)[:, unit, None] * weights
+        return logits
+
+
+@pytest.mark.parametrize(("row", "norm"), PAIRS)
+def test_neighbours_change_nothing(row, norm):
+    """The same example alone, among others and elsewhere in the order: equal up to the last bits of a norm."""
+    net = Summed()
+    inputs = torch.rand(33, 9, generator=seeded(4))
+    with torch.no_grad():
+        labels = net(inputs).argmax(1)
+    numbers = small(row, 40 if row.needs == "scores" else 12)
+    epsilon = {"linf": 0.3, "l2": 0.7, "l1": 1.2, "l0": 3.0}[norm]
+
+    def run(rows):
+        threat = f"{norm}:{epsilon}"
+        return attack(row.name, net, inputs[rows], labels[rows], threat, generator=seeded(), ids=rows, **numbers)
+
+    whole = run(torch.arange(33))
+    order = torch.randperm(33, generator=seeded(6))
+    assert 0 < whole.success.sum() < 33
+    for rows in (order, order[:7], *order[:4, None]):
+        found = run(rows)
+        assert torch.equal(found.success, whole.success[rows])
+        torch.testing.assert_close(found.adversarial, whole.adversarial[rows], rtol=0, atol=2e-5)
+        torch.testing.assert_close(found.margin, whole.margin[rows], rtol=1e-4, atol=2e-4)
+
+
+class Shift(nn.Module):
+    """Logits (w·x + b, 0, -9) through a ReLU that is always on: linear in the box, with something to smooth."""
+
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.bias = float(bias)
+
+    def forward(self, inputs):
+        lifted = torch.relu(inputs + 64.0) - 64.0
+        first = lifted @ self.weight.to(inputs.dtype) + self.bias
+        return torch.stack([first, torch.zeros_like(first), torch.full_like(first, -9.0)], dim=1)
+
+
+def linear_task(norm, count=16, features=12):
+    """Float64 examples of one known radius each: (net, inputs, radius)."""
+    generator = seeded(8)
+    weight = torch.tensor([3.0, 2.7, 2.4, 1.5, 1.0, 0.8, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    weight = weight * torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(6)
+    inputs = 0.5 + 0.04 * (torch.rand(count, features, generator=generator, dtype=torch.float64) - 0.5)
+    if norm == "l0":
+        # Two coordinates bring at most 2.7 + 2.97 of half a box each, three at least 3.9.
+        gap, radius = 3.5, 3.0
+    else:
+        radius = {"linf": 0.05, "l2": 0.2, "l1": 0.3}[norm]
+        dual = {"linf": 1, "l2": 2, "l1": float("inf")}[norm]
+        gap = radius * float(np.linalg.norm(weight.numpy(), ord=dual))
+    # Move each example along the weight until its logit is the gap.
+    inputs = inputs - ((inputs @ weight) / weight.square().sum())[:, None] * weight + 0.0
+    bias = gap
+    centre = torch.full((features,), 0.5, dtype=torch.float64)
+    inputs = inputs + ((centre @ weight) / weight.square().sum()) * weight
+    bias = gap - float(centre @ weight)
+    return Shift(weight, bias), inputs, radius
+
+
+def double_model(net):
+    model = wrap(net)
+    model.register_buffer("anchor", torch.zeros((), dtype=torch.float64))
+    return model
+
+
+@pytest.mark.parametrize(("row", "norm"), PAIRS)
+def test_closed_form_radius(row, norm):
+    """Succeeds within the row's factor of the true radius with its default numbers, and never below it."""
+    net, inputs, radius = linear_task(norm)
+    labels = torch.zeros(len(inputs), dtype=torch.int64)
+    model = double_model(net)
+    with torch.no_grad():
+        logits = model(inputs)
+    assert (logits.argmax(1) == 0).all()
+    below = math.floor(0.999 * radius) if norm == "l0" else 0.999 * radius
+    above = math.floor(row.factor * radius) if norm == "l0" else row.factor * radius
+    assert above >= radius
+    short = {"steps": 200} if row.needs == "scores" else {}
+    found = attack(row.name, model, inputs, labels, f"{norm}:{below}", generator=seeded(), **small(row, 200) | short)
+    assert not found.success.any()
+    found = attack(row.name, model, inputs, labels, f"{norm}:{above}", generator=seeded())
+    assert found.success.all()
+    assert (found.size[found.success] >= radius * (1 - 1e-6)).all()
+    if row.seeks == "smallest":
+        found = attack(row.name, model, inputs, labels, f"{norm}:inf", generator=seeded())
+        assert found.success.all()
+        assert (found.size >= radius * (1 - 1e-6)).all()
+        assert (found.size <= row.factor * radius).all()
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_best_so_far_never_worsens(row):
+    net, inputs, labels = task(8)
+    seen = []
+
+    def watch(step, problem, state):
+        seen.append((problem.trail.found.clone(), problem.trail.size.clone(), problem.trail.margin.clone()))
+
+    norm = row.norms[0]
+    found = attack(row.name, net, inputs, labels, threat_of(row, norm), watch=watch, generator=seeded(), **small(row))
+    assert seen
+    for before, after in zip(seen, seen[1:], strict=False):
+        assert (after[0] | ~before[0]).all()
+        assert (after[2] <= before[2]).all()
+        if row.seeks == "smallest":
+            assert (after[1] <= before[1]).all()
+        else:
+            assert torch.equal(after[1][before[0]], before[1][before[0]])
+    assert (found.success | ~seen[-1][0]).all()
+    assert (found.margin <= seen[-1][2]).all()
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize(("row", "norm"), PAIRS)
+def test_reported_cost_is_counted_cost(row, norm, draws):
+    net, inputs, labels = task(9)
+    counter = Counter(net)
+    model = wrap(counter, adaptation=Adaptation(draws=draws))
+    found = attack(
+        row.name, model, inputs, labels, threat_of(row, norm), generator=seeded(), batch_size=4, **small(row)
+    )
+    assert (found.cost.forwards, found.cost.backwards) == (counter.forwards, counter.backwards)
+    assert int(found.forwards.sum()) == counter.forwards
+    assert int(found.backwards.sum()) == counter.backwards
+    assert (counter.backwards > 0) == (row.needs == "gradients")
+
+
+@pytest.mark.parametrize("budget", [2, 3, 7, 40])
+@pytest.mark.parametrize("row", ROWS)
+def test_no_example_goes_beyond_its_budget(row, budget):
+    net, inputs, labels = task(9)
+    counter = Counter(net)
+    norm = row.norms[0]
+    more = {"restarts": 3} if "restarts" in {field.name for field in dataclasses.fields(kind(row))} else {}
+    found = attack(
+        row.name, counter, inputs, labels, threat_of(row, norm), budget=budget, stop_early=False, **small(row, 30), **more
+    )
+    assert int(found.forwards.max()) <= budget
+    assert int(found.forwards.sum()) == counter.forwards <= 9 * budget
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_what_cannot_be_served_is_refused_before_the_first_call(row):
+    net, inputs, labels = task(3)
+    counter = Counter(net)
+    good = threat_of(row, row.norms[0])
+    numbers = {field.name for field in dataclasses.fields(kind(row)) if field.init}
+
+    def refused(error, threat=good, inputs=inputs, labels=labels, **more):
+        with pytest.raises(error):
+            attack(row.name, counter, inputs, labels, threat, **more)
+
+    for norm in set(EPSILON) - set(row.norms):
+        refused(UnsupportedError, threat_of(row, norm))
+    for level in Access:
+        if level < Access[row.needs.upper()]:
+            refused(UnsupportedError, f"{good};access={level.name.lower()}")
+    refused(InputError, threat=f"{row.norms[0]}:-1")
+    refused(InputError, threat="linf:1.5" if "linf" in row.norms else "l2:7")
+    refused(InputError, n_iter=3)
+    refused(InputError, inputs=inputs + 1)
+    refused(InputError, inputs=(inputs * 255).to(torch.uint8))
+    refused(InputError, inputs=inputs * math.nan)
+    refused(InputError, labels=labels - 9)
+    refused(InputError, labels=labels[:2])
+    if "steps" in numbers:
+        refused(InputError, steps=0)
+    if "restarts" in numbers:
+        refused(InputError, restarts=0)
+    if "step_size" in numbers:
+        refused(InputError, step_size=-1.0)
+    if "loss" in numbers:
+        refused(InputError, loss="hinge")
+    assert counter.forwards == 0
+
+
+SECTIONS = ("Bound", "Needs", "Shapes", "Cost", "Randomness", "Raises", "Reference", "Deviations")
+BANNED = {"num_steps", "n_iter", "alpha", "lr", "p", "eps", "bounds", "criterion", "x0", "y", "n_restarts", "rng"}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_docstrings_and_names_agree(row):
+    chosen = kind(row)
+    assert chosen.needs is Access[row.needs.upper()]
+    assert chosen.seeks == row.seeks
+    assert find(row.name) is row
+    assert build(row.name) == chosen()
+    assert dataclasses.fields(chosen)
+    assert chosen.__dataclass_params__.frozen
+    assert all(field.kw_only for field in dataclasses.fields(chosen))
+    assert not BANNED & {field.name for field in dataclasses.fields(chosen)}
+    lines = chosen.__doc__.splitlines()
+    for section in SECTIONS:
+        assert any(line.strip().startswith(f"{section} ") for line in lines), section
+    assert ">>> " in chosen.__doc__
+    sets = next(line for line in lines if "Sets:" in line).split("Sets:")[1].split(";")[0].strip(" .")
+    named = ("linf", "l2", "l1", "l0") if sets == "any" else tuple(name.strip() for name in sets.split(","))
+    assert named == row.norms
+    assert f"{row.needs}." in next(line for line in lines if line.strip().startswith("Needs"))
+    assert row.line.endswith(".")
+    assert row.factor >= 1.0
+
+
+@pytest.mark.parametrize("goal", ["target:2", "reduce-confidence:0.2", "source:1,target:0"])
+@pytest.mark.parametrize("row", ROWS)
+def test_other_goals_are_served_truly(row, goal):
+    """A success is what the goal says, measured afresh; examples that are not concerned stay as they are."""
+    net, inputs, labels = task(16)
+    norm = row.norms[0]
+    threat = Threat.parse(f"{threat_of(row, norm, 2 * EPSILON[norm])};goal={goal}")
+    found = attack_function(row.name, net, inputs, labels, threat, generator=seeded(), **small(row, 30))
+    with torch.no_grad():
+        logits = net(found.adversarial)
+    if goal == "target:2":
+        reached = logits.argmax(1) == 2
+    elif goal == "source:1,target:0":
+        reached = (logits.argmax(1) == 0) & (labels == 1)
+    else:
+        reached = logits.softmax(1).gather(1, labels[:, None])[:, 0] < 0.2
+    assert torch.equal(found.success, reached)
+    if goal != "source:1,target:0":
+        assert found.success.any()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("row", ROWS)
+def test_two_and_three_classes_are_enough(row, classes):
+    net, inputs, labels = task(10, classes)
+    norm = row.norms[0]
+    found = attack(row.name, net, inputs, labels, threat_of(row, norm, 3 * EPSILON[norm]), **small(row, 20))
+    assert found.success.any()
