@@ -33,15 +33,15 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src
 	$(BIN)/lint-imports
-	$(BIN)/python -m docs.generate --check
+	$(BIN)/python docs/generate.py --check
 
 ## docs: write the generated tables and the picture of the README again
 docs: $(READY)
-	$(BIN)/python -m docs.generate
+	$(BIN)/python docs/generate.py
 
 ## bench: the hot paths beside their peers, as ratios (see benchmarks/README.md)
 bench: $(READY)
-	$(BIN)/python -m pip install --quiet --no-deps torchattacks==3.5.1 foolbox==3.3.4 eagerpy==0.30.0 adversarial-robustness-toolbox==1.20.1
+	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt
 	GOMP_CPU_AFFINITY=0-1 OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks
 
 ## verify-all: every attack against every certifier and the other long pairings; results are kept

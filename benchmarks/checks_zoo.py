@@ -11,6 +11,7 @@ all other checks that saw them too, and the false alarms on the honest networks 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import time
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from trustbound.model.defences import InputQuantisation, RandomResize, with_k_wi
 from trustbound.model.planted import BatchStatistics, DropoutOn, GradientKiller, SaturatedSoftmax
 from trustbound.model.wrap import Adaptation, wrap
 from trustbound.model.zoo.build import build
+from trustbound.record.audit import Check
 from trustbound.record.interval import binomial_interval
 from trustbound.threat import Threat
 
@@ -164,24 +167,29 @@ def plant(subject: Subject, *, dropped: nn.Module | None = None) -> list[Subject
     net, pictures = subject.module, subject.inputs.dim() == 4
     classes = int(subject.labels.max()) + 1
     features = subject.inputs[0].numel()
+
+    def own() -> nn.Module:
+        """A copy each, so that one failure's modes do not reach another."""
+        return copy.deepcopy(net)
+
     torch.manual_seed(1)
     decoy = nn.Sequential(nn.Flatten(), nn.Linear(features, classes)).eval()
     failing: dict[str, nn.Module] = {
-        "softmax x 200": SaturatedSoftmax(net, scale=200.0),
-        "quantised input": InputQuantisation(net, levels=8),
-        "straight-through quantised": StraightThrough(net, levels=8),
-        "gradient killer (zero)": GradientKiller(net),
-        "gradient killer (detached)": GradientKiller(net, keep_graph=False),
-        "straight-through killer": Misled(net, decoy),
-        "dropout on": DropoutOn(net, probability=0.1),
+        "softmax x 200": SaturatedSoftmax(own(), scale=200.0),
+        "quantised input": InputQuantisation(own(), levels=8),
+        "straight-through quantised": StraightThrough(own(), levels=8),
+        "gradient killer (zero)": GradientKiller(own()),
+        "gradient killer (detached)": GradientKiller(own(), keep_graph=False),
+        "straight-through killer": Misled(own(), decoy),
+        "dropout on": DropoutOn(own(), probability=0.1),
     }
     if any(isinstance(part, nn.ReLU) for part in net.modules()):
-        failing["k-winners-take-all"] = with_k_winners(net, share=0.2)
+        failing["k-winners-take-all"] = with_k_winners(own(), share=0.2)
     if any(isinstance(part, nn.BatchNorm2d) for part in net.modules()):
-        failing["batch norm in train mode"] = BatchStatistics(net)
+        failing["batch norm in train mode"] = BatchStatistics(own())
     if pictures:
         side = subject.inputs.shape[-1]
-        failing["random resize"] = RandomResize(net, low=side - max(side // 8, 1), high=side)
+        failing["random resize"] = RandomResize(own(), low=side - max(side // 8, 1), high=side)
     if dropped is not None:
         failing["dropout layer in train mode"] = dropped
     made = [_like(subject, planted, module.eval()) for planted, module in failing.items()]
@@ -191,7 +199,7 @@ def plant(subject: Subject, *, dropped: nn.Module | None = None) -> list[Subject
         mean, std = float(subject.inputs.mean()), float(subject.inputs.std())
         moved = (subject.inputs - mean) / std
         for planted in ("normalised inputs", "normalised inputs, wide box"):
-            outside = OnNormalised(net, mean, std).eval()
+            outside = OnNormalised(own(), mean, std).eval()
             made.append(_like(subject, planted, outside, inputs=moved))
     return made
 
@@ -208,9 +216,14 @@ def _like(subject: Subject, planted: str, module: nn.Module, inputs: Tensor | No
     )
 
 
+def _eight_bit(data: LabelledSet) -> LabelledSet:
+    """The same pictures as a file would hold them, so that the rounding check has something to say."""
+    return LabelledSet((data.inputs * 255).round().to(torch.uint8), data.labels, name=data.name)
+
+
 def digits() -> tuple[list[Subject], list[Subject]]:
     """Zoo A."""
-    learn, test = load_data("digits", split="train"), load_data("digits", split="test")
+    learn, test = (_eight_bit(load_data("digits", split=split)) for split in ("train", "test"))
     nets = {
         "dense ReLU": (_dense(64, 10, nn.ReLU), 0.0),
         "dense SiLU": (_dense(64, 10, nn.SiLU), 0.0),
@@ -236,10 +249,10 @@ def unseen() -> tuple[list[Subject], list[Subject]]:
     """Zoo B: MNIST where $TRUSTBOUND_DATA has it, else digits under other seeds; breast cancer as a table."""
     tables, broken_tables = _table()
     if os.environ.get("TRUSTBOUND_DATA"):
-        learn = load_data("mnist", split="train", limit=5000)
-        test, side, epsilon, epochs = load_data("mnist", split="test", limit=500), 28, 0.1, 4
+        learn = load_data("mnist", split="train", limit=4000)
+        test, side, epsilon, epochs = load_data("mnist", split="test", limit=400), 28, 0.1, 4
     else:
-        learn, test = load_data("digits", split="train"), load_data("digits", split="test")
+        learn, test = (_eight_bit(load_data("digits", split=split)) for split in ("train", "test"))
         side, epsilon, epochs = 8, 0.1, 12
     shape = (1, side, side)
     patch = side // 4
@@ -264,7 +277,7 @@ def unseen() -> tuple[list[Subject], list[Subject]]:
     by_name = {one.name: one for one in honest}
     dropped = train(_dense(side * side, 10, nn.SiLU, 0.2), learn, epochs=epochs, seed=41)
     planted = plant(by_name["zoo cnn-small ReLU"], dropped=dropped)
-    planted += plant(by_name["conv ReLU batch norm"]) + plant(by_name["zoo cnn-small, PGD-trained"])
+    planted += plant(by_name["conv ReLU batch norm"])
     return honest + tables, planted + broken_tables
 
 
@@ -291,8 +304,8 @@ def _table() -> tuple[list[Subject], list[Subject]]:
     return honest, plant(honest[1])
 
 
-def look(subject: Subject) -> dict[str, str]:
-    """Every check's verdict on one subject, with evidence from a plain audit: PGD twice, square on a group."""
+def look(subject: Subject) -> dict[str, Check]:
+    """Every check on one subject, with evidence from a plain audit: PGD and APGD on all, square on a group."""
     box = (0.0, 1.0)
     if subject.planted == "normalised inputs, wide box":
         box = (float(subject.inputs.min()), float(subject.inputs.max()))
@@ -308,23 +321,25 @@ def look(subject: Subject) -> dict[str, str]:
     taken = fingerprint(model.module)
     before = Before(**known)
     if subject.planted == "normalised inputs":  # no search accepts inputs outside the box
-        return {check.name: check.verdict for check in examine(before, ["input-range"]).checks}
+        return {check.name: check for check in examine(before, ["input-range"]).checks}
     first = examine(before)
     evidence = _evidence(before, taken)
     second = examine(After(**known, evidence=evidence))
-    return {check.name: check.verdict for check in (*first.checks, *second.checks)}
+    return {check.name: check for check in (*first.checks, *second.checks)}
 
 
 def _evidence(context: Before, taken: dict[str, str]) -> Evidence:
+    name: str
+    numbers: dict[str, Any]
     outputs, _ = answers(context, context.inputs)
     control = torch.zeros(len(context), dtype=torch.bool)
     control[torch.randperm(len(context), generator=context.generator())[:CONTROL]] = True
     broken = torch.zeros(len(context), dtype=torch.bool)
     adversarial = context.inputs.clone()
     searched = True
-    for loss in ("ce", "margin"):
+    for name, numbers in (("pgd", {"steps": 20}), ("apgd", {"steps": 40, "loss": "margin"}), ("apgd-t", {"steps": 30})):
         try:
-            struck = strike(context, steps=20, loss=loss)
+            struck = strike(context, name, **numbers)
         except Exception as error:
             if "no gradient flows" not in str(error):
                 raise
@@ -358,11 +373,13 @@ def report(zoo: str, honest: list[Subject], planted: list[Subject]) -> dict[str,
     print(f"\nZoo {zoo}: {len(honest)} honest networks, {len(planted)} with a planted failure")
     alarms: Counter[str] = Counter()
     fails: Counter[str] = Counter()
-    per_honest = {}
+    per_honest: dict[str, dict[str, str]] = {}
+    values: dict[str, dict[str, float | None]] = {}
     for subject in honest:
-        verdicts = look(subject)
-        loud = {name: verdict for name, verdict in verdicts.items() if verdict in ("WARN", "FAIL")}
+        seen = look(subject)
+        loud = {name: check.verdict for name, check in seen.items() if check.verdict in ("WARN", "FAIL")}
         per_honest[subject.name] = loud
+        values[subject.name] = {name: check.value for name, check in seen.items()}
         alarms.update(loud.keys())
         fails.update(name for name, verdict in loud.items() if verdict == "FAIL")
         print(f"  honest   {subject.name:34} {_written(loud) or 'all quiet'}", flush=True)
@@ -371,7 +388,8 @@ def report(zoo: str, honest: list[Subject], planted: list[Subject]) -> dict[str,
     also: dict[str, Counter[str]] = {}
     rows = []
     for subject in planted:
-        verdicts = look(subject)
+        seen = look(subject)
+        verdicts = {name: check.verdict for name, check in seen.items()}
         loud = {name: verdict for name, verdict in verdicts.items() if verdict in ("WARN", "FAIL")}
         right = EXPECTED[subject.planted]
         total[subject.planted] += 1
@@ -390,12 +408,17 @@ def report(zoo: str, honest: list[Subject], planted: list[Subject]) -> dict[str,
     for row in CHECKS:
         interval = _share(alarms[row.name], len(honest))
         print(f"  {row.name:28} {alarms[row.name]:>4}/{len(honest):<3} {fails[row.name]:>5}   {interval}")
+    print("\n  largest value on an honest network, and the thresholds it stays under or not")
+    for row in CHECKS:
+        known = [one for each in values.values() if (one := each.get(row.name)) is not None]
+        print(f"  {row.name:28} {max(known, default=float('nan')):>10.3g}   warn {row.warn:g}, fail {row.fail}")
     quiet = sum(not loud for loud in per_honest.values())
     unfailed = sum("FAIL" not in loud.values() for loud in per_honest.values())
     print(f"  networks without any alarm {quiet}/{len(honest)} {_share(quiet, len(honest))}")
     print(f"  networks without a FAIL    {unfailed}/{len(honest)} {_share(unfailed, len(honest))}")
     return {
         "honest": per_honest,
+        "honest_values": values,
         "planted": rows,
         "detection": {
             name: {

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trustbound.hardening import train
     from trustbound.model import Adaptation, Model, load_model, save_model, wrap
     from trustbound.record import AuditRecord, Box
-    from trustbound.report import write_report
+    from trustbound.report import write as write_report
     from trustbound.threat import Threat
 
 __version__ = "0.1.0"
@@ -44,15 +44,15 @@ _HOMES = {
     "Model": "trustbound.model",
     "Proof": "trustbound.certificates",
     "Threat": "trustbound.threat",
-    "attack": "trustbound.attacks.attack",
+    "attack": "trustbound.attacks",
     "audit": "trustbound.audits",
-    "certify": "trustbound.certificates.certify",
+    "certify": "trustbound.certificates",
     "load_data": "trustbound.data",
     "load_model": "trustbound.model",
     "save_model": "trustbound.model",
     "train": "trustbound.hardening",
     "wrap": "trustbound.model.wrap",
-    "write_report": "trustbound.report",
+    "write_report": "trustbound.report:write",
 }
 
 __all__ = [
@@ -86,7 +86,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'trustbound' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(module), attribute or name)
     globals()[name] = value
     return value
 

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from tests.audits.planted_nets import HONEST, before, blobs, net
 from torch import nn
 
-from tests.audits.planted_nets import HONEST, before, blobs, net
 from trustbound.audits.checks.broken_graph import BrokenGraph, deaths
 from trustbound.audits.checks.differences import FiniteDifferences
 from trustbound.audits.checks.examine import examine

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from trustbound.certificates.graph import read
-from trustbound.certificates.graph.operations import Arrange, Convolution, Dense, Input, Linear, Scale
+from trustbound.certificates.graph.mixing import Convolution, Dense
+from trustbound.certificates.graph.operations import Arrange, Input, Linear, Scale
 from trustbound.errors import InputError, UnsupportedError
 
 
@@ -27,11 +28,11 @@ class Forward(nn.Module):
 
 
 SUPPORTED = {
-    "conv with groups": (lambda m, x: F.conv2d(x, torch.ones(6, 1, 2, 3), groups=3, stride=(2, 1)), 6 * 3 * 4),
+    "conv with groups": (lambda m, x: F.conv2d(x, torch.ones(6, 1, 2, 3).to(x), groups=3, stride=(2, 1)), 6 * 3 * 4),
     "conv same": (lambda m, x: F.conv2d(x, m.weight[:3, :, None, None], padding="same"), 3 * 36),
-    "conv1d": (lambda m, x: F.conv1d(x.flatten(2), torch.ones(2, 3, 5), torch.ones(2), 2, 1), 2 * 17),
-    "batch norm": (lambda m, x: F.batch_norm(x, torch.rand(3) * 0 + 0.2, torch.ones(3) * 2), 108),
-    "matmul": (lambda m, x: x.flatten(1)[None].squeeze(0).reshape(-1, 36, 3) @ m.weight.T, 144),
+    "conv1d": (lambda m, x: F.conv1d(x.flatten(2), torch.ones(2, 3, 5).to(x), torch.ones(2).to(x), 2, 1), 2 * 17),
+    "batch norm": (lambda m, x: F.batch_norm(x, (torch.ones(3) * 0.2).to(x), (torch.ones(3) * 2).to(x)), 108),
+    "matmul": (lambda m, x: x.flatten(1).reshape(-1, 36, 3) @ m.weight.T, 144),
     "leaky": (lambda m, x: F.leaky_relu(x - 0.5, 0.3), 108),
     "relu in place": (lambda m, x: (x - 0.5).relu_() * 2, 108),
     "relu6": (lambda m, x: F.relu6(20 * x - 5), 108),
@@ -110,6 +111,7 @@ REFUSED = {
     "lower precision": (Forward(lambda m, x: x.half().to(m.weight.dtype), 108), "precision"),
     "leaky above one": (Forward(lambda m, x: F.leaky_relu(x, 1.5), 108), "negative slope"),
     "short windows": (Forward(lambda m, x: F.adaptive_avg_pool2d(x, 4), 48), "windows of unequal size"),
+    "batch axis": (Forward(lambda m, x: x.flatten(1)[None][0], 108), "loses the batch axis"),
     "branches": (Forward(lambda m, x: x if x.sum() > 0 else -x, 108), "torch.export cannot read"),
     "steep leaky": (nn.Sequential(nn.Flatten(), nn.Linear(108, 2), nn.Sigmoid()), r"no proof: 2 \(Sigmoid\)"),
 }
@@ -185,6 +187,12 @@ def test_inputs_that_are_no_batch_are_refused(inputs, what):
         read(nn.Linear(3, 2), inputs)
 
 
+def test_constants_that_stay_in_float32_are_named():
+    model = Forward(lambda m, x: F.conv2d(x, torch.ones(3, 3, 1, 1)), 108)
+    with pytest.raises(UnsupportedError, match="does not run in float64"):
+        read(model, torch.rand(2, 3, 6, 6))
+
+
 def test_outputs_that_are_not_logits_are_refused():
     with pytest.raises(UnsupportedError, match=r"logits \(B, C\)"):
         read(nn.Conv2d(3, 2, 1), torch.rand(1, 3, 6, 6))
@@ -231,6 +239,6 @@ def test_batch_norm_and_normalisation_are_folded():
 
 
 def test_a_value_read_twice_is_not_folded_away():
-    model = Forward(lambda m, x: (y := F.conv2d(x, torch.ones(3, 3, 1, 1))) * 2 + y.relu(), 108).eval()
+    model = Forward(lambda m, x: (y := F.conv2d(x, torch.ones(3, 3, 1, 1).to(x))) * 2 + y.relu(), 108).eval()
     inputs = torch.rand(2, 3, 6, 6)
     torch.testing.assert_close(read(model, inputs)(inputs), model(inputs), atol=1e-5, rtol=1e-5)

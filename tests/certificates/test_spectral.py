@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trustbound.certificates.graph import read
-from trustbound.certificates.graph.operations import Convolution, Mean
+from trustbound.certificates.graph.mixing import Convolution, Mean
 from trustbound.certificates.lipschitz import constants
 from trustbound.certificates.spectral import convolution_norm, step_norm
 
@@ -47,8 +47,8 @@ def test_convolutions_are_bounded_from_above_and_closely(case):
     truth = float(torch.linalg.matrix_norm(dense(step, step.extent), 2))
     found = convolution_norm(step)
     assert found >= truth
-    # The torus adds only what the plane's border loses; a stride beyond the kernel skips whole columns.
-    assert found <= 1.45 * truth
+    # The torus adds what the plane's border loses: most of all where outputs are few.
+    assert found <= 1.6 * truth
 
 
 def test_large_planes_make_the_bound_tight():

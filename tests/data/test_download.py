@@ -106,6 +106,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
     server.files["a"], server.ranges = BODY, False
     (tmp_path / "a.part").write_bytes(BODY[:1000])
     assert fetch([server.url + "a"], tmp_path / "a", DIGEST).read_bytes() == BODY
+    assert len(server.asked) == 1, "the part is replaced, not appended to and thrown away afterwards"
 
 
 @pytest.mark.parametrize("part", [BODY, BODY + b"more", b"x" * 1000])

@@ -29,9 +29,9 @@ def softplus(value):
 def oracle_dlr(z, y, t):
     ranked = sorted(z, reverse=True)
     ascent = best_other(z, y) - z[y] if t is None else z[t] - z[y]
-    if len(z) == 2:
+    if len(z) < (3 if t is None else 4):
         return ascent
-    if t is None or len(z) == 3:
+    if t is None:
         return ascent / (ranked[0] - ranked[2])
     return ascent / (ranked[0] - (ranked[2] + ranked[3]) / 2)
 

@@ -169,9 +169,7 @@ def doubt(accuracy, n=300, bins=15, seed=0):
         aurc=0.0071,
         aurc_excess=0.0052,
         reliability=Reliability(bins=tuple(rows)),
-        risk_coverage=RiskCoverage(
-            coverage=tuple(float(k) / n for k in kept), risk=tuple(float(r) for r in risk)
-        ),
+        risk_coverage=RiskCoverage(coverage=tuple(float(k) / n for k in kept), risk=tuple(float(r) for r in risk)),
     )
 
 
@@ -370,6 +368,11 @@ def record(threats=("linf:0.1",), *, shape=(1, 8, 8), classes=10, **changes):
     return dataclasses.replace(basis, **changes), arrays
 
 
+def light(**changes):
+    """A plausible audit without the figures that take long to draw."""
+    return record(**{"curves": (), "steps": (), "doubt": None, **changes})
+
+
 def bare(**changes):
     """An audit of which almost everything is missing, on one example."""
     one = bracket(certified=0, unknown=1, broken=0, misclassified=0, no_proof="no proof: act (GELU)")
@@ -394,9 +397,7 @@ EVIL = '<script>alert("x")</script>&amp;\'"\x00\x1b[31m\ud800 $\\frac{1}{2}$ [bo
 
 def hostile():
     """Every text is an attack, three threats, twelve classes, forty checks."""
-    found, arrays = record(
-        ("linf:8/255", "l2:0.5;goal=target:3", "patch:5x5" + EVIL), shape=(3, 16, 16), classes=12
-    )
+    found, arrays = record(("linf:8/255", "l2:0.5;goal=target:3", "patch:5x5" + EVIL), shape=(3, 16, 16), classes=12)
     return (
         dataclasses.replace(
             found,
@@ -408,8 +409,7 @@ def hostile():
             model=dataclasses.replace(found.model, name=EVIL * 3, notes=(EVIL,), sha256=EVIL),
             data=dataclasses.replace(found.data, name=EVIL, class_names=(EVIL,) * 12),
             brackets=tuple(
-                dataclasses.replace(b, goal=EVIL, access=EVIL, change=EVIL, no_proof=EVIL)
-                for b in found.brackets
+                dataclasses.replace(b, goal=EVIL, access=EVIL, change=EVIL, no_proof=EVIL) for b in found.brackets
             ),
             steps=tuple(
                 dataclasses.replace(s, name=EVIL, method=EVIL, note=EVIL, kind=EVIL if i == 3 else s.kind)

@@ -58,8 +58,8 @@ def check_numbers(method: Attack) -> None:
     size = getattr(method, "step_size", None)
     if size is not None and not 0.0 < size < math.inf:
         raise InputError(f"`step_size` must be a positive number in input units, or None; got {size}")
-    if isinstance(name := getattr(method, "loss", None), str):
-        loss(name)
+    if isinstance(climbed := getattr(method, "loss", None), str):
+        loss(climbed)
 
 
 def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:

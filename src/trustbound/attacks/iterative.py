@@ -124,7 +124,8 @@ class PGD:
     Raises      UnsupportedError when the threat gives no gradients.
     Reference   Madry et al., Towards deep learning models resistant to adversarial attacks, 2018
                 (1706.06083).
-    Deviations  `step_size` None means 2.5 · epsilon / steps, the paper's own rule of its l2 experiments;
+    Deviations  `step_size` None means 2.5 · epsilon / steps, the paper's own rule of its l2 experiments, and
+                for l0 a move across the whole box, the first restart from the clean input;
                 with `random_start=False` the first restart starts at the clean input.
 
     >>> from trustbound.attacks import attack
@@ -147,9 +148,11 @@ class PGD:
     def init(self, problem: Problem) -> AscentState:
         """A random point of the set, or the clean input."""
         ours = problem.neighbourhood
-        clean = not self.random_start and problem.restart == 0
+        clean = problem.restart == 0 and (not self.random_start or ours.norm == "l0")
         theta = ours.origin() if clean else ours.start(problem.random, problem.restart)
-        size = 2.5 * ours.scale() / self.steps if self.step_size is None else self.step_size
+        # For l0 whole moves: the projection drops a coordinate that moved less than those already changed.
+        whole = 1.0 if ours.norm == "l0" else 2.5 / self.steps
+        size = whole * ours.scale() if self.step_size is None else self.step_size
         return begin(problem, theta, size)
 
     def step(self, problem: Problem, state: AscentState) -> AscentState:

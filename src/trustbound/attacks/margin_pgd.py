@@ -93,6 +93,12 @@ class MarginPGD:
         """One for each run."""
         return len(self.runs)
 
+    @property
+    def opening(self) -> int:
+        """Forwards that `prepare` asks for at most."""
+        wanted = max(run.target for run in self.runs)
+        return 1 + max(self.candidates, wanted) if wanted else 0
+
     def prepare(self, problem: Problem) -> MarginMemory:
         """Order the classes for the runs that have a target."""
         wanted = max(run.target for run in self.runs)

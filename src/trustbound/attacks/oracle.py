@@ -99,7 +99,7 @@ class Oracle:
 
     def scales(self, points: Tensor, owner: Tensor) -> Tensor:
         """Spread of each ReLU's input at points (R, *F): (R, L), for the smooth backward pass; one forward."""
-        self._count(owner, backward=False)
+        self._count(owner, backward=False, passes=1)
         return torch.cat(
             [measure_scales(self.model, points[rows], self.model.name) for rows in self._chunks(len(points))]
         )
@@ -164,8 +164,8 @@ class Oracle:
             return self.model(points)  # type: ignore[no-any-return]
         return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
 
-    def _count(self, owner: Tensor, *, backward: bool) -> None:
-        made = torch.full((len(owner),), self.draws, dtype=torch.int64)
+    def _count(self, owner: Tensor, *, backward: bool, passes: int | None = None) -> None:
+        made = torch.full((len(owner),), self.draws if passes is None else passes, dtype=torch.int64)
         place = owner.cpu()
         self.forwards.index_add_(0, place, made)
         if backward:

@@ -66,6 +66,11 @@ class SmoothPGD:
         """One for each run."""
         return len(self.runs)
 
+    @property
+    def opening(self) -> int:
+        """Forwards that `prepare` asks for at most."""
+        return 1 + self.ascent.opening
+
     def prepare(self, problem: Problem) -> SmoothMemory:
         """Measure the scales, then order the classes."""
         scales = problem.oracle.scales(problem.inputs, problem.place)

@@ -99,8 +99,8 @@ class _Replace(TorchFunctionMode):
         steepness = steepness.reshape(-1, *(1,) * (z.dim() - 1))
         with torch._C.DisableTorchFunction():
             if function in _IN_PLACE:
-                return z.copy_(_Smooth.apply(z.clone(), steepness, slope, limit))
-            return _Smooth.apply(z, steepness, slope, limit)
+                return z.copy_(_Smooth.apply(z.clone(), steepness, slope, limit))  # type: ignore[no-untyped-call]
+            return _Smooth.apply(z, steepness, slope, limit)  # type: ignore[no-untyped-call]
 
 
 class SmoothBackward:

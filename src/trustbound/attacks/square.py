@@ -32,7 +32,7 @@ def share_at(step: int, steps: int, first: float) -> float:
 
 @dataclass(kw_only=True, eq=False)
 class SquareState(State):
-    """θ is the best point, `value` (B,) its loss; `made` counts the queries."""
+    """θ is the best point, `value` (B,) minus its margin; `made` counts the queries."""
 
     value: Tensor
     made: int = 0
@@ -40,7 +40,7 @@ class SquareState(State):
 
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """Random search: change one square at a time, keep what raises the loss.
+    """Random search: change one square at a time, keep what lowers the margin.
 
     linf: each channel of a square goes to one end of what is allowed there. l2: the change inside one square
     is replaced by a pyramid-shaped pattern and takes over the length of another square, which is reset.
@@ -48,7 +48,8 @@ class Square:
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
     Needs       scores.  Sets: linf, l2.
-    Update      candidate <- theta with a random square changed; theta <- candidate where the loss rose.
+    Update      candidate <- theta with a random square changed; theta <- candidate where the margin to the goal
+                fell.
     Shapes      inputs (B, *F) in the box: the last two axes are height and width, those before are channels;
                 inputs (B, F) are one row of F columns, and squares are intervals. labels (B,) int64; logits
                 (B, C).
@@ -58,7 +59,7 @@ class Square:
     Reference   Andriushchenko et al., Square Attack: a query-efficient black-box adversarial attack via random
                 search, 2020 (1912.00049), Algorithms 1 to 3.
     Deviations  a square may also touch the last row and column, which the published code never reaches; with
-                a target the margin to it is climbed too, where the paper takes the cross-entropy; linf
+                a target the margin to it is lowered too, where the paper takes the cross-entropy; linf
                 candidates lie at the ends of ball and box together, where the paper clips afterwards.
 
     Parameters
@@ -81,7 +82,6 @@ class Square:
     steps: int = 5000
     restarts: int = 1
     share: float | None = None
-    loss: str = "margin"
 
     def init(self, problem: Problem) -> SquareState:
         """Vertical stripes (linf) or a grid of patterns (l2); evaluated by the first step."""
@@ -93,7 +93,7 @@ class Square:
     def step(self, problem: Problem, state: SquareState) -> SquareState:
         """One query: the start itself, then one candidate after another."""
         candidate = state.theta if state.made == 0 else self._candidate(problem, state)
-        value = problem.objective.loss(self.loss, problem.outputs(candidate)).to(state.value.dtype)
+        value = -problem.objective.margin(problem.outputs(candidate)).to(state.value.dtype)
         better = value > state.value
         state.value = torch.where(better, value, state.value)
         state.theta = torch.where(better.reshape(-1, *(1,) * (candidate.dim() - 1)), candidate, state.theta)

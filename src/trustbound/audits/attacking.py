@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,8 +44,7 @@ def attack_unit(
     inputs, labels = context.inputs(positions), context.labels(positions)
     neighbourhood = threat.allowed.around(inputs, context.model.box)
     random = Random(context.key, context.ids(positions)).stream(step)
-    classes = context.model.classes or int(context.data.labels.max()) + 1
-    objective = threat.goal.bind(labels, classes)
+    objective = threat.goal.bind(labels, context.classes)
     with Oracle(
         context.model,
         examples=len(positions),
@@ -61,6 +60,7 @@ def attack_unit(
             random,
             reached=torch.zeros(len(positions), dtype=torch.bool, device=inputs.device),
         )
+        found = _concerned(found, objective)
         verified = verify(context.model, double, neighbourhood, objective, found, oracle.batch_size)
     broken = verified.confirmed.nonzero()[:, 0].cpu()
     tensors = {}
@@ -72,6 +72,16 @@ def attack_unit(
         cost=found.cost + Cost(forwards=measured),
         tensors=tensors,
         events=found.events,
+    )
+
+
+def _concerned(found: Found, objective: Objective) -> Found:
+    """Without examples that are of the wanted class already: there is nothing to reach for them."""
+    if objective.targets is None:
+        return found
+    concerned = objective.targets != objective.labels
+    return replace(
+        found, success=found.success & concerned, margin=found.margin.masked_fill(~concerned, torch.inf)
     )
 
 

@@ -9,12 +9,13 @@ be caught by an attack and an attack by a control.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from trustbound.attacks import Attack, build
+from trustbound.attacks.registry import find
 from trustbound.attacks.suites import Stage, suite
 from trustbound.audits.attacking import attack_unit
 from trustbound.audits.context import Context, Unit
@@ -47,7 +48,8 @@ class Search:
     double: Model | None
     ledger: Ledger
     facts: list[StepFacts]
-    no_proof: str = ""
+    _left_out: str = ""
+    _provers: list[str] = field(default_factory=list)
 
     def run(self) -> None:
         """All stages and proofs, in order of their price."""
@@ -65,32 +67,39 @@ class Search:
             else:
                 count = max(stage.least, math.ceil(stage.share * survivors))
                 self._attack(stage, smooth, self.ledger.open()[:count])
-        if self._refused():
+        if self._refused() and self.threat.allowed.norm in find(WITHOUT_GRADIENTS.attack).norms:
             self._attack(WITHOUT_GRADIENTS, smooth, self.ledger.open())
         for name, certifier in provers[1:]:
             self._prove(name, certifier)
         for stage in stages:
             if stage.control:
                 self._attack(stage, smooth, torch.zeros(0, dtype=torch.int64))
-        self.no_proof = left_out if not provers else "; ".join(self._refusals())
-        if not self.no_proof and not bool(self.ledger.certified.any()):
-            self.no_proof = left_out
+        self._left_out, self._provers = left_out, [name for name, _ in provers]
 
     def bracket(self) -> Bracket:
         """Both bounds, as the ledger has them now."""
         allowed = self.threat.allowed
         return self.ledger.bracket(
             str(self.threat),
-            no_proof=self.no_proof,
+            no_proof=self._no_proof(),
             goal=str(self.threat.goal),
             access=self.threat.access.name.lower(),
             change=_in_words(allowed.norm, allowed.epsilon),
         )
 
-    def _refusals(self) -> list[str]:
-        prefix = f"{self.threat}/proof-"
-        events = [event for event in self.context.store.events() if event.startswith(prefix)]
-        return sorted({event.partition(": ")[2] for event in events})
+    def _no_proof(self) -> str:
+        """Why nothing was proven, in words; empty where something was, or where every proof ran and failed."""
+        if bool(self.ledger.certified.any()):
+            return ""
+        refused = {name: self._refusals(name) for name in self._provers}
+        if all(refused.values()):
+            said = sorted({reason for reasons in refused.values() for reason in reasons})
+            return "; ".join(said) or self._left_out
+        return self._left_out
+
+    def _refusals(self, name: str) -> list[str]:
+        prefix = f"{self.threat}/proof-{name}: "
+        return [event.removeprefix(prefix) for event in self.context.store.events() if event.startswith(prefix)]
 
     def _attack(self, stage: Stage, smooth: bool, chosen: Tensor) -> None:
         """One stage on the chosen examples and on the whole control group."""
@@ -177,8 +186,8 @@ class Search:
         return _worth(results[True]) > _worth(results[False])
 
     def _sample(self) -> Tensor:
-        """The first correctly classified examples."""
-        return self.ledger.correct.nonzero()[:TRIAL, 0]
+        """Correctly classified examples, drawn at random."""
+        return self.context.drawn("trial", self.ledger.correct.nonzero()[:, 0], TRIAL)
 
     def _tried(self, stage: Stage) -> Tensor:
         """Examples whose run of this stage the trial has made already."""

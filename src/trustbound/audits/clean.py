@@ -58,7 +58,7 @@ def clean_pass(context: Context) -> Clean:
         return Unit(rows=found, cost=cost + Cost(seconds=seconds), tensors={"position": rows, "logits": logits})
 
     context.run(STEP, positions, work)
-    logits = torch.cat([part["logits"] for part in context.tensors(STEP)])
+    logits = torch.cat([part["logits"] for part in context.tensors(STEP, whole=True)])
     confidence, prediction = logits.softmax(dim=1).max(dim=1)
     return Clean(logits, prediction, confidence, prediction == context.data.labels)
 

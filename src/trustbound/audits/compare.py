@@ -17,8 +17,8 @@ class Difference:
         gained, lost    examples that only the second, only the first keeps unbroken; None where the audits did not
                         see the same examples.
         probability     of a split at least this uneven if neither were better (exact McNemar, two-sided).
-        apart           the second's lower bound is above the first's upper bound: then it is more robust on these
-                        examples, whatever attack comes.
+        apart           on the same examples the second's lower bound is above the first's upper bound: then it is
+                        more robust on them, whatever attack comes.
     """
 
     threat: str
@@ -119,5 +119,5 @@ def _difference(first: AuditRecord, second: AuditRecord, threat: str, names: tup
         gained=gained,
         lost=lost,
         probability=probability,
-        apart=theirs.lower > ours.upper,
+        apart=probability is not None and theirs.lower > ours.upper,
     )

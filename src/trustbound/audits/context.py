@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trustbound.data.labelled import LabelledSet
+from trustbound.errors import RecordError
 from trustbound.model.wrap import Model
+from trustbound.record.atomic import write_atomically
 from trustbound.record.cost import Cost
-from trustbound.record.store import EvidenceRow, Store, write_atomically
-from trustbound.threat import Threat
+from trustbound.record.store import EvidenceRow, Store
+from trustbound.threat import Random, Threat
 
 #: Examples per work unit: what a crash can cost, and how many rows one search keeps its calls full with.
 UNIT = 512
@@ -63,6 +66,7 @@ class Context:
     Parameters
         data        the examples audited, in the order of their positions.
         key         63-bit key of all randomness.
+        classes     that the model answers with.
         control     (N,) bool, the examples on which nothing is ever skipped.
     """
 
@@ -72,6 +76,7 @@ class Context:
     budget: str
     seed: int
     key: int
+    classes: int
     store: Store
     control: Tensor
     batch_size: int | None = None
@@ -90,8 +95,14 @@ class Context:
         """Their identities for per-example randomness: row numbers of the whole set."""
         return torch.as_tensor(self.data.indices, dtype=torch.int64)[positions].to(self.model.device)
 
+    def drawn(self, name: str, positions: Tensor, count: int) -> Tensor:
+        """At most `count` of the positions, at random by the examples' identities, in their old order."""
+        return drawn(self.key, name, self.data, positions, count)
+
     def run(self, step: str, positions: Tensor, work: Work) -> list[EvidenceRow]:
         """Run a step on examples, unit by unit; what is finished already is read back."""
+        if not len(positions):
+            return []
         finished = self.store.done(step)
         self.progress.begin(step, len(positions))
         for shard, chunk in enumerate(positions.split(UNIT)):
@@ -105,12 +116,30 @@ class Context:
             self.progress.advance(len(chunk))
         return self.store.rows(step)
 
-    def tensors(self, step: str) -> Iterator[dict[str, Tensor]]:
-        """What a finished step saved, unit by unit."""
+    def tensors(self, step: str, *, whole: bool = False) -> Iterator[dict[str, Tensor]]:
+        """What a finished step saved, unit by unit: its witnesses, or with `whole` one row for each example.
+
+        Raises      RecordError when a file that the evidence speaks of is missing or damaged.
+        """
+        wanted = {row.position for row in self.store.rows(step) if row.found or whole}
         for shard in self.store.done(step):
             path = self.store.tensors(step, shard)
-            if path.exists():
-                yield load_file(path)
+            if not path.exists():
+                continue
+            try:
+                part = load_file(path)
+            except (SafetensorError, OSError) as error:
+                raise RecordError(
+                    f"{path} must hold what the evidence speaks of; it cannot be read: {error}. Restore it, or choose "
+                    "another --run."
+                ) from error
+            wanted -= set(part["position"].tolist())
+            yield part
+        if wanted:
+            raise RecordError(
+                f"the run directory {self.store.run} lacks what the step {step} kept of {len(wanted)} examples. "
+                "Restore its folder adversarials, or choose another --run."
+            )
 
     def unit_key(self, step: str, shard: int) -> int:
         """Seed for a model that draws random numbers itself: fixed for a unit, different between units."""
@@ -124,6 +153,19 @@ def derived_key(key: int, name: str) -> int:
     True
     """
     return int.from_bytes(hashlib.blake2b(f"{key}/{name}".encode(), digest_size=8).digest(), "big") >> 1
+
+
+def drawn(key: int, name: str, data: LabelledSet, positions: Tensor, count: int) -> Tensor:
+    """At most `count` of the positions, in their old order.
+
+    Which ones depends on the key, the name and each example's own identity: neither on how the data is sorted nor
+    on where an example stands in it.
+    """
+    if count >= len(positions):
+        return positions
+    ids = torch.as_tensor(data.indices, dtype=torch.int64)[positions]
+    lot = Random(key, ids).stream(name).uniform((1,), restart=0, draw=0, dtype=torch.float64)[:, 0]
+    return positions[lot.argsort(stable=True)[:count].sort().values]
 
 
 def _saver(tensors: dict[str, Tensor]) -> Callable[[Path], None]:

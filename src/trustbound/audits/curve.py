@@ -31,10 +31,19 @@ from trustbound.threat import Access, Misclassify, NormBall, Threat
 POINTS = 33
 
 
+def curve_count(asked: int | None, budget: str, examples: int) -> int:
+    """Examples of the curve: what was asked, else 32 for the quick budget and 100 for the others.
+
+    >>> curve_count(None, "quick", 1000), curve_count(200, "standard", 50)
+    (32, 50)
+    """
+    return min(examples, asked if asked is not None else 32 if budget == "quick" else 100)
+
+
 def curve(
     context: Context, threat: Threat, proofs: Proofs, double: Model | None, ledger: Ledger, count: int
 ) -> Curve | None:
-    """Distances and radii of the first `count` examples; verdicts at the audit's epsilon feed back to the ledger.
+    """Distances and radii of `count` examples; verdicts at the audit's epsilon feed back to the ledger.
 
     Returns None where no attack for the smallest change serves the threat.
     """
@@ -43,7 +52,7 @@ def curve(
     fits = threat.access >= Access.GRADIENTS and threat.allowed.norm in row.norms
     if not (count and fits and isinstance(threat.goal, Misclassify) and epsilon > 0):
         return None
-    chosen = torch.arange(min(count, len(context.data)))
+    chosen = context.drawn("curve", torch.arange(len(context.data)), count)
     places = chosen[ledger.correct[chosen]]
     features = math.prod(context.data.shape)
     cap = min(context.model.box.diameter(threat.allowed.norm, features), 4.0 * epsilon)

@@ -60,7 +60,7 @@ def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Cle
         return Unit(rows=evidence, cost=cost, tensors={"position": rows, "logits": outputs})
 
     context.run(step, positions, work)
-    for part in context.tensors(step):
+    for part in context.tensors(step, whole=True):
         logits[part["position"]] = part["logits"].to(logits.dtype)
     return logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trustbound.audits.checks.context import After, Before, Evidence
-from trustbound.audits.checks.examine import Examined, examine
+from trustbound.audits.checks.examine import examine
 from trustbound.audits.clean import Clean
 from trustbound.audits.context import Context, derived_key
 from trustbound.audits.ledger import Ledger
@@ -50,7 +51,7 @@ def after_search(
     fingerprint: dict[str, str],
 ) -> tuple[Check, ...]:
     """Examine the evidence of one threat's search."""
-    inputs = context.data.inputs
+    inputs = context.inputs(torch.arange(len(context.data))).cpu()
     adversarial = inputs.clone()
     for place, witness in found.items():
         adversarial[place] = witness.to(adversarial.dtype)
@@ -94,18 +95,16 @@ def _sides(ledger: Ledger, facts: list[StepFacts]) -> tuple[Tensor | None, Tenso
 
 def _kept(context: Context, step: str, probe: Before, scope: str | None) -> tuple[Check, ...]:
     """Run checks once per run: a resumed audit reads them back."""
-    spent: list[Examined] = []
     started = time.perf_counter()
 
     def look() -> Any:
         context.progress.begin(step, 1)
-        spent.append(examine(probe, scope=scope))
+        examined = examine(probe, scope=scope)
         context.progress.advance(1)
-        return [to_document(check) for check in spent[0].checks]
+        spent = dataclasses.replace(examined.cost, seconds=time.perf_counter() - started)
+        return {"checks": [to_document(check) for check in examined.checks], "cost": to_document(spent)}
 
-    documents = context.store.fact(step, look)
-    if spent and not context.store.done(step):
-        cost = spent[0].cost
-        seconds = time.perf_counter() - started
-        context.store.commit(step, 0, [], Cost(cost.forwards, cost.backwards, cost.queries, seconds))
-    return tuple(from_document(Check, document) for document in documents)
+    kept = context.store.fact(step, look)
+    if not context.store.done(step):  # also after a run that was killed between the two
+        context.store.commit(step, 0, [], from_document(Cost, kept["cost"]))
+    return tuple(from_document(Check, document) for document in kept["checks"])

@@ -13,7 +13,9 @@ import torch
 from trustbound.attacks import build
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.suites import suite
+from trustbound.audits.curve import curve_count
 from trustbound.data.labelled import LabelledSet
+from trustbound.errors import UnsupportedError
 from trustbound.measure.margin import margin
 from trustbound.model.wrap import Model
 from trustbound.record.cost import Cost
@@ -36,8 +38,8 @@ class Line:
 class Plan:
     """The stages with their largest cost, and the price of an evaluation, measured on one batch.
 
-    Evaluations are upper limits: examples that break early, or are proven, cost less. Proofs and the security
-    curve come on top; they are not counted in evaluations.
+    Evaluations are upper limits: examples that break early, or are proven, cost less. Proofs and health checks come
+    on top; proofs are not counted in evaluations at all.
     """
 
     budget: str
@@ -64,7 +66,7 @@ class Plan:
         cost = self.cost
         rows.append(
             f"budget {self.budget}, {self.examples} examples: at most {cost.forwards:,} forwards and "
-            f"{cost.backwards:,} backwards, about {cost.seconds / 60:.1f} minutes; proofs and the curve come on top"
+            f"{cost.backwards:,} backwards, about {cost.seconds / 60:.1f} minutes; proofs and health checks come on top"
         )
         return "\n".join(rows)
 
@@ -85,7 +87,7 @@ def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str
     """Lay out the stages and time one batch."""
     price, ratio = _timed(model, data)
     lines = [line for threat in threats for line in _lines(threat, budget, len(data))]
-    count = min(len(data), curve if curve is not None else (32 if budget == "quick" else 100))
+    count = curve_count(curve, budget, len(data))
     if count:
         steps = build("fmn").steps
         lines += [
@@ -150,7 +152,10 @@ def _timed(model: Model, data: LabelledSet) -> tuple[float, float]:
             started = time.perf_counter()
             oracle.outputs(inputs, rows)
             between = time.perf_counter()
-            oracle.gradient(inputs, rows, lambda outputs, part: -margin(outputs, labels[part]))
+            try:
+                oracle.gradient(inputs, rows, lambda outputs, part: -margin(outputs, labels[part]))
+            except UnsupportedError:  # no gradient to price: the audit searches by scores
+                return (between - started) / len(rows), 0.0
             forward.append(between - started)
             both.append(time.perf_counter() - between)
     single = sorted(forward)[1]

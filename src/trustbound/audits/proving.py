@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trustbound.audits.context import Context, Unit
-from trustbound.certificates.certify import certify
+from trustbound.certificates import certify
 from trustbound.certificates.graph import Graph, read
 from trustbound.certificates.graph.operations import Activation, MaxPool
 from trustbound.certificates.registry import CERTIFIERS

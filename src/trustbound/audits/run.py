@@ -15,16 +15,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from trustbound.attacks.suites import suite
 from trustbound.audits.bracket import Search
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.clean import Clean, backward_cost, clean_pass
-from trustbound.audits.context import Context, Progress, Silent, derived_key
-from trustbound.audits.curve import curve
+from trustbound.audits.context import Context, Progress, Silent, derived_key, drawn
+from trustbound.audits.curve import curve, curve_count
 from trustbound.audits.doubting import attacked_logits, doubt, witnesses
 from trustbound.audits.facts import versions
+from trustbound.audits.fitting import check_fit
 from trustbound.audits.health import after_search, before_search
 from trustbound.audits.ledger import Ledger
 from trustbound.audits.proving import prepare
+from trustbound.audits.request import described
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, UnsoundError
 from trustbound.model.wrap import Model, wrap
@@ -38,9 +41,10 @@ from trustbound.record.audit import (
     ModelFacts,
     StepFacts,
 )
+from trustbound.record.atomic import write_atomically
 from trustbound.record.document import to_document
 from trustbound.record.interval import binomial_interval
-from trustbound.record.store import Store, write_atomically
+from trustbound.record.store import Store
 from trustbound.threat import Threat
 
 #: Pictures in the gallery, per threat.
@@ -72,9 +76,10 @@ def audit(
         curve_examples  examples of the security curve; 100 by default (32 for quick), 0 for none.
         training        the training set, for the overlap check.
 
-    Raises      InputError for examples that the model cannot serve; RecordError for a run directory that cannot
-                be written or holds another audit; UnsoundError when a certified example was broken (the record
-                is written first).
+    Raises      InputError for examples that the model cannot serve and UnsupportedError for a threat that no attack
+                of the budget can serve, both before the search; RecordError for a run directory that cannot be
+                written or holds another audit; UnsoundError when a certified example was broken (the record is
+                written first).
 
     >>> from trustbound.data import load_data
     >>> data = load_data("digits", limit=40)
@@ -84,25 +89,16 @@ def audit(
     True
     """
     model = model if isinstance(model, Model) else wrap(model)
-    asked = tuple(Threat.parse(threat) for threat in threats)
-    if not asked:
-        raise InputError("an audit needs at least one threat, e.g. linf:8/255; got none")
-    for threat in asked:
-        threat.allowed.check(model.box, math.prod(data.shape))
+    if not isinstance(data, LabelledSet):
+        raise InputError(
+            f"`data` must be a LabelledSet; got {type(data).__name__}. Make one with load_data, "
+            "LabelledSet(inputs, labels) or LabelledSet.from_dataset."
+        )
+    asked = _asked([threats] if isinstance(threats, str | Threat) else threats, budget)
+    classes = check_fit(model, data, asked)
+    count = curve_count(curve_examples, budget, len(data))
     key = derived_key(seed, "audit")
-    control = _control_group(len(data), key)
-    request = {
-        "model": model.sha256,
-        "data": data.sha256,
-        "examples": len(data),
-        "threats": [str(threat) for threat in asked],
-        "budget": budget,
-        "seed": seed,
-        "curve": curve_examples,
-        "batch_size": batch_size,
-        "device": str(model.device),
-        "dtype": str(model.dtype),
-    }
+    request = described(model, data, asked, budget=budget, seed=seed, curve=count, batch_size=batch_size)
     scratch: tempfile.TemporaryDirectory[str] | None = None
     if run is None:
         store, scratch = Store.temporary(request)
@@ -116,12 +112,13 @@ def audit(
             budget=budget,
             seed=seed,
             key=key,
+            classes=classes,
             store=store,
-            control=control,
+            control=_control_group(data, key),
             batch_size=batch_size,
             progress=progress or Silent(),
         )
-        return _audit(context, curve_examples, training, command, keep=run is not None)
+        return _audit(context, count, training, command, keep=run is not None)
     finally:
         store.close()
         if scratch is not None:
@@ -129,7 +126,7 @@ def audit(
 
 
 def _audit(
-    context: Context, curve_examples: int | None, training: LabelledSet | None, command: str | None, *, keep: bool
+    context: Context, curve_examples: int, training: LabelledSet | None, command: str | None, *, keep: bool
 ) -> AuditRecord:
     started = time.perf_counter()
     model, data, store = context.model, context.data, context.store
@@ -139,7 +136,6 @@ def _audit(
     checks = before_search(context, training)
     double = model.in_float64() if model.dtype == torch.float32 else None
     proofs = prepare(context, torch.arange(min(2, len(data))))
-    count = curve_examples if curve_examples is not None else (32 if context.budget == "quick" else 100)
     brackets: list[Bracket] = []
     steps: list[StepFacts] = []
     curves: list[Curve] = []
@@ -152,7 +148,7 @@ def _audit(
         ledger = Ledger.of(clean.correct)
         search = Search(context, threat, proofs, double, ledger, [])
         search.run()
-        drawn = curve(context, threat, proofs, double, ledger, count)
+        drawn = curve(context, threat, proofs, double, ledger, curve_examples)
         brackets.append(search.bracket())
         steps.extend(search.facts)
         if drawn is not None:
@@ -205,12 +201,24 @@ def _audit(
     return record
 
 
-def _control_group(count: int, key: int) -> Tensor:
+def _asked(threats: Sequence[Threat | str], budget: str) -> tuple[Threat, ...]:
+    """The threats, each once, each served by some attack of the budget."""
+    asked = tuple(Threat.parse(threat) for threat in threats)
+    if not asked:
+        raise InputError("an audit needs at least one threat, e.g. linf:8/255; got none")
+    names = [str(threat) for threat in asked]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"each threat can be asked about once; got {', '.join(twice)} again. Leave the second one out.")
+    for threat in asked:
+        suite(budget, threat)
+    return asked
+
+
+def _control_group(data: LabelledSet, key: int) -> Tensor:
     """(N,) bool: at random, 5 % of the examples and at least 50."""
-    wanted = min(count, max(50, math.ceil(0.05 * count)))
-    drawn = torch.randperm(count, generator=torch.Generator().manual_seed(derived_key(key, "control")))[:wanted]
+    count = len(data)
     mask = torch.zeros(count, dtype=torch.bool)
-    mask[drawn] = True
+    mask[drawn(key, "control", data, torch.arange(count), max(50, math.ceil(0.05 * count)))] = True
     return mask
 
 

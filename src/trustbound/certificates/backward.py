@@ -9,16 +9,8 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.operations import (
-    Activation,
-    Convolution,
-    Input,
-    Linear,
-    MaxPool,
-    Operation,
-    Scale,
-    Sum,
-)
+from trustbound.certificates.graph.mixing import Convolution
+from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation, Scale, Sum
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
 from trustbound.certificates.slopes import Lines, Picks

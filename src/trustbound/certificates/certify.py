@@ -97,7 +97,7 @@ def certify(
     margin = torch.full((len(inputs),), float("nan"), dtype=torch.float64, device=graph.device)
     slack = torch.full_like(margin, float("nan"))
     inputs, labels = inputs.to(graph.device), labels.to(graph.device)
-    for part in rows.split(batch_size or max(1, len(rows))):
+    for part in rows.split(batch_size or max(1, len(rows))) if len(rows) else ():
         at = part.to(graph.device)
         region = Region.around(inputs[at], limits, norm, radius)
         wanted = None if targets is None else targets.to(graph.device)[at]
@@ -117,7 +117,7 @@ def margin_slack(graph: Graph, region: Region, labels: Tensor, targets: Tensor |
     each = max(1, 2**27 // (64 * sum(step.features for step in graph.operations)))
     parts = []
     with torch.no_grad():
-        for part in torch.arange(len(region), device=labels.device).split(each):
+        for part in torch.arange(len(region), device=labels.device).split(each) if len(region) else ():
             piece = region.select(part)
             error = rounding(graph, [reach.size for reach in reaches(graph, piece)], graph.dtype)
             rows = margin_rows(labels[part], graph.classes, None if targets is None else targets[part])

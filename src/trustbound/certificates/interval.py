@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.operations import Arrange, Dense, Input, Linear, Mixing, Operation, Scale
+from trustbound.certificates.graph.mixing import Dense, Mixing
+from trustbound.certificates.graph.operations import Arrange, Input, Linear, Operation, Scale
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
 from trustbound.certificates.specification import Certifier

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.operations import (
-    Activation,
-    Concatenate,
-    Dense,
-    Input,
-    Linear,
-    MaxPool,
-    Sum,
-)
+from trustbound.certificates.graph.mixing import Dense
+from trustbound.certificates.graph.operations import Activation, Concatenate, Input, Linear, MaxPool, Sum
 from trustbound.certificates.interval import conclude, reaches
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth, rounding

@@ -43,16 +43,20 @@ def lines(step: Activation, operand: Reach) -> Lines:
     >>> float(found.below), float(found.above), round(float(found.shift), 4)
     (1.0, 0.75, 0.75)
     """
-    low, high, slope = operand.low, operand.high, step.slope
+    low, high = operand.low, operand.high
+    one, slope = low.new_tensor(1.0), low.new_tensor(step.slope)
     crossing = (low < 0) & (high > 0)
     width = torch.where(crossing, high - low, 1.0)
     chord = (high - slope * low) / width
-    above = torch.where(crossing, chord, torch.where(low >= 0, 1.0, slope))
-    below = torch.where(crossing, torch.where(high >= -low, 1.0, slope), above)
+    above = torch.where(crossing, chord, torch.where(low >= 0, one, slope))
+    below = torch.where(crossing, torch.where(high >= -low, one, slope), above)
     # Whatever the rounding of the chord, a line that lies above both ends lies above the whole.
     ends = torch.maximum((slope - above) * low, (1 - above) * high)
     grain = 8 * torch.finfo(low.dtype).eps
     shift = torch.where(crossing, ends.clamp(min=0) + grain * operand.size, 0.0)
+    # Limits that overflowed know nothing: whatever they touch must become NaN, and so never certified.
+    unknown = low.isnan() | high.isnan()
+    below, above = below.masked_fill(unknown, torch.nan), above.masked_fill(unknown, torch.nan)
     return Lines(below=below, above=above, shift=shift)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.operations import Convolution, Dense, Linear, Mean, Scale
+from trustbound.certificates.graph.mixing import Convolution, Dense, Mean
+from trustbound.certificates.graph.operations import Linear, Scale
 
 # Singular values of an n × n matrix come out within a small multiple of n u of the largest.
 _OUTWARD = 1e-9
@@ -20,6 +21,8 @@ def dense_norm(weight: Tensor) -> float:
     >>> round(dense_norm(torch.tensor([[3.0, 0.0], [0.0, 4.0]])), 6)
     4.0
     """
+    if not bool(weight.isfinite().all()):
+        return math.inf
     return float(torch.linalg.matrix_norm(weight.double(), 2)) * (1 + _OUTWARD)
 
 
@@ -34,12 +37,14 @@ def convolution_norm(step: Convolution) -> float:
     Reference   Sedghi, Gupta and Long, The Singular Values of Convolutional Layers, 2019, arXiv:1805.10408,
                 theorem 6, extended to strides by folding aliased frequencies.
 
-    >>> from trustbound.certificates.graph.operations import Convolution
+    >>> from trustbound.certificates.graph.mixing import Convolution
     >>> mean = Convolution(sources=(0,), shape=(1, 4), extent=(1, 8), stride=(2,), padding=(0,), dilation=(1,),
     ...                    groups=1, weight=torch.full((1, 1, 2), 0.5, dtype=torch.float64))
     >>> round(convolution_norm(mean) ** 2, 6)
     0.5
     """
+    if not bool(step.weight.isfinite().all()):
+        return math.inf
     kernel = step.weight.shape[2:]
     axes = list(range(2, step.weight.ndim))
     # Neither may the kernel meet the operand from the other side, nor two outputs fall on one place.

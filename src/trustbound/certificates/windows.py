@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.certificates.graph.operations import Convolution, Shape
+from trustbound.certificates.graph.mixing import Convolution
+from trustbound.certificates.graph.operations import Shape
 
 Pair = tuple[int, int]
 

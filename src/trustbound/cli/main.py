@@ -57,6 +57,9 @@ def main() -> None:
     except TrustboundError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # a file that cannot be read or written; whoever knows more has said so above
+        click.echo(f"error: {error.filename or 'a file'} cannot be used: {error.strerror or error}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

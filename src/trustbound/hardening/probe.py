@@ -35,9 +35,10 @@ class Probe:
         retries     how often the collapsed epoch is repeated, each time at half the learning rate and with
                     other random numbers, before training stops at the last good epoch.
 
-    Rule        With p the best probe so far and q this one's, on n examples: collapse when
-                p − q > max(min(drop, p / 2), 3 √(2 m (1 − m) / n)), m = (p + q) / 2. The second term is
-                three standard errors of a difference: noise alone trips it in fewer than one epoch in 700.
+    Rule        With p the best probe so far and q this one's, on n examples: collapse when p ≥ drop and
+                p − q > max(min(drop, p / 2), 3 √(2 m (1 − m) / n)), m = (p + q) / 2. Below p = drop there is
+                nothing to lose yet. The second term is three standard errors of a difference: noise alone
+                trips the rule in fewer than one pair of epochs in 700.
     Reference   Wong, Rice and Kolter, Fast is better than free, 2020 (2001.03994), section 5.4: stop when
                 robust accuracy on a training minibatch falls by 20 points.
     Deviations  compares with the best epoch, not the previous one; held-out examples; rolls back and tries
@@ -66,7 +67,7 @@ class Probe:
         """Whether robust accuracy has fallen too far to be noise."""
         middle = (robust + best) / 2.0
         noise = 3.0 * math.sqrt(2.0 * middle * (1.0 - middle) / examples)
-        return best - robust > max(min(self.drop, best / 2.0), noise)
+        return best >= self.drop and best - robust > max(min(self.drop, best / 2.0), noise)
 
     def measure(self, model: Model, held: LabelledSet, threat: Threat, seed: int) -> Probed:
         """Accuracy clean and under PGD, in eval mode; the model comes back in train mode."""

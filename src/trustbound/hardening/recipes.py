@@ -8,9 +8,27 @@ from types import MappingProxyType
 from typing import Any
 
 from trustbound.errors import InputError
+from trustbound.hardening.objectives import FGSMRSTraining, Standard
 from trustbound.hardening.recipe import Recipe
 
-RECIPES: Mapping[str, Recipe] = MappingProxyType({})
+#: digits: 8×8, 1,350 training examples. mnist: 28×28, 60,000. Both for the zoo's cnn-small.
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "digits": Recipe(objective=Standard(label_smoothing=0.05), epochs=30, batch_size=64, learning_rate=5e-3),
+        "digits-hardened": Recipe(
+            objective=FGSMRSTraining(), threat="linf:0.1", epochs=25, batch_size=32, learning_rate=5e-3
+        ),
+        "mnist": Recipe(epochs=2, batch_size=128, learning_rate=3e-3),
+        "mnist-hardened": Recipe(
+            objective=FGSMRSTraining(),
+            threat="linf:0.3",
+            epochs=10,
+            batch_size=128,
+            learning_rate=5e-3,
+            schedule="cyclic",
+        ),
+    }
+)
 
 
 def named_recipe(name: str, **changes: Any) -> Recipe:

@@ -94,10 +94,11 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     Targeted    -(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2).
     Reference   Croce and Hein, Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse
                 Parameter-free Attacks, 2020 (2003.01690), equations 3 and 4.
-    Deviations  The paper needs three classes, four with a target. Here three classes with a target divide by
-                z_(1) - z_(3). With two classes every such ratio is the constant +-1, which nobody can climb,
-                so the plain logit margin is returned: its direction is the right one, and searches compare
-                losses of one example only, so the lost scale invariance costs nothing there. The denominator
+    Deviations  The paper needs three classes, four with a target. With two classes every such ratio is the
+                constant +-1, and with three and a target it is -1 for as long as the target ranks last, which
+                nobody can climb, so z_t - z_y (the plain margin) is returned: its direction is the right one,
+                and searches compare losses of one example only, so the lost scale invariance costs nothing
+                there. The denominator
                 is kept at or above 1e-12 (the smallest normal number in half precision), where the paper
                 divides by 0.
 
@@ -112,9 +113,9 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
         ascent = margin(logits, labels)
     else:
         ascent = pick(logits, targets) - pick(logits, labels)
-    if classes == 2:
+    if classes < (3 if targets is None else 4):
         return ascent
-    ranked = logits.topk(3 if targets is None else min(classes, 4), dim=1).values
+    ranked = logits.topk(3 if targets is None else 4, dim=1).values
     low = ranked[:, 2] if ranked.shape[1] == 3 else (ranked[:, 2] + ranked[:, 3]) / 2
     return ascent / (ranked[:, 0] - low).clamp_min(max(1e-12, torch.finfo(logits.dtype).tiny))
 

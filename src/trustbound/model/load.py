@@ -71,7 +71,7 @@ def load_model(
     files: list[tuple[str, str]] = []
     executed: list[str] = []
     notes: dict[str, Any] = {}
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # fresh weights must not disturb the caller's random numbers
         if zoo is not None:
             module, notes, given = _from_zoo(zoo, path, given, trust_pickle)
         elif function is not None:
@@ -94,7 +94,7 @@ def load_model(
     origin = Origin(spec=text, arguments=given, files=tuple(files), executed=tuple(executed))
     shape = given.get("input_shape") if zoo is not None else None
     model = wrap(
-        module.eval().to(place),
+        module.to(place),
         box=box if box is not None else noted_box(notes) or Box(0.0, 1.0),
         mean=mean if mean is not None else notes.get("mean"),
         std=std if std is not None else notes.get("std"),
@@ -104,7 +104,7 @@ def load_model(
         input_shape=None if shape is None else tuple(shape),
         classes=given.get("classes") if zoo is not None else None,
     )
-    model.__dict__["origin"] = origin
+    model.origin = origin
     return model.eval()
 
 

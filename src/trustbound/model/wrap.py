@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
+
+if TYPE_CHECKING:
+    from trustbound.model.files.origin import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +85,7 @@ class Model(nn.Module):
         self.name = name
         self.input_shape = input_shape
         self.classes = classes
+        self.origin: Origin | None = None
         self._sha256 = sha256
         self.training = module.training
 
@@ -137,6 +143,20 @@ class Model(nn.Module):
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             return digest.hexdigest()
         return self._sha256
+
+    @property
+    def identity(self) -> str:
+        """Digest of everything that decides the logits: weights, box, normalisation, output and arguments."""
+        facts = {
+            "weights": self.sha256,
+            "module": type(self.module).__qualname__,
+            "box": [np.asarray(self.box.low).tolist(), np.asarray(self.box.high).tolist()],
+            "mean": None if self.mean is None else self.mean.tolist(),
+            "std": None if self.std is None else self.std.tolist(),
+            "output": repr(self.output) if isinstance(self.output, str | int) else bool(self.output),
+            "arguments": None if self.origin is None else self.origin.arguments,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     def in_float64(self) -> Model | None:
         """A float64 copy for re-measuring, or None where one cannot be made."""

@@ -56,9 +56,11 @@ class Box:
             return box
         try:
             low, high = box
+            return cls(low, high)
+        except InputError:
+            raise
         except (TypeError, ValueError) as error:
-            raise InputError(f"a box is a pair (low, high); got {box!r}") from error
-        return cls(low, high)
+            raise InputError(f"a box is a pair of limits (low, high), each a number or an array; got {box!r}") from error
 
     @property
     def width(self) -> float:
@@ -71,10 +73,7 @@ class Box:
         >>> Box(0.0, 1.0).diameter("l2", 784)
         28.0
         """
-        side = np.broadcast_to(
-            np.asarray(self.high) - np.asarray(self.low),
-            np.shape(self.low) or np.shape(self.high) or (features,),
-        ).ravel()
+        side = np.ravel(np.asarray(self.high) - np.asarray(self.low))
         if side.size != features:
             side = np.repeat(side, features // side.size)
         if norm == "linf":

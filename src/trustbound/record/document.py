@@ -40,18 +40,25 @@ def to_document(record: Any) -> Any:
 def from_document(kind: type[R], document: Any) -> R:
     """Read a record back.
 
-    Raises      RecordError when the document was written by another schema or lacks a field.
+    Raises      RecordError when the document was written by another schema, lacks a field, or holds what does not
+                belong there.
 
     >>> from trustbound.record.cost import Cost
     >>> from_document(Cost, to_document(Cost(forwards=2)))
     Cost(forwards=2, backwards=0, queries=0, seconds=0.0)
     """
-    if kind is AuditRecord and document.get("schema") != SCHEMA:
+    if kind is AuditRecord and isinstance(document, Mapping) and document.get("schema") != SCHEMA:
         raise RecordError(
             f"this version reads records of schema {SCHEMA}; got {document.get('schema')!r}. "
             "Run the audit again, or read it with the version that wrote it."
         )
-    return typing.cast(R, _read(kind, document))
+    try:
+        return typing.cast(R, _read(kind, document))
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        raise RecordError(
+            f"a stored {kind.__name__} holds what does not belong there ({error}); the record is damaged. "
+            "Give the audit's command again to write it anew."
+        ) from error
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -100,11 +100,17 @@ class Store:
                 f"the run directory must be writable; {folder} is not: {error.strerror}. Choose another --run."
             ) from error
         try:
-            store = cls(folder, _connected(folder / "audit.sqlite"), lock)
-            store._agree(asked)
+            connection = _connected(folder / "audit.sqlite")
         except BaseException:
             os.close(lock)
             raise
+        store = cls(folder, connection, lock)
+        try:
+            store._agree(asked)
+        except BaseException:
+            store.close()
+            raise
+        _swept(folder)
         return store
 
     @classmethod
@@ -125,22 +131,52 @@ class Store:
         with contextlib.suppress(OSError):
             os.close(self._lock)
 
+    @staticmethod
+    def asked(run: str | Path) -> dict[str, Any] | None:
+        """What a run was asked, without opening it for writing; None where there is no run."""
+        path = Path(run) / "audit.sqlite"
+        if not path.is_file():
+            return None
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=5.0)) as connection:
+                if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'asked'").fetchone():
+                    return None
+                found = {key: json.loads(value) for key, value in connection.execute("SELECT key, value FROM asked")}
+                return found or None
+        except sqlite3.Error as error:
+            raise RecordError(
+                f"{path} must be a trustbound run database; SQLite says: {error}. Choose another --run."
+            ) from error
+
     def _agree(self, asked: Mapping[str, Any]) -> None:
-        before = dict(self._connection.execute("SELECT key, value FROM asked"))
+        before = dict(self._read("SELECT key, value FROM asked"))
         now = {key: json.dumps(value, sort_keys=True) for key, value in asked.items()}
-        if not before:
-            with self._writing():
-                self._connection.executemany("INSERT INTO asked VALUES (?, ?)", sorted(now.items()))
+        different = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+        if not different:
             return
-        different = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        if different:
+        if not self._read("SELECT 1 FROM unit UNION ALL SELECT 1 FROM fact LIMIT 1"):
+            # Nothing was found yet: a first request that was refused must not bar the corrected one.
+            with self._writing():
+                self._connection.execute("DELETE FROM asked")
+                self._connection.executemany("INSERT INTO asked VALUES (?, ?)", sorted(now.items()))
+        else:
             said = "; ".join(
-                f"{key} was {before.get(key, 'not given')}, is {now.get(key, 'not given')}" for key in different[:4]
+                f"{key} was {_short(before.get(key, 'not given'))}, is {_short(now.get(key, 'not given'))}"
+                for key in different[:4]
             )
             raise RecordError(
                 f"the run directory {self.run} holds another audit ({said}). Give the same request to go on "
                 "with it, or another --run."
             )
+
+    def _read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise RecordError(
+                f"the evidence in {self.run / 'audit.sqlite'} cannot be read; SQLite says: {error}. Restore the file, "
+                "or choose another --run."
+            ) from error
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -187,14 +223,11 @@ class Store:
 
     def done(self, step: str) -> dict[int, int]:
         """Finished shards of a step, with the number of their rows."""
-        found = self._connection.execute("SELECT shard, count FROM unit WHERE step = ? ORDER BY shard", (step,))
-        return dict(found.fetchall())
+        return dict(self._read("SELECT shard, count FROM unit WHERE step = ? ORDER BY shard", (step,)))
 
     def rows(self, step: str) -> list[EvidenceRow]:
         """The evidence of a step, by position."""
-        found = self._connection.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE step = ? ORDER BY position", (step,)
-        )
+        found = self._read(f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE step = ? ORDER BY position", (step,))
         return [
             EvidenceRow(**{**dict(zip(_COLUMNS, row, strict=True)), "found": bool(row[1]), "tie": bool(row[6])})
             for row in found
@@ -203,16 +236,15 @@ class Store:
     def cost(self, step: str | None = None) -> Cost:
         """What a step cost, or all of them."""
         where, values = ("", ()) if step is None else ("WHERE step = ?", (step,))
-        sums = self._connection.execute(
-            "SELECT total(forwards), total(backwards), total(queries), total(seconds) FROM unit " + where,
-            values,
-        ).fetchone()
+        sums = self._read(
+            "SELECT total(forwards), total(backwards), total(queries), total(seconds) FROM unit " + where, values
+        )[0]
         return Cost(int(sums[0]), int(sums[1]), int(sums[2]), float(sums[3]))
 
     def events(self) -> tuple[str, ...]:
         """What happened on the way, in the order of the steps."""
-        found = self._connection.execute("SELECT step, shard, events FROM unit ORDER BY rowid")
-        return tuple(f"{step}: {event}" for step, _, events in found for event in json.loads(events))
+        found = self._read("SELECT step, events FROM unit ORDER BY rowid")
+        return tuple(f"{step}: {event}" for step, events in found for event in json.loads(events))
 
     def fact(self, name: str, compute: Callable[[], Any]) -> Any:
         """A value that is computed once per run and read back on resume (JSON).
@@ -220,9 +252,9 @@ class Store:
         Decisions that depend on a clock or a measurement go through here, so that a resumed audit takes the
         same ones.
         """
-        found = self._connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        if found is not None:
-            return json.loads(found[0])
+        found = self._read("SELECT value FROM fact WHERE name = ?", (name,))
+        if found:
+            return json.loads(found[0][0])
         text = json.dumps(compute(), allow_nan=False)
         with self._writing():
             self._connection.execute("INSERT INTO fact VALUES (?, ?)", (name, text))
@@ -230,52 +262,52 @@ class Store:
 
     def has_fact(self, name: str) -> bool:
         """Whether a value was computed before."""
-        return self._connection.execute("SELECT 1 FROM fact WHERE name = ?", (name,)).fetchone() is not None
+        return bool(self._read("SELECT 1 FROM fact WHERE name = ?", (name,)))
 
     def tensors(self, step: str, shard: int) -> Path:
         """Where a unit's adversarial inputs lie."""
         return self.run / "adversarials" / f"{step.replace('/', '_').replace(':', '-')}-{shard:04d}.safetensors"
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside its place, flush it to the disk, then rename it: whole or not at all.
+def _short(text: str) -> str:
+    """The head of a long value, a digest say."""
+    return text if len(text) <= 40 else f"{text[:16]}…"
 
-    Raises      RecordError when the disk is full or the directory cannot be written.
-    """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write(scratch)
-        with open(scratch, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(scratch, path)
-    except OSError as error:
-        raise RecordError(
-            f"{path} could not be written: {error.strerror or error}. What was finished before is intact; make "
-            "room (or lift the file-size limit) and give the same command again."
-        ) from error
-    finally:
+
+def _swept(folder: Path) -> None:
+    """Remove the scratch files of writers that were killed; the lock says that none is writing now."""
+    for scratch in (*folder.glob(".*.part"), *(folder / "adversarials").glob(".*.part")):
         with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
+            scratch.unlink()
 
 
 def _connected(path: Path) -> sqlite3.Connection:
+    connection = None
     try:
         connection = sqlite3.connect(path, isolation_level=None)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if version == 0 and tables:
+            raise RecordError(f"{path} must be a trustbound run database; it is another program's. Choose another --run.")
+        if version not in (0, STORE_SCHEMA):
+            raise RecordError(
+                f"this version reads runs of schema {STORE_SCHEMA}; {path} has {version}. Choose another --run, or "
+                "read it with the version that wrote it."
+            )
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {STORE_SCHEMA}; COMMIT;")
-            version = STORE_SCHEMA
     except sqlite3.Error as error:
+        if connection is not None:
+            connection.close()
         raise RecordError(
             f"{path} must be a trustbound run database; SQLite says: {error}. Choose another --run."
         ) from error
-    if version != STORE_SCHEMA:
-        raise RecordError(
-            f"this version reads runs of schema {STORE_SCHEMA}; {path} has {version}. Choose another --run, or "
-            "read it with the version that wrote it."
-        )
+    except RecordError:
+        if connection is not None:
+            connection.close()
+        raise
     return connection
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trustbound.errors import InputError
 from trustbound.record.audit import AuditRecord, Bracket
-from trustbound.report.figures.bracket import NARROW, WIDE, bracket_picture
+from trustbound.report.figures.bracket import NARROW, bracket_picture
 from trustbound.report.numbers import count, duration, number, share_with_interval
 from trustbound.report.page import environment, save, theme
 from trustbound.report.sections.blocks import Block, Code, Items, Paragraph, Picture, Section, Table, missing
@@ -31,10 +31,8 @@ def render_comparison(records: Sequence[AuditRecord], *, names: Sequence[str] = 
     if len(records) < 2:
         raise InputError(f"a comparison needs at least two audits; got {len(records)}. Name another run.")
     if names and len(names) != len(records):
-        raise InputError(
-            f"a comparison needs one name for each audit; got {len(names)} for {len(records)} audits."
-        )
-    called = tuple(names) or titles([record.model.name for record in records])
+        raise InputError(f"a comparison needs one name for each audit; got {len(names)} for {len(records)} audits.")
+    called = titles(names or [record.model.name for record in records])
     return (
         environment()
         .get_template("comparison.html.j2")
@@ -62,23 +60,21 @@ def titles(names: Sequence[str]) -> tuple[str, ...]:
     >>> titles(["cnn", "cnn", "vit"])
     ('cnn (1)', 'cnn (2)', 'vit')
     """
+    plain = list(names)
     return tuple(
-        f"{name} ({names[: index + 1].count(name)})" if names.count(name) > 1 else name
-        for index, name in enumerate(names)
+        f"{name} ({plain[: index + 1].count(name)})" if plain.count(name) > 1 else name
+        for index, name in enumerate(plain)
     )
 
 
 def _overview(records: Sequence[AuditRecord], names: Sequence[str]) -> Section:
     """Clean accuracy, standing and price of each audit, and what stands against comparing them."""
     cautions = [
-        f"{name}: {reason}."
-        for name, record in zip(names, records, strict=True)
-        for reason in judge(record).reasons
+        f"{name}: {reason}." for name, record in zip(names, records, strict=True) for reason in judge(record).reasons
     ]
     if len({(record.data.sha256, record.data.indices) for record in records}) > 1:
         cautions.append(
-            "The audits did not use the same examples: differences may come from the data as well as from the "
-            "networks."
+            "The audits did not use the same examples: differences may come from the data as well as from the networks."
         )
     if len({record.budget for record in records}) > 1:
         cautions.append("The audits had different budgets: a dearer search finds lower upper bounds.")
@@ -124,7 +120,7 @@ def _threats(records: Sequence[AuditRecord], names: Sequence[str]) -> tuple[Sect
                     brackets, names=called, name=f"threat-{index}-narrow", width=NARROW, standalone=False
                 ),
             ),
-            Paragraph(text=apart(rows)),
+            Paragraph(text=_order(records, names, rows)),
             Table(
                 caption=f"Brackets under {threat}, with exact 95 % intervals.",
                 head=("audit", "at least (certified)", "at most (unbroken)", "unknown", "examples"),
@@ -147,6 +143,17 @@ def _threats(records: Sequence[AuditRecord], names: Sequence[str]) -> tuple[Sect
     if not found:
         return (Section(id="threat-0", title="Threats", blocks=(missing("No audit examined a threat."),)),)
     return tuple(found)
+
+
+def _order(records: Sequence[AuditRecord], names: Sequence[str], rows: Sequence[tuple[str, Bracket]]) -> str:
+    """Which network withstands more, where that can be said at all."""
+    of = dict(zip(names, records, strict=True))
+    doubtful = [name for name, _ in rows if judge(of[name]).reasons]
+    if doubtful:
+        return f"No order is claimed: the numbers of {', '.join(doubtful)} are not to be trusted."
+    if len({(of[name].data.sha256, of[name].data.indices) for name, _ in rows}) > 1:
+        return "No order is claimed: the audits did not use the same examples."
+    return apart(rows)
 
 
 def apart(rows: Sequence[tuple[str, Bracket]]) -> str:
@@ -205,21 +212,20 @@ def _origin(records: Sequence[AuditRecord], names: Sequence[str]) -> Section:
     return Section(
         id="reproduce",
         title="How to reproduce",
-        blocks=(
+        blocks=tuple(
             Table(
-                caption="Command, seed and hashes of each audit.",
-                head=("audit", "command", "seed", "model SHA-256", "data SHA-256"),
-                rows=tuple(
-                    (
-                        name,
-                        Code(text=record.command),
-                        str(record.seed),
-                        Code(text=record.model.sha256 or "not recorded"),
-                        Code(text=record.data.sha256 or "not recorded"),
-                    )
-                    for name, record in zip(names, records, strict=True)
+                caption=f"{name}: command, seed and hashes.",
+                head=("what", "value"),
+                rows=(
+                    ("command", Code(text=record.command)),
+                    ("seed", str(record.seed)),
+                    ("budget", record.budget),
+                    ("created", record.created),
+                    ("model SHA-256", Code(text=record.model.sha256 or "not recorded")),
+                    ("data SHA-256", Code(text=record.data.sha256 or "not recorded")),
                 ),
-                words=(0, 1, 2, 3, 4),
-            ),
+                words=(0, 1),
+            )
+            for name, record in zip(names, records, strict=True)
         ),
     )

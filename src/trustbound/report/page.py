@@ -100,9 +100,7 @@ def save(text: str, path: str | Path) -> Path:
     target = Path(path)
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(
-            "wb", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
+        with tempfile.NamedTemporaryFile("wb", dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
             temporary = file.name
             file.write(text.encode("utf-8", errors="replace"))
             file.flush()

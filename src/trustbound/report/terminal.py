@@ -36,9 +36,7 @@ def summary(record: AuditRecord) -> RenderableType:
         if bracket.no_proof
     ]
     if any(bracket.unknown for bracket in record.brackets):
-        parts.append(
-            Text("unknown: neither broken nor proven. A failure of attacks proves nothing.", style="dim")
-        )
+        parts.append(Text("unknown: neither broken nor proven. A failure of attacks proves nothing.", style="dim"))
     parts += _checks(record)
     parts.append(
         Text(
@@ -100,9 +98,7 @@ def _checks(record: AuditRecord) -> list[RenderableType]:
     tally = [(name, sum(each.verdict == name for each in record.checks)) for name in _STYLE]
     line = Text(f"{amount(len(record.checks), 'check')}: ")
     for index, (name, number_of) in enumerate(tally):
-        line.append(
-            ("" if index == 0 else ", ") + f"{number_of} {name}", style=_STYLE[name] if number_of else "dim"
-        )
+        line.append(("" if index == 0 else ", ") + f"{number_of} {name}", style=_STYLE[name] if number_of else "dim")
     found: list[RenderableType] = [line]
     for each in ordered_checks(record.checks):
         if each.verdict in ("PASS", "SKIP"):

@@ -127,9 +127,7 @@ def _bracketed(record: AuditRecord, what: Noun) -> str:
         elif bracket.lower == bracket.upper:
             parts.append(f"exactly {share(bracket.lower)} withstand {bracket.threat}")
         else:
-            parts.append(
-                f"between {share(bracket.lower)} and {share(bracket.upper)} withstand {bracket.threat}"
-            )
+            parts.append(f"between {share(bracket.lower)} and {share(bracket.upper)} withstand {bracket.threat}")
     n = record.brackets[0].n
     return f"Of {count(n)} {what.of(n)}, {'; '.join(parts)}."
 
@@ -213,8 +211,8 @@ def _limits(record: AuditRecord, what: Noun) -> tuple[str, ...]:
         ]
         if names:
             said.append(
-                f"{amount(len(names), 'check')} of the evaluation {said_of} without making the numbers "
-                f"worthless: {', '.join(dict.fromkeys(names))}."
+                f"{amount(len(names), 'check')} of the evaluation {said_of}; read what they found before "
+                f"relying on the numbers: {', '.join(dict.fromkeys(names))}."
             )
     if not record.checks:
         said.append("No check of the evaluation's health was made: the upper bounds may be too high.")

@@ -43,9 +43,7 @@ def is_picture(shape: tuple[int, ...]) -> bool:
     >>> is_picture((8, 8)), is_picture((3, 32, 32)), is_picture((784,))
     (True, True, False)
     """
-    return (len(shape) == 2 and min(shape) > 1) or (
-        len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1
-    )
+    return (len(shape) == 2 and min(shape) > 1) or (len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) > 1)
 
 
 def change_words(bracket: Bracket, what: Noun) -> str:
@@ -99,8 +97,7 @@ def legible(text: str, limit: int = 0) -> str:
     ('a�b�', 'ab…ij')
     """
     shown = "".join(
-        " " if c in "\t\r\n" else "�" if (ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or _unpaired(c)) else c
-        for c in text
+        " " if c in "\t\r\n" else "�" if (ord(c) < 32 or 0x7F <= ord(c) < 0xA0 or _unpaired(c)) else c for c in text
     )
     if limit and len(shown) > limit:
         head = limit // 2

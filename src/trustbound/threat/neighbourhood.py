@@ -22,8 +22,13 @@ class Neighbourhood(Protocol):
     In place    `project` may write into the θ it is given, `steepest` into the gradient; both return theirs.
     """
 
-    inputs: Tensor
-    radius: Tensor
+    @property
+    def inputs(self) -> Tensor:
+        """Clean inputs (B, *F)."""
+
+    @property
+    def radius(self) -> Tensor:
+        """How far each example may be changed, (B,) float64, may be infinite."""
 
     @property
     def norm(self) -> str:

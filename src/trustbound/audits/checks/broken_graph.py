@@ -65,9 +65,7 @@ def deaths(context: Before) -> tuple[list[Death], float, Cost]:
     with Oracle(model, examples=len(inputs), batch_size=len(inputs), key=context.key) as oracle:
         handles = [part.register_forward_hook(note) for part in names]
         try:
-            reached = _lives(
-                oracle.gradient(inputs, torch.arange(len(inputs)), surrogate).gradient, len(inputs)
-            )
+            reached = _lives(oracle.gradient(inputs, torch.arange(len(inputs)), surrogate).gradient, len(inputs))
         except UnsupportedError:
             reached = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
         finally:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.registry import CheckRow, find
-from trustbound.errors import UnsupportedError
+from trustbound.errors import TrustboundError
 from trustbound.record.audit import Check
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
@@ -82,14 +82,14 @@ class HealthCheck(Generic[AnyContext]):
         if context.threat.access < self.needs:
             finding = Finding(
                 value=None,
-                finding=f"needs {self.needs.name.lower()}; the threat gives "
-                f"{context.threat.access.name.lower()}",
+                finding=f"needs {self.needs.name.lower()}; the threat gives {context.threat.access.name.lower()}",
             )
         else:
             try:
                 finding = self.measure(context)
-            except UnsupportedError as error:
-                finding = Finding(value=None, finding=f"could not be measured: {error}")
+            except (TrustboundError, RuntimeError, ValueError) as error:  # the model's own refusals among them
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                finding = Finding(value=None, finding=f"could not be measured: {reason}")
         verdict = judge(row, finding)
         record = Check(
             name=row.name,

@@ -78,7 +78,8 @@ class LabelOrder(HealthCheck[Before]):
     """Would another order of the classes fit the labels better?
 
     Measures    accuracy under the best one-to-one assignment of the model's classes to the labels (Hungarian
-                method on the confusion matrix) minus the accuracy as given.
+                method on the confusion matrix) minus the accuracy as given. At least a WARN when no order
+                helps and the accuracy is what naming the commonest class alone would reach by chance (5 %).
     Cost        1 forward per example, none when the evidence holds the clean outputs.
     Reference   Kuhn, The Hungarian method for the assignment problem, 1955 (scipy's implementation).
 
@@ -101,12 +102,12 @@ class LabelOrder(HealthCheck[Before]):
         classes = max(outputs.shape[1], int(labels.max()) + 1)
         given, best, moved = best_order(outputs.argmax(dim=1).cpu(), labels.cpu(), classes)
         swaps = ", ".join(f"{label} ← {said}" for label, said in moved[:6])
-        chance = given < 2.0 / classes and best - given <= 0.1
+        chance = best - given <= 0.1 and not _beats_the_commonest(given, labels)
         return Finding(
             value=best - given,
             finding=f"accuracy {given:.1%} as given, {best:.1%} in the best order of classes"
             + (f" (label ← class: {swaps}{' …' if len(moved) > 6 else ''})" if best - given > 0.1 else "")
-            + ("; near chance: model and data may not belong together" if chance else ""),
+            + ("; no better than naming the commonest class: model and data may not belong together" if chance else ""),
             advice="the data counts its classes in another order than the model (often alphabetical folders): "
             "pass the model's class index, or reorder the labels.",
             evidence={"accuracy": given, "best": best, "moved": moved},
@@ -115,9 +116,15 @@ class LabelOrder(HealthCheck[Before]):
         )
 
 
-def best_order(
-    predictions: Tensor, labels: Tensor, classes: int
-) -> tuple[float, float, list[tuple[int, int]]]:
+def _beats_the_commonest(accuracy: float, labels: Tensor) -> bool:
+    """Whether so many correct answers are no chance for who always names the commonest label (exact, 5 %)."""
+    from scipy.stats import binom
+
+    correct, commonest = round(accuracy * len(labels)), float(labels.bincount().max()) / len(labels)
+    return commonest == 1.0 or bool(binom.sf(correct - 1, len(labels), commonest) < 0.05)
+
+
+def best_order(predictions: Tensor, labels: Tensor, classes: int) -> tuple[float, float, list[tuple[int, int]]]:
     """Accuracy as given, in the best order of classes, and the (label, class) pairs that it moves.
 
     >>> best_order(torch.tensor([1, 0, 1]), torch.tensor([0, 1, 0]), 2)

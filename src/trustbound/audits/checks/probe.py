@@ -136,9 +136,7 @@ class Listening(Model):
 def with_identity(model: Model, paths: tuple[str, ...]) -> Model:
     """The same model, whose named modules are the identity in the backward pass (BPDA)."""
     stand_ins = {**model.adaptation.stand_ins, **dict.fromkeys(paths, _identity)}
-    adaptation = Adaptation(
-        stand_ins=stand_ins, draws=model.adaptation.draws, detector=model.adaptation.detector
-    )
+    adaptation = Adaptation(stand_ins=stand_ins, draws=model.adaptation.draws, detector=model.adaptation.detector)
     return Model(model.module, **{**_parts(model), "adaptation": adaptation})
 
 

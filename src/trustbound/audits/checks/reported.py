@@ -52,9 +52,7 @@ class SetAndBox(HealthCheck[After]):
         size = sizes(points, inputs, allowed.norm)
         low = torch.as_tensor(box.low, dtype=torch.float64).to(points.dtype)
         high = torch.as_tensor(box.high, dtype=torch.float64).to(points.dtype)
-        outside_box = (
-            ((points < low.to(points.device)) | (points > high.to(points.device))).flatten(1).any(dim=1)
-        )
+        outside_box = ((points < low.to(points.device)) | (points > high.to(points.device))).flatten(1).any(dim=1)
         outside_set = ~(size <= limit)  # NaN is outside
         outside = outside_box | outside_set
         largest = float(size.max()) if len(size) else 0.0
@@ -110,8 +108,7 @@ def rounded_inward(context: After, adversarial: Tensor) -> Tensor:
     """The adversarials on the lattice k / 255 of the box, inside the set whenever the clean inputs are on it."""
     box, allowed = context.model.box, context.threat.allowed
     low, high = (
-        torch.as_tensor(limit, dtype=torch.float64, device=adversarial.device)
-        for limit in (box.low, box.high)
+        torch.as_tensor(limit, dtype=torch.float64, device=adversarial.device) for limit in (box.low, box.high)
     )
     side = high - low
     level = (adversarial.double() - low) / side * 255.0
@@ -120,9 +117,7 @@ def rounded_inward(context: After, adversarial: Tensor) -> Tensor:
     if allowed.norm == "linf" and math.isfinite(allowed.epsilon):
         room = torch.floor(torch.as_tensor(allowed.epsilon, dtype=torch.float64) / side * 255.0 + 1e-6)
         near = torch.minimum(torch.maximum(near, clean - room), clean + room)
-    nearest, towards = (
-        (low + one.clamp(0, 255) / 255.0 * side).to(adversarial.dtype) for one in (near, inward)
-    )
+    nearest, towards = ((low + one.clamp(0, 255) / 255.0 * side).to(adversarial.dtype) for one in (near, inward))
     inside = allowed.around(context.inputs, box).contains(nearest)
     return torch.where(inside.reshape(-1, *(1,) * (adversarial.dim() - 1)), nearest, towards)
 
@@ -148,8 +143,7 @@ class DisjointVerdicts(HealthCheck[After]):
         both = known.broken.cpu() & known.certified.cpu()
         return Finding(
             value=float(both.sum()),
-            finding=f"{int(known.certified.sum())} proven, {int(known.broken.sum())} broken, "
-            f"{int(both.sum())} both",
+            finding=f"{int(known.certified.sum())} proven, {int(known.broken.sum())} broken, {int(both.sum())} both",
             advice="one of the two is wrong, most likely the certifier's model of this network: trust neither "
             "bound, and report the rows.",
             evidence={"rows": both.nonzero()[:, 0].tolist()},

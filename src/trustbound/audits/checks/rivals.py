@@ -110,18 +110,14 @@ class TransferSuccess(HealthCheck[After]):
         copied, spent = copy_of(context.sample(self.taught), reach)
         cost += spent
         tried: dict[str, Tensor] = {
-            "a taught copy": strike(
-                sample, model=copied, stop_early=False, steps=self.steps, loss="margin"
-            ).last
+            "a taught copy": strike(sample, model=copied, stop_early=False, steps=self.steps, loss="margin").last
         }
         killers, _, spent = deaths(sample.sample(32))
         cost += spent
         paths = tuple(one.path for one in killers if one.same_shape and one.path and one.share >= 0.5)
         through: dict[str, Tensor] = {}
         if paths:
-            bridged = strike(
-                sample, model=with_identity(context.model, paths), steps=self.steps, loss="margin"
-            )
+            bridged = strike(sample, model=with_identity(context.model, paths), steps=self.steps, loss="margin")
             cost += bridged.found.cost
             tried[f"the identity in place of {', '.join(paths)}"] = bridged.found.adversarial
         ball = allowed.around(sample.inputs, context.model.box)

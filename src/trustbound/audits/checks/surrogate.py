@@ -42,8 +42,7 @@ def copy_of(
     model = context.model
     inputs = context.inputs.to(model.device)
     low, high = (
-        torch.as_tensor(limit, dtype=inputs.dtype, device=inputs.device)
-        for limit in (model.box.low, model.box.high)
+        torch.as_tensor(limit, dtype=inputs.dtype, device=inputs.device) for limit in (model.box.low, model.box.high)
     )
     generator = context.generator()
     moved = [inputs]

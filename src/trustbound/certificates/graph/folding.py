@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.operations import Convolution, Dense, Linear, Operation, Scale
+from trustbound.certificates.graph.mixing import Convolution, Dense
+from trustbound.certificates.graph.operations import Linear, Operation, Scale
 
 
 def fold(operations: list[Operation]) -> tuple[Operation, ...]:

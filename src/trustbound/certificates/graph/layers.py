@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from trustbound.certificates.graph.operations import (
-    Activation,
-    Arrange,
-    Concatenate,
-    Convolution,
-    Dense,
-    MaxPool,
-    Mean,
-    Scale,
-    Sum,
-)
+from trustbound.certificates.graph import arithmetic
+from trustbound.certificates.graph.mixing import Convolution, Dense, Mean
+from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, MaxPool, Scale
+from trustbound.certificates.graph.places import Arguments, Place, constant_only, depends
 
 if TYPE_CHECKING:
     from trustbound.certificates.graph.translation import Translator
-
-Arguments: TypeAlias = dict[str, Any]
-
-
-class Place(int):
-    """The place of a step in the list: a value that depends on the input, as against a constant."""
-
-
-def depends(value: Any) -> bool:
-    """Say whether a nested value holds a place of the list."""
-    if isinstance(value, tuple | list):
-        return any(depends(item) for item in value)
-    if isinstance(value, dict):
-        return any(depends(item) for item in value.values())
-    return isinstance(value, Place)
 
 
 def _pair(value: Any, count: int) -> tuple[int, ...]:
@@ -46,15 +23,8 @@ def _pair(value: Any, count: int) -> tuple[int, ...]:
     return tuple(int(number) for number in (numbers * count if len(numbers) == 1 else numbers))
 
 
-def _only(translator: Translator, given: Arguments, *names: str) -> None:
-    """Refuse when an argument that must be constant depends on the input."""
-    for name in names:
-        if depends(given.get(name)):
-            raise translator.refusal(f"`{name}` depends on the input")
-
-
 def _linear(translator: Translator, given: Arguments) -> Place:
-    _only(translator, given, "weight", "bias")
+    constant_only(translator, given, "weight", "bias")
     return _dense(translator, given["input"], given["weight"], given["bias"])
 
 
@@ -75,14 +45,14 @@ def _product(translator: Translator, given: Arguments) -> Place:
 
 
 def _addmm(translator: Translator, given: Arguments) -> Place:
-    _only(translator, given, "self", "mat2")
+    constant_only(translator, given, "self", "mat2")
     if given["alpha"] != 1 or given["beta"] != 1:
         raise translator.refusal("alpha or beta other than 1")
     return _dense(translator, given["mat1"], given["mat2"].mT, given["self"])
 
 
 def _convolution(translator: Translator, given: Arguments) -> Place:
-    _only(translator, given, "weight", "bias")
+    constant_only(translator, given, "weight", "bias")
     weight, place = given["weight"].double(), given["input"]
     count = weight.ndim - 2
     if given.get("transposed"):
@@ -111,7 +81,7 @@ def _convolution(translator: Translator, given: Arguments) -> Place:
 def _batch_norm(translator: Translator, given: Arguments) -> Place:
     if given["training"] or given["running_mean"] is None:
         raise translator.refusal("statistics of the batch; call model.eval() and keep running statistics")
-    _only(translator, given, "weight", "bias", "running_mean", "running_var")
+    constant_only(translator, given, "weight", "bias", "running_mean", "running_var")
     shape = translator.shape
     mean, deviation = given["running_mean"].double(), (given["running_var"].double() + given["eps"]).sqrt()
     factor = 1 / deviation if given["weight"] is None else given["weight"].double() / deviation
@@ -135,74 +105,6 @@ def _leaky(translator: Translator, given: Arguments) -> Place:
     if not 0 <= slope <= 1:
         raise translator.refusal(f"a negative slope of {slope} outside [0, 1]")
     return translator.add(Activation, given["self"], slope=slope)
-
-
-def _clamp(translator: Translator, given: Arguments) -> Place:
-    """Write limits as ReLUs: low + relu(x − low), then high − relu(high − ·)."""
-    _only(translator, given, "min", "max", "min_val", "max_val")
-    low, high = given.get("min", given.get("min_val")), given.get("max", given.get("max_val"))
-    place = given["self"]
-    if low is not None:
-        place = place if _zero(low) else _affine(translator, place, 1.0, low, -1)
-        place = translator.add(Activation, place)
-        place = place if _zero(low) else _affine(translator, place, 1.0, low)
-    if high is not None:
-        place = translator.add(Activation, _affine(translator, place, -1.0, high))
-        place = _affine(translator, place, -1.0, high)
-    return place  # type: ignore[no-any-return]
-
-
-def _zero(value: Any) -> bool:
-    return not isinstance(value, Tensor) and value == 0
-
-
-def _affine(translator: Translator, place: int, factor: Any, shift: Any, sign: float = 1) -> Place:
-    """Append factor · x + sign · shift."""
-    shape = translator.shape
-    scale = translator.constant(factor, shape)
-    bias = None if shift is None else translator.constant(shift, shape) * sign
-    if translator.extent(place) != shape:
-        raise translator.refusal("a constant that widens the features")
-    size = None if bias is None else bias.abs()
-    return translator.add(Scale, place, scale=scale, bias=bias, bias_size=size)
-
-
-def _add(translator: Translator, given: Arguments, sign: float = 1) -> Place:
-    left, right, factor = given["self"], given["other"], sign * given["alpha"]
-    if isinstance(left, Place) and isinstance(right, Place):
-        if translator.extent(left) != translator.extent(right):
-            raise translator.refusal("a sum that broadcasts between features")
-        return translator.add(Sum, left, right, signs=(1.0, float(factor)))
-    if isinstance(left, Place):
-        return _affine(translator, left, 1.0, right, factor)
-    return _affine(translator, right, factor, left)
-
-
-def _subtract(translator: Translator, given: Arguments) -> Place:
-    return _add(translator, given, -1)
-
-
-def _reversed_subtract(translator: Translator, given: Arguments) -> Place:
-    return _subtract(translator, {**given, "self": given["other"], "other": given["self"]})
-
-
-def _multiply(translator: Translator, given: Arguments) -> Place:
-    left, right = given["self"], given["other"]
-    if isinstance(left, Place) and isinstance(right, Place):
-        raise translator.refusal("a product of two values that depend on the input")
-    place, factor = (left, right) if isinstance(left, Place) else (right, left)
-    return _affine(translator, place, factor, None)
-
-
-def _divide(translator: Translator, given: Arguments) -> Place:
-    if not isinstance(given["self"], Place) or depends(given["other"]) or given.get("rounding_mode"):
-        raise translator.refusal("a quotient by a value that depends on the input, or rounded")
-    divisor = translator.constant(given["other"], translator.shape)
-    return _affine(translator, given["self"], 1 / divisor, None)
-
-
-def _negate(translator: Translator, given: Arguments) -> Place:
-    return _affine(translator, given["self"], -1.0, None)
 
 
 def _average_pool(translator: Translator, given: Arguments) -> Place:
@@ -330,14 +232,14 @@ TABLE: dict[str, Callable[[Translator, Arguments], Place]] = {
     "batch_norm": _batch_norm,
     "relu": _relu,
     "leaky_relu": _leaky,
-    **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), _clamp),
-    "relu6": lambda translator, given: _clamp(translator, {**given, "min": 0.0, "max": 6.0}),
-    "add": _add,
-    "sub": _subtract,
-    "rsub": _reversed_subtract,
-    "mul": _multiply,
-    "div": _divide,
-    "neg": _negate,
+    **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), arithmetic.clamp),
+    "relu6": lambda translator, given: arithmetic.clamp(translator, {**given, "min": 0.0, "max": 6.0}),
+    "add": arithmetic.add,
+    "sub": arithmetic.subtract,
+    "rsub": arithmetic.reversed_subtract,
+    "mul": arithmetic.multiply,
+    "div": arithmetic.divide,
+    "neg": arithmetic.negate,
     "avg_pool2d": _average_pool,
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive_average),
     "mean": _mean,

@@ -107,7 +107,14 @@ def _compare(graph: Graph, double: nn.Module, shown: Tensor, box: Any) -> None:
     corners = torch.where(share < 0.5, low, high).expand(shape)
     wide = (share - 0.5) * 8 * (high - low)
     for trial in (shown[:8], inside, corners, wide, inside[:1], wide[:5]):
-        wanted, found = double(trial.clone()), graph(trial)
+        try:
+            wanted = double(trial.clone())
+        except RuntimeError as error:
+            raise UnsupportedError(
+                f"no proof: the model does not run in float64 ({str(error).splitlines()[0]}). "
+                "Make constants in the dtype of the inputs, or register them as buffers."
+            ) from error
+        found = graph(trial)
         if wanted.shape != found.shape:
             raise UnsupportedError(
                 f"no proof: the model maps a batch of {len(trial)} to {tuple(wanted.shape)}, "

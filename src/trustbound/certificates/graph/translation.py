@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from trustbound.certificates.graph.layers import NOTHING, TABLE, Place, depends
+from trustbound.certificates.graph.layers import NOTHING, TABLE
 from trustbound.certificates.graph.operations import Input, Operation
+from trustbound.certificates.graph.places import Place, depends
 from trustbound.errors import UnsupportedError
 
 SUPPORTED = (

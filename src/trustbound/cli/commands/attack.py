@@ -18,7 +18,7 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 @data_options
 @threat_option
 @click.option("--numbers", help='The attack\'s own numbers as JSON, e.g. \'{"steps": 100}\'.')
-@click.option("--seed", type=int, default=0, show_default=True, help="Fixes every random choice.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
 @click.option("--save", type=click.Path(), help="Write the adversarial inputs to this .safetensors file.")
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
@@ -36,9 +36,10 @@ def attack_command(
     import torch
 
     from trustbound.attacks import attack
+    from trustbound.audits.fitting import check_fit
     from trustbound.errors import InputError
+    from trustbound.record.atomic import write_atomically
     from trustbound.record.interval import binomial_interval
-    from trustbound.record.store import write_atomically
     from trustbound.threat import Threat
 
     if len(threats) != 1:
@@ -48,8 +49,11 @@ def attack_command(
         given = json.loads(numbers) if numbers else {}
     except json.JSONDecodeError as error:
         raise InputError(f"--numbers takes a JSON object; got {numbers!r} ({error})") from error
+    if not isinstance(given, dict):
+        raise InputError(f"--numbers takes a JSON object; got {numbers!r}")
     model = read_model(options)
     data = read_data(options, seed, model)
+    check_fit(model, data, [threat])
     generator = torch.Generator().manual_seed(seed)
     labels = data.labels
     found = attack(name, model, data.inputs, labels, threat, generator=generator, batch_size=batch_size, **given)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 )
 @click.option("--time", "time_limit", help="Choose budget and examples to fit, e.g. 90s, 30m, 2h.")
 @click.option("--curve", type=click.IntRange(min=0), help="Examples of the security curve (0: none).")
-@click.option("--seed", type=int, default=0, show_default=True, help="Fixes every random choice.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
 @click.option("--training", "training", help="Training data, for the overlap check.")
 @click.option("--run", type=click.Path(), help="Directory of the evidence; the same command goes on where it stopped.")
@@ -56,42 +55,51 @@ def audit_command(
     """
     from rich.console import Console
 
+    from trustbound.audits.fitting import check_fit
     from trustbound.audits.gate import Thresholds, missed
     from trustbound.audits.plan import choose, plan
     from trustbound.audits.run import audit
     from trustbound.cli.progress import Bars
-    from trustbound.data import load_data
+    from trustbound.cli.runs import chosen_before, default_run
+    from trustbound.errors import UnsoundError
+    from trustbound.record.read import read_record
     from trustbound.record.view import json_view
-    from trustbound.report import summary, write_report
+    from trustbound.report import read_gallery, summary, write
     from trustbound.threat import Threat
 
     parsed = [Threat.parse(threat) for threat in threats]
     model = read_model(options)
+    known = read_data({**options, "data": training, "split": "train", "limit": None}, seed, model) if training else None
     data = read_data(options, seed, model)
+    check_fit(model, data, parsed)
+    asked = [budget if time_limit is None else f"time {seconds(time_limit):g}", seed, curve, batch_size]
+    folder = Path(run) if run is not None else default_run(model, data, parsed, asked)
     if time_limit is not None:
-        budget, data = choose(model, data, parsed, seconds(time_limit), curve, seed)
+        before = chosen_before(folder, data, seed)
+        budget, data = before or choose(model, data, parsed, seconds(time_limit), curve, seed)
     if dry_run:
         sketch = plan(model, data, parsed, budget, curve)
         click.echo(as_json(sketch.document()) if json_output else sketch.text())
         return
-    folder = Path(run) if run is not None else default_run(model.name, model.sha256, data.sha256, threats, budget, seed)
-    known = load_data(training, split="train") if training else None
-    with Bars() as bars:
-        record = audit(
-            model,
-            data,
-            parsed,
-            budget=budget,
-            run=folder,
-            seed=seed,
-            curve_examples=curve,
-            batch_size=batch_size,
-            training=known,
-            progress=bars,
-            command=shlex.join(["trustbound", *sys.argv[1:]]),
-        )
-    page = folder / "report.html"
-    write_report(record, folder)
+    try:
+        with Bars() as bars:
+            record = audit(
+                model,
+                data,
+                parsed,
+                budget=budget,
+                run=folder,
+                seed=seed,
+                curve_examples=curve,
+                batch_size=batch_size,
+                training=known,
+                progress=bars,
+                command=shlex.join(["trustbound", *sys.argv[1:]]),
+            )
+    except UnsoundError as error:  # the record is written: its exit code is 3, its numbers are shown all the same
+        click.echo(f"unsound: {error}", err=True)
+        record = read_record(folder)
+    page = write(record, folder / "report.html", gallery=read_gallery(folder))
     misses = missed(record, Thresholds(upper=fail_under, lower=fail_under_lower))
     exit_code = record.exit_code or (1 if misses else 0)
     if json_output:
@@ -120,10 +128,3 @@ def seconds(text: str) -> float:
     if not value > 0.0:
         raise InputError(f"--time takes a span like 90s, 30m or 2h; got {text!r}")
     return value
-
-
-def default_run(name: str, model: str, data: str, threats: tuple[str, ...], budget: str, seed: int) -> Path:
-    """A directory that depends on what is asked, so that the same command finds its evidence again."""
-    asked = "/".join([model, data, *threats, budget, str(seed)])
-    clean = "".join(letter if letter.isalnum() else "-" for letter in name).strip("-") or "model"
-    return Path("runs") / f"{clean}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"

@@ -15,13 +15,14 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 @model_options
 @data_options
 @threat_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Fixes which examples --limit draws.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes which examples --limit draws.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Examples proven at once.")
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
 def certify_command(
     name: str, threats: tuple[str, ...], seed: int, batch_size: int | None, json_output: bool, **options: Any
 ) -> None:
     """Run the certifier NAME on MODEL: a lower bound on its robust accuracy."""
+    from trustbound.audits.fitting import check_fit
     from trustbound.certificates import certify
     from trustbound.errors import InputError
     from trustbound.record.interval import binomial_interval
@@ -32,7 +33,7 @@ def certify_command(
     threat = Threat.parse(threats[0])
     model = read_model(options)
     data = read_data(options, seed, model)
-    threat.allowed.check(model.box, data.inputs[0].numel())
+    check_fit(model, data, [threat])
     proof = certify(name, model, data.inputs, data.labels, threat, batch_size=batch_size)
     total, certified = len(data), int(proof.certified.sum())
     low, high = binomial_interval(certified, total)

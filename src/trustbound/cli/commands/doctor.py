@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import click
 
@@ -17,14 +18,13 @@ def doctor_command(json_output: bool) -> None:
     import torch
 
     from trustbound.audits.facts import versions
-    from trustbound.data.find import found_sets
 
     facts = {
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "devices": ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))],
         "compiler": shutil.which(os.environ.get("CXX", "g++")) or "none: torch.compile needs a C++ compiler",
-        "data": found_sets(),
+        "data": _found_sets(),
     }
     if json_output:
         click.echo(as_json(facts))
@@ -36,3 +36,23 @@ def doctor_command(json_output: bool) -> None:
                 click.echo(f"  {key:<16}{part}")
         else:
             click.echo(f"{name:<18}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+
+
+def _found_sets() -> dict[str, str]:
+    """Where each named data set lies; nothing is fetched."""
+    from trustbound.data.download import cache_folder
+    from trustbound.data.registry import DATA
+
+    given = os.environ.get("TRUSTBOUND_DATA")
+    found = {}
+    for row in DATA:
+        places = [Path(given) / folder for folder in row.folders] if given else []
+        places.append(cache_folder() / row.name)
+        whole = (
+            place
+            for place in places
+            if all((place / file.name).is_file() or (place / file.name.removesuffix(".gz")).is_file() for file in row.files)
+        )
+        place = next(whole, None)
+        found[row.name] = "embedded" if not row.files else str(place or "not here; fetched when it is first asked for")
+    return found

@@ -13,8 +13,8 @@ import click
 def report_command(run: str, out: str | None) -> None:
     """Write the report of the finished audit in the directory RUN."""
     from trustbound.record.read import read_record
-    from trustbound.report import write_report
+    from trustbound.report import read_gallery, write
 
     folder = Path(run)
-    page = write_report(read_record(folder), folder, Path(out) if out else None)
+    page = write(read_record(folder), Path(out) if out else folder / "report.html", gallery=read_gallery(folder))
     click.echo(f"report: {page}")

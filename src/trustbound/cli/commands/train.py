@@ -84,6 +84,10 @@ def _recipe(
         given = json.loads(numbers) if numbers else {}
     except json.JSONDecodeError as error:
         raise InputError(f"--numbers takes a JSON object; got {numbers!r} ({error})") from error
+    if not isinstance(given, dict):
+        raise InputError(f"--numbers takes a JSON object; got {numbers!r}")
+    if given and objective is None:
+        raise InputError("--numbers belong to an objective; say which with --objective")
     if objective is not None:
         changes["objective"] = build(objective, **given)
     if threat is not None:
@@ -94,14 +98,17 @@ def _recipe(
 def _model(architecture: str, data: LabelledSet, arguments: str | None, seed: int) -> Model:
     import torch
 
+    from trustbound import wrap
     from trustbound.errors import InputError
-    from trustbound.model import build, wrap
+    from trustbound.model import build
 
     classes = len(data.class_names) if data.class_names else int(data.labels.max()) + 1
     try:
         given = json.loads(arguments) if arguments else {}
     except json.JSONDecodeError as error:
         raise InputError(f"--arguments takes a JSON object; got {arguments!r} ({error})") from error
+    if not isinstance(given, dict):
+        raise InputError(f"--arguments takes a JSON object; got {arguments!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build(architecture, **{"input_shape": list(data.shape), "classes": classes, **given})

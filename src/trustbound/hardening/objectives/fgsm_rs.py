@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.hardening.objectives.learner import Learner, uniform_start
+from trustbound.hardening.objectives.learner import Learner
 from trustbound.threat import Random
 
 
@@ -30,9 +30,12 @@ class FGSMRSTraining:
     Raises      InputError when step_size is not above 0.
     Reference   Wong, Rice and Kolter, Fast is better than free: revisiting adversarial training, 2020
                 (2001.03994), algorithm 3.
-    Deviations  x + δ is clipped to the box, before the gradient and after the step; the printed algorithm
-                knows no box, the authors' CIFAR-10 code clips at the same two places. `step_size` None means
-                1.25 · epsilon, their choice; norms other than l∞ use their own steepest direction.
+    Deviations  x + δ is clipped to the box after the step; the printed algorithm knows no box. The gradient is
+                taken at the unclipped x + δ, as printed and as in the authors' MNIST code, so the model is
+                called up to epsilon outside its box. Clipping there first makes nearly every black pixel end at
+                0 or ε: on MNIST at 0.3 that costs 7 to 30 points of PGD accuracy and invites collapse.
+                `step_size` None means 1.25 · epsilon, their choice; norms other than l∞ use their own steepest
+                direction.
 
     >>> FGSMRSTraining().step_size is None
     True
@@ -50,7 +53,7 @@ class FGSMRSTraining:
     def adversarial(self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random) -> Tensor:
         """The points of the one step, (B, *F), inside set and box."""
         ours = learner.around(inputs)
-        theta = uniform_start(ours, random)
+        theta = learner.start(inputs, random)
         size = ours.column(
             1.25 * ours.scale() if self.step_size is None else ours.radius.new_full(ours.radius.shape, self.step_size)
         )

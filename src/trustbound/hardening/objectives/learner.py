@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from trustbound.model.wrap import Model
+from trustbound.record.box import Box
 from trustbound.threat import NormBall, Random
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
-from trustbound.threat.sets.linf import LinfNeighbourhood
 
 Forward = Callable[[Tensor], Tensor]
 Climb = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -62,10 +62,25 @@ class Learner:
         return _full(self._forward(inputs))
 
     def around(self, inputs: Tensor) -> AdditiveNeighbourhood:
-        """The allowed changes of a batch."""
+        """The allowed changes of a batch, in ball ∩ box."""
+        return self._allowed.around(inputs, self.model.box)
+
+    def start(self, inputs: Tensor, random: Random) -> Tensor:
+        """A random point of the ball alone, (B, *F); it may lie outside the box.
+
+        This is where the papers on adversarial training start, before they clip to the box. A neighbourhood's
+        own `start` is uniform in ball ∩ box: there no pixel of a black background would stay black.
+        """
+        allowed, box = self._allowed, self.model.box
+        # l0 counts coordinates: how far each may go is the box's own width.
+        reach = 0.0 if allowed.norm == "l0" else min(allowed.epsilon, box.width)
+        return allowed.around(inputs, Box(box.low - reach, box.high + reach)).start(random, 0)
+
+    @property
+    def _allowed(self) -> NormBall:
         if self.allowed is None:
             raise RuntimeError("an objective that searches must declare `threat = True`")
-        return self.allowed.around(inputs, self.model.box)
+        return self.allowed
 
     @contextlib.contextmanager
     def search(self, *, mode: str = "train") -> Iterator[Climb]:
@@ -98,18 +113,6 @@ class Learner:
             logits = self.model(leaf)
         (gradient,) = torch.autograd.grad(surrogate(_full(logits)).sum(), leaf)
         return gradient
-
-
-def uniform_start(ours: AdditiveNeighbourhood, random: Random) -> Tensor:
-    """A random point of the ball, clipped to the box: how the papers on adversarial training start.
-
-    For l∞ this is not `ours.start`, which is uniform in ball ∩ box: there no pixel of a black background
-    would stay black, here half of them do. Other norms start the same way in both.
-    """
-    if not isinstance(ours, LinfNeighbourhood):
-        return ours.start(random, 0)
-    share = random.uniform(tuple(ours.inputs.shape[1:]), restart=0, draw=0, dtype=ours.inputs.dtype)
-    return ours.project(torch.addcmul(ours.inputs, share.mul_(2.0).sub_(1.0), ours.column(ours.scale())))
 
 
 def _full(logits: Tensor) -> Tensor:

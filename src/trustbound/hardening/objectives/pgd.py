@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.hardening.objectives.learner import Learner, uniform_start
+from trustbound.hardening.objectives.learner import Learner
 from trustbound.threat import Random
 
 
@@ -18,7 +18,7 @@ class PGDTraining:
     """min over weights of the mean over examples of max over the threat set of the cross-entropy.
 
     Lifts       robust accuracy, against the threat it is trained for.
-    Inner       θ₀ random in the set; θ <- project(θ + step_size · steepest(∇ CE)), `steps` times.
+    Inner       θ₀ uniform in the ball, clipped to the box; θ <- project(θ + step_size · steepest(∇ CE)), `steps` times.
     Loss        CE(f(θ), y): the adversarial points only, as in the paper.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C); loss ().
     Facts       robust_accuracy: share of the batch still classified correctly, in train mode.
@@ -56,7 +56,7 @@ class PGDTraining:
     def adversarial(self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random) -> Tensor:
         """The points of the inner search, (B, *F), inside set and box."""
         ours = learner.around(inputs)
-        theta = uniform_start(ours, random) if self.random_start else ours.origin()
+        theta = ours.project(learner.start(inputs, random)) if self.random_start else ours.origin()
         size = ours.column(
             2.5 * ours.scale() / self.steps
             if self.step_size is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trustbound.record.audit import Bracket
@@ -12,7 +13,7 @@ from trustbound.report.figures.canvas import SMALL, label, picture, sheet
 from trustbound.report.figures.palette import colour
 from trustbound.report.numbers import interval, share
 
-WIDE, NARROW = 720.0, 328.0
+WIDE, NARROW = 784.0, 328.0
 _LETTER = 6.8  # mean width of a letter, in pixels
 _TITLE = "Brackets: what is certified, unknown, broken and misclassified"
 
@@ -41,25 +42,32 @@ def bracket_picture(
     >>> "at least 25.0" in svg and "linf:0.1" in svg
     True
     """
-    top, pitch = (40.0, 100.0) if width >= 500 else (62.0, 110.0)
+    wide, left, extent = width >= 500, 8.0, width - 16.0
+    beside = all(_beside(bracket, extent, wide) for bracket in brackets)
+    top, pitch = 40.0 if wide else 62.0, 106.0 if beside else 140.0
     height = top + pitch * max(len(brackets), 1) + 34.0
     titles = tuple(names) or tuple(bracket.threat for bracket in brackets)
 
     def draw(figure: Figure) -> None:
         axes = sheet(figure, width, height)
-        wide = width >= 500
         marks.legend(axes, left=8, top=6, columns=4 if wide else 2, pitch=150.0 if wide else 160.0)
-        left, extent = 8.0, width - 16.0
         bottom = top + pitch * len(brackets)
         for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
             x = left + extent * tick
             axes.plot([x, x], [top, bottom], color=colour("rule"), linewidth=0.8, zorder=0)
             side = "left" if tick == 0 else "right" if tick == 1 else "center"
-            axes.text(
-                x, bottom + 16, f"{tick:.0%}", ha=side, va="baseline", fontsize=SMALL, color=colour("muted")
-            )
+            axes.text(x, bottom + 16, f"{tick:.0%}", ha=side, va="baseline", fontsize=SMALL, color=colour("muted"))
         for row, bracket in enumerate(brackets):
-            _row(axes, bracket, titles[row], left=left, top=top + pitch * row, extent=extent, wide=wide)
+            _row(
+                axes,
+                bracket,
+                titles[row],
+                left=left,
+                top=top + pitch * row,
+                extent=extent,
+                wide=wide,
+                beside=beside,
+            )
 
     return picture(
         draw,
@@ -86,39 +94,55 @@ def described(brackets: Sequence[Bracket], names: Sequence[str] = ()) -> str:
     )
 
 
+def _bounds(bracket: Bracket, wide: bool) -> tuple[tuple[str, float, tuple[float, float], str], ...]:
+    """Both bounds: words, share, interval, role."""
+    words = ("at least ", "at most ") if wide else ("≥ ", "≤ ")
+    return tuple(
+        (f"{word}{share(value)} ({interval(limits)})", value, limits, role)
+        for word, value, limits, role in (
+            (words[0], bracket.lower, bracket.lower_interval, "certified"),
+            (words[1], bracket.upper, bracket.upper_interval, "ink"),
+        )
+    )
+
+
+def _beside(bracket: Bracket, extent: float, wide: bool) -> bool:
+    """Whether the words have room beside their intervals; wide intervals push them onto lines of their own."""
+    return all(
+        extent * max(limits[0], 1.0 - limits[1]) - 9 >= _LETTER * len(text)
+        for text, _, limits, _ in _bounds(bracket, wide)
+    )
+
+
 def _row(
-    axes: object, bracket: Bracket, title: str, *, left: float, top: float, extent: float, wide: bool
+    axes: Axes,
+    bracket: Bracket,
+    title: str,
+    *,
+    left: float,
+    top: float,
+    extent: float,
+    wide: bool,
+    beside: bool,
 ) -> None:
     """One threat: name, bar, and below it the two bounds with their intervals."""
-    canvas: marks.Axes = axes
-    canvas.text(
-        left, top + 18, label(title, 84 if wide else 38), va="baseline", fontsize=14, fontweight="bold"
-    )
-    counts = {
-        verdict: getattr(bracket, verdict) for verdict in ("certified", "unknown", "broken", "misclassified")
-    }
-    marks.stacked(canvas, counts, left=left, top=top + 26, width=extent, height=24)
-    words = ("at least ", "at most ") if wide else ("≥ ", "≤ ")
-    bounds = (
-        (words[0], bracket.lower, bracket.lower_interval, top + 61, "certified"),
-        (words[1], bracket.upper, bracket.upper_interval, top + 80, "ink"),
-    )
-    for word, value, limits, level, role in bounds:
+    axes.text(left, top + 18, label(title, 84 if wide else 38), va="baseline", fontsize=14, fontweight="bold")
+    counts = {verdict: getattr(bracket, verdict) for verdict in ("certified", "unknown", "broken", "misclassified")}
+    marks.stacked(axes, counts, left=left, top=top + 26, width=extent, height=24)
+    for line, (text, value, limits, role) in enumerate(_bounds(bracket, wide)):
+        level = top + 61 + line * (19 if beside else 37)
         low, point, high = (left + extent * each for each in (limits[0], value, limits[1]))
-        marks.whisker(canvas, low, point, high, level, role)
-        text = f"{word}{share(value)} ({interval(limits)})"
+        marks.whisker(axes, low, point, high, level, role)
         right = left + extent - high >= low - left
-        room = max(left + extent - high, low - left) - 9
-        fits = room >= _LETTER * len(text)
-        edge = left + extent if right else left
-        canvas.text(
-            (high + 9 if right else low - 9) if fits else edge,
-            level + 4.5,
+        place = (high + 9 if right else low - 9) if beside else point
+        middle = left + extent / 2
+        side = ("left" if right else "right") if beside else ("left" if point < middle else "right")
+        axes.text(
+            place,
+            level + (4.5 if beside else 19),
             text,
-            ha="left" if right == fits else "right",
+            ha=side,
             va="baseline",
             fontsize=SMALL,
             color=colour("ink"),
-            # An interval as wide as the bar leaves no room beside it: then the words lie on its line.
-            bbox=None if fits else {"facecolor": colour("paper"), "edgecolor": "none", "pad": 2.0},
         )

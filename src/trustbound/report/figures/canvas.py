@@ -1,8 +1,8 @@
 """From a matplotlib drawing to an inline SVG that follows the page's colours and fonts.
 
-Nothing global is touched: figures are built without pyplot, inside an rc context. The same drawing gives the
-same bytes: fixed hash salt, no date. Text stays text, so that it can be read aloud, searched and enlarged.
-One drawing unit is one CSS pixel.
+Nothing global is left changed: figures are built without pyplot, inside a style context that starts from
+matplotlib's defaults. The same drawing gives the same bytes: fixed hash salt, no date. Text stays text, so
+that it can be read aloud, searched and enlarged. One drawing unit is one CSS pixel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 from xml.etree import ElementTree
 
-import matplotlib
+from matplotlib import style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -25,7 +26,6 @@ from trustbound.report.wording import legible
 TEXT, SMALL = 13.0, 12.5
 FONTS = '"Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
 
-Axes: TypeAlias = Any  # matplotlib ships no types
 Drawing: TypeAlias = Callable[[Figure], None]
 
 _STYLE: dict[str, Any] = {
@@ -81,7 +81,8 @@ def picture(
     >>> text.startswith('<svg viewBox="0 0 100 50" role="img" aria-labelledby="empty-title empty-description"')
     True
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+    settings: Any = ["default", {**_STYLE, "svg.hashsalt": name}]
+    with style.context(settings), warnings.catch_warnings():
         # The browser chooses the font; that matplotlib's own lacks a glyph does not matter.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width / 72.0, height / 72.0), dpi=72)
@@ -102,13 +103,13 @@ def picture(
     )
     if not standalone:
         return f'<svg {head} style="max-width:{width:g}px">{words}{body}</svg>'
-    style = (
+    sheet_style = (
         f"<style>svg{{{variables('light')};font-family:{FONTS}}}"
         f"@media (prefers-color-scheme:dark){{svg{{{variables('dark')}}}}}</style>"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" {head}>'
-        f'{words}{style}<rect width="100%" height="100%" style="fill:var(--paper)"/>{body}</svg>\n'
+        f'{words}{sheet_style}<rect width="100%" height="100%" style="fill:var(--paper)"/>{body}</svg>\n'
     )
 
 
@@ -121,13 +122,9 @@ def sheet(figure: Figure, width: float, height: float) -> Axes:
     return axes
 
 
-def panel(
-    figure: Figure, size: tuple[float, float], *, left: float, top: float, width: float, height: float
-) -> Axes:
+def panel(figure: Figure, size: tuple[float, float], *, left: float, top: float, width: float, height: float) -> Axes:
     """Axes whose frame lies at these pixels of a drawing of this size."""
-    axes = figure.add_axes(
-        (left / size[0], 1.0 - (top + height) / size[1], width / size[0], height / size[1])
-    )
+    axes = figure.add_axes((left / size[0], 1.0 - (top + height) / size[1], width / size[0], height / size[1]))
     axes.tick_params(length=4)
     return axes
 

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
 from trustbound.record.audit import Curve
-from trustbound.report.figures.canvas import SMALL, label, panel, picture
+from trustbound.report.figures import marks
+from trustbound.report.figures.canvas import SMALL, label, panel, picture, sheet
 from trustbound.report.figures.palette import colour
 from trustbound.report.numbers import number, share
 
@@ -87,33 +88,17 @@ def curve_picture(curve: Curve, epsilons: Sequence[tuple[str, float]], *, width:
 
 def _legend(figure: Figure, width: float, height: float) -> None:
     """What the two lines and the band are, above the frame."""
-    entries = (
-        ("broken", "not broken"),
-        ("unknown-stripe", "unknown"),
-        ("certified", "certified"),
-    )
+    axes = sheet(figure, width, height)
     pitch = 130.0 if width >= 500 else 96.0
-    for index, (role, text) in enumerate(entries):
+    for index, (role, text) in enumerate(
+        (("broken", "not broken"), ("unknown", "unknown"), ("certified", "certified"))
+    ):
         left = 54 + index * pitch
-        figure.text(
-            (left + 22) / width, 1 - 20 / height, text, va="baseline", fontsize=SMALL, color=colour("ink")
-        )
-        axes = panel(figure, (width, height), left=left, top=10, width=16, height=10)
-        axes.set_axis_off()
-        if role == "unknown-stripe":
-            axes.fill_between(
-                [0, 1],
-                0,
-                1,
-                facecolor=colour("unknown"),
-                edgecolor=colour("unknown-stripe"),
-                hatch="/",
-                linewidth=0,
-            )
+        if role == "unknown":
+            marks.bar(axes, role, left, 9, 16, 11)
         else:
-            axes.plot([0, 1], [0.5, 0.5], color=colour(role), linewidth=2.5)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+            axes.plot([left, left + 16], [15, 15], color=colour(role), linewidth=2.5)
+        axes.text(left + 22, 20, text, va="baseline", fontsize=SMALL, color=colour("ink"))
 
 
 def stairs(values: Sequence[float], *, after: bool) -> list[float]:

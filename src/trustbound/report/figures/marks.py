@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from trustbound.report.figures.canvas import SMALL, Axes
+from trustbound.report.figures.canvas import SMALL
 from trustbound.report.figures.palette import STACK, colour
 
 _HATCH = dict(STACK)
 
 
-def bar(
-    axes: Axes, verdict: str, left: float, top: float, width: float, height: float, *, faint: bool = False
-) -> None:
+def bar(axes: Axes, verdict: str, left: float, top: float, width: float, height: float, *, faint: bool = False) -> None:
     """A piece of a bar in the colour and hatching of a verdict."""
     if width <= 0.0:
         return
@@ -73,9 +72,7 @@ def whisker(axes: Axes, low: float, point: float, high: float, level: float, rol
     axes.plot([point], [level], marker="o", markersize=6, color=colour(role), markeredgewidth=0)
 
 
-def legend(
-    axes: Axes, *, left: float, top: float, columns: int, pitch: float, names: Sequence[str] = ()
-) -> None:
+def legend(axes: Axes, *, left: float, top: float, columns: int, pitch: float, names: Sequence[str] = ()) -> None:
     """Swatches of the four verdicts with their names, in rows of `columns`."""
     for index, (verdict, _) in enumerate(STACK):
         x, y = left + (index % columns) * pitch, top + (index // columns) * 22

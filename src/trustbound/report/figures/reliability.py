@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from trustbound.record.scores import Doubt
-from trustbound.report.figures.canvas import SMALL, Axes, panel, picture
+from trustbound.report.figures.canvas import SMALL, panel, picture
 from trustbound.report.figures.palette import colour
 from trustbound.report.numbers import number
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
 from trustbound.record.scores import Doubt
-from trustbound.report.figures.canvas import SMALL, panel, picture
+from trustbound.report.figures.canvas import SMALL, panel, picture, sheet
 from trustbound.report.figures.palette import colour
 from trustbound.report.figures.reliability import ROLE
 from trustbound.report.numbers import number, share
@@ -22,6 +22,7 @@ def risk_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str
 
     def draw(figure: Figure) -> None:
         axes = panel(figure, (width, height), left=54, top=34, width=width - 54 - 16, height=height - 34 - 50)
+        keys = sheet(figure, width, height)
         highest = 0.0
         for index, (state, doubt) in enumerate(states):
             points = doubt.risk_coverage
@@ -34,22 +35,20 @@ def risk_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str
                 marker="o" if len(points.coverage) == 1 else None,
             )
             left = 54 + index * 150
-            key = panel(figure, (width, height), left=left, top=10, width=26, height=10)
-            key.set_axis_off()
-            key.plot(
-                [0, 1],
-                [0, 0],
+            keys.plot(
+                [left, left + 26],
+                [15, 15],
                 color=colour("ink" if state == "clean" else ROLE[state]),
                 linestyle=_DASH[state],
             )
-            figure.text((left + 33) / width, 1 - 20 / height, state, va="baseline", fontsize=SMALL)
+            keys.text(left + 33, 20, state, va="baseline", fontsize=SMALL)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, min(max(highest * 1.1, 0.02), 1.0))
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1.0]))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xlabel("coverage: the most confident share that is answered")
+        axes.set_xlabel("coverage: share answered, surest first")
         axes.grid(axis="y")
 
     return picture(

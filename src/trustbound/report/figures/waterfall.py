@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from trustbound.record.audit import Bracket, StepFacts
@@ -135,7 +136,7 @@ def _said(stage: Stage) -> str:
     return f"{did} · {units} units"
 
 
-def _bar(axes: marks.Axes, stage: Stage, left: float, top: float, extent: float, height: float) -> None:
+def _bar(axes: Axes, stage: Stage, left: float, top: float, extent: float, height: float) -> None:
     """The four verdicts, faint where they were settled before and full where this step settled them."""
     total = max(stage.certified + stage.unknown + stage.broken + stage.misclassified, 1)
     fresh = {stage.verdict: max(stage.settled, 0)}

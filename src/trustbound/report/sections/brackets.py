@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from trustbound.record.audit import VERDICTS, AuditRecord
-from trustbound.report.sections.blocks import Block, Code, Paragraph, Picture, Section, Table, missing
-from trustbound.report.figures.bracket import NARROW, WIDE, bracket_picture
+from trustbound.report.figures.bracket import NARROW, bracket_picture
 from trustbound.report.numbers import count, counted, share_with_interval
+from trustbound.report.sections.blocks import Block, Code, Paragraph, Picture, Section, Table, missing
 from trustbound.report.wording import change_words, noun
 
 
 def brackets_section(record: AuditRecord) -> Section:
     """The brackets as a picture and as numbers, and which example got which verdict."""
     if not record.brackets:
-        return Section(
-            id="brackets", title="Brackets", blocks=(missing("No threat was examined in this audit."),)
-        )
+        return Section(id="brackets", title="Brackets", blocks=(missing("No threat was examined in this audit."),))
     blocks: list[Block] = [
         Paragraph(
             text="Each bar holds all examples of the audit. What is certified holds under every allowed change; "
             "what is broken has a witness that was checked; between them lies what nobody knows."
         ),
         Picture(
-            caption="certified share ≤ true robust accuracy ≤ unbroken share. "
-            "Whiskers: exact binomial 95 % intervals.",
+            caption="certified share ≤ true robust accuracy ≤ unbroken share. Whiskers: exact binomial 95 % intervals.",
             wide=bracket_picture(record.brackets, name="bracket-wide", standalone=False),
             narrow=bracket_picture(record.brackets, width=NARROW, name="bracket-narrow", standalone=False),
         ),
@@ -81,9 +78,7 @@ def threats_section(record: AuditRecord) -> Section:
     """What the adversary may do, wants and sees."""
     what = noun(record.model.input_shape)
     if not record.brackets:
-        return Section(
-            id="threats", title="Threats", blocks=(missing("No threat was examined in this audit."),)
-        )
+        return Section(id="threats", title="Threats", blocks=(missing("No threat was examined in this audit."),))
     return Section(
         id="threats",
         title="Threats",
@@ -91,9 +86,7 @@ def threats_section(record: AuditRecord) -> Section:
             Table(
                 caption="What was allowed, what counts as success, and what the adversary sees.",
                 head=("threat", "goal", "access", "allowed change"),
-                rows=tuple(
-                    (b.threat, b.goal, b.access, b.change or change_words(b, what)) for b in record.brackets
-                ),
+                rows=tuple((b.threat, b.goal, b.access, b.change or change_words(b, what)) for b in record.brackets),
                 words=(0, 1, 2, 3),
             ),
         ),

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from trustbound.record.audit import AuditRecord
 from trustbound.record.scores import Assessment, Doubt, TemperatureFit
-from trustbound.report.sections.blocks import Block, Paragraph, Picture, Section, Table, missing
 from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.reliability import reliability_picture
 from trustbound.report.figures.risk import risk_picture
@@ -19,6 +18,7 @@ from trustbound.report.numbers import (
     share,
     share_with_interval,
 )
+from trustbound.report.sections.blocks import Block, Paragraph, Picture, Section, Table, missing
 
 _RISK_ROWS = 20
 _UNMEASURED = "Confidence was not measured in this audit."
@@ -204,9 +204,7 @@ def _conformal(found: Assessment) -> Block:
                 "not measured"
                 if each.coverage_attacked is None
                 else f"{share(each.coverage_attacked)} ({interval(each.coverage_interval_attacked)})",
-                "not measured"
-                if each.mean_set_size_attacked is None
-                else number(each.mean_set_size_attacked),
+                "not measured" if each.mean_set_size_attacked is None else number(each.mean_set_size_attacked),
                 number(each.quantile),
                 f"{count(each.n_calibration)} + {count(each.n)}",
             )

@@ -14,6 +14,7 @@ from PIL import Image
 
 from trustbound.errors import RecordError
 from trustbound.record.audit import AuditRecord, Exhibit
+from trustbound.report.numbers import amount, number, share
 from trustbound.report.sections.blocks import (
     Block,
     Exhibits,
@@ -24,7 +25,6 @@ from trustbound.report.sections.blocks import (
     Table,
     missing,
 )
-from trustbound.report.numbers import amount, number, share
 from trustbound.report.wording import class_name, is_picture
 
 #: At most so many exhibits are shown in all; larger pictures than SIDE pixels are shown reduced.
@@ -161,8 +161,7 @@ def _features(before: Array, after: Array) -> Table:
         caption=f"The {len(order)} largest changes; {moved} of {amount(flat.size, 'feature')} changed.",
         head=("feature", "clean", "change", "adversarial"),
         rows=tuple(
-            (str(int(i)), number(float(flat[i])), number(float(change[i])), number(float(other[i])))
-            for i in order
+            (str(int(i)), number(float(flat[i])), number(float(change[i])), number(float(other[i]))) for i in order
         ),
     )
 

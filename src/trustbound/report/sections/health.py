@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trustbound.record.audit import AuditRecord, Check
+from trustbound.report.numbers import amount, count, number
 from trustbound.report.sections.blocks import (
     Block,
     Cell,
@@ -15,7 +16,6 @@ from trustbound.report.sections.blocks import (
     Table,
     missing,
 )
-from trustbound.report.numbers import amount, count, number
 from trustbound.report.verdict import ordered_checks
 
 _READ = ("FAIL", "WARN", "PASS", "SKIP")

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from trustbound.record.audit import AuditRecord, Curve, StepFacts
 from trustbound.record.cost import Cost
-from trustbound.report.sections.blocks import Block, Items, Paragraph, Picture, Section, Table, missing
 from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.curve import curve_picture
 from trustbound.report.figures.waterfall import Stage, stages, waterfall_picture
 from trustbound.report.numbers import amount, count, duration, epsilon_of, number, share_with_interval
+from trustbound.report.sections.blocks import Block, Items, Paragraph, Picture, Section, Table, missing
 
 _ROWS_SHOWN_OPEN = 12
 
@@ -35,9 +35,7 @@ def curve_section(record: AuditRecord) -> Section:
     ]
     for index, curve in enumerate(curves):
         marked = [
-            (b.threat, known[1])
-            for b in record.brackets
-            if (known := epsilon_of(b.threat)) and known[0] == curve.norm
+            (b.threat, known[1]) for b in record.brackets if (known := epsilon_of(b.threat)) and known[0] == curve.norm
         ]
         blocks.append(
             Picture(
@@ -56,9 +54,7 @@ def waterfall_section(record: AuditRecord) -> Section:
     """Who broke and who proved how many, at what cost."""
     title = "Waterfall of the search"
     if not record.steps:
-        return Section(
-            id="waterfall", title=title, blocks=(missing("The record lists no steps of the search."),)
-        )
+        return Section(id="waterfall", title=title, blocks=(missing("The record lists no steps of the search."),))
     blocks: list[Block] = [
         Paragraph(
             text="Each step runs on what is still unknown; what it settles is drawn in full colour, what was "
@@ -77,9 +73,7 @@ def waterfall_section(record: AuditRecord) -> Section:
             Picture(
                 caption=f"The search under {bracket.threat}: {amount(bracket.n, 'example')}.",
                 wide=waterfall_picture(bracket.threat, found, width=WIDE, name=f"waterfall-{index}-wide"),
-                narrow=waterfall_picture(
-                    bracket.threat, found, width=NARROW, name=f"waterfall-{index}-narrow"
-                ),
+                narrow=waterfall_picture(bracket.threat, found, width=NARROW, name=f"waterfall-{index}-narrow"),
             )
         )
         blocks.append(_step_table(bracket.threat, found, steps, record.backward_cost))
@@ -96,9 +90,7 @@ def waterfall_section(record: AuditRecord) -> Section:
     known = {bracket.threat for bracket in record.brackets}
     others = dict.fromkeys(step.threat for step in record.steps if step.threat not in known)
     if others:
-        blocks.append(
-            Paragraph(text=f"Steps without a bracket of their own: {', '.join(others)}.", tone="note")
-        )
+        blocks.append(Paragraph(text=f"Steps without a bracket of their own: {', '.join(others)}.", tone="note"))
     return Section(id="waterfall", title=title, blocks=tuple(blocks))
 
 

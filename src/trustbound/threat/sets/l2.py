@@ -62,7 +62,8 @@ class L2Neighbourhood(AdditiveNeighbourhood):
 
     def norm_of(self, change: Tensor) -> Tensor:
         """Euclidean length."""
-        return change.norm(dim=1)
+        length: Tensor = torch.linalg.vector_norm(change, dim=1)
+        return length
 
 
 def unit_length(vectors: Tensor) -> Tensor:
@@ -72,7 +73,8 @@ def unit_length(vectors: Tensor) -> Tensor:
     largest = flat.abs().amax(dim=1, keepdim=True)
     tiny = torch.finfo(flat.dtype).tiny
     scaled = flat / largest.clamp(min=tiny)
-    return (scaled / scaled.norm(dim=1, keepdim=True).clamp(min=tiny)).reshape(vectors.shape)
+    length: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return (scaled / length.clamp(min=tiny)).reshape(vectors.shape)
 
 
 def _shrunk(wish: Tensor, lowest: Tensor, highest: Tensor, reach: Tensor) -> Tensor:
@@ -92,8 +94,9 @@ def _shrunk(wish: Tensor, lowest: Tensor, highest: Tensor, reach: Tensor) -> Ten
         # Rows that have arrived stay as they are, however many rounds their neighbours need.
         scale = torch.where(grown, raised, scale)
     step = (wish * scale[:, None]).clamp(lowest, highest)
-    length = step.to(torch.float64).norm(dim=1)
-    return step * (reach / length.clamp(min=tiny)).clamp(max=1.0).to(step.dtype)[:, None]
+    length: Tensor = torch.linalg.vector_norm(step.to(torch.float64), dim=1)
+    shorter: Tensor = (reach / length.clamp(min=tiny)).clamp(max=1.0).to(step.dtype)
+    return step * shorter[:, None]
 
 
 def _diagonal(ball: AdditiveNeighbourhood) -> float:

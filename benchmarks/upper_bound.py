@@ -1,0 +1,164 @@
+"""Our `standard` search beside the reference AutoAttack: unbroken counts and evaluations, on the same images.
+
+    python -m benchmarks.upper_bound [NETWORK …] [--limit 1000] [--seeds 3]
+
+Unit = one forward; a backward costs r units, r measured here. Proofs are no part of the search and are timed apart.
+Results are added to `benchmarks/results/upper_bound.json` network by network, so that a stopped run loses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import trustbound as tb
+from benchmarks.networks import NETWORKS, data, load
+from benchmarks.reference import autoattack
+from trustbound.audits.bracket import Search
+from trustbound.audits.clean import backward_cost, clean_pass
+from trustbound.audits.context import Context, derived_key
+from trustbound.audits.ledger import Ledger
+from trustbound.audits.proving import Proofs
+from trustbound.audits.run import _control_group
+from trustbound.record.cost import Cost
+from trustbound.record.store import Store
+
+RESULTS = Path(__file__).parent / "results" / "upper_bound.json"
+
+
+def ours(model: tb.Model, examples: tb.LabelledSet, threat: tb.Threat, seed: int) -> dict[str, Any]:
+    """The attacks of the standard audit, with their controls, without proofs."""
+    store, folder = Store.temporary({"seed": seed})
+    key = derived_key(seed, "audit")
+    context = Context(
+        model=model,
+        data=examples,
+        threats=(threat,),
+        budget="standard",
+        seed=seed,
+        key=key,
+        store=store,
+        control=_control_group(len(examples), key),
+        batch_size=250,
+    )
+    try:
+        clean = clean_pass(context)
+        price = backward_cost(context)
+        ledger = Ledger.of(clean.correct)
+        search = Search(context, threat, Proofs(None, "left out"), model.in_float64(), ledger, [])
+        search.run()
+        cost = sum((step.cost for step in search.facts), Cost())
+        trail, unbroken = [], int(clean.correct.sum())
+        for step in search.facts:
+            unbroken -= step.settled
+            trail.append(
+                {
+                    "attack": step.name.rpartition("/")[2],
+                    "method": step.method,
+                    "examined": step.examined,
+                    "unbroken": unbroken,
+                    "forwards": step.cost.forwards,
+                    "backwards": step.cost.backwards,
+                    "seconds": step.cost.seconds,
+                }
+            )
+        return {
+            "seed": seed,
+            "unbroken": int((clean.correct & ~ledger.broken).sum()),
+            "rows": (clean.correct & ~ledger.broken).nonzero()[:, 0].tolist(),
+            "forwards": cost.forwards,
+            "backwards": cost.backwards,
+            "seconds": cost.seconds,
+            "backward_cost": price,
+            "clean": int(clean.correct.sum()),
+            "trail": trail,
+        }
+    finally:
+        store.close()
+        folder.cleanup()
+
+
+def examine(name: str, limit: int, seeds: int, reference_seeds: int) -> dict[str, Any]:
+    """One network, both searches, several seeds."""
+    network = NETWORKS[name]
+    model, examples = load(name), data(network, "test", limit)
+    threat = tb.Threat.parse(network.threat)
+    mine = [ours(model, examples, threat, seed) for seed in range(seeds)]
+    price = statistics.median(run["backward_cost"] for run in mine)
+    for run in mine:
+        print(f"  ours seed {run['seed']}: unbroken {run['unbroken']}, {run['seconds']:.1f} s", flush=True)
+    theirs = []
+    for seed in range(reference_seeds):
+        found = autoattack(
+            model, examples.inputs, examples.labels, threat.allowed.norm, threat.allowed.epsilon, seed
+        )
+        theirs.append(
+            {
+                "seed": seed,
+                "unbroken": int(found.unbroken.sum()),
+                "rows": found.unbroken.nonzero()[:, 0].tolist(),
+                "forwards": found.forwards,
+                "backwards": found.backwards,
+                "seconds": found.seconds,
+                "trail": found.trail,
+            }
+        )
+    return {
+        "network": name,
+        "threat": str(threat),
+        "examples": len(examples),
+        "backward_cost": price,
+        "ours": mine,
+        "reference": theirs,
+        "summary": summary(mine, theirs, price, len(examples)),
+    }
+
+
+def summary(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], price: float, count: int) -> dict[str, Any]:
+    """Medians over seeds."""
+
+    def units(run: dict[str, Any]) -> float:
+        return float(run["forwards"] + price * run["backwards"]) / count
+
+    def median(runs: list[dict[str, Any]], key: str) -> float:
+        return float(statistics.median(run[key] for run in runs))
+
+    cost, reference = (statistics.median(map(units, runs)) for runs in (mine, theirs))
+    return {
+        "unbroken": median(mine, "unbroken"),
+        "reference_unbroken": median(theirs, "unbroken"),
+        "units_per_image": cost,
+        "reference_units_per_image": reference,
+        "ratio": cost / reference,
+        "seconds": median(mine, "seconds"),
+        "reference_seconds": median(theirs, "seconds"),
+    }
+
+
+def main() -> None:
+    """Run, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--limit", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--reference-seeds", type=int)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    for name in options.networks:
+        print(name, flush=True)
+        wanted = options.seeds if options.reference_seeds is None else options.reference_seeds
+        result = examine(name, options.limit, options.seeds, wanted)
+        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        kept[name] = result
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+        print(json.dumps(result["summary"], indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()

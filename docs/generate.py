@@ -1,0 +1,117 @@
+"""Write what must agree with the code: the README's tables and the command-line reference.
+
+    python docs/generate.py             write them
+    python docs/generate.py --check     exit 1 when they are stale
+    python docs/generate.py --picture RUN [RUN …]   draw docs/bracket.svg from finished audits
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trustbound.attacks.registry import ATTACKS
+from trustbound.audits.checks.registry import CHECKS
+from trustbound.certificates.registry import CERTIFIERS
+from trustbound.cli.main import cli
+from trustbound.cli.registry import COMMANDS
+from trustbound.data.registry import DATA
+from trustbound.hardening.registry import OBJECTIVES
+from trustbound.model.registry import ZOO
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+REFERENCE = ROOT / "docs" / "cli.md"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def tables() -> dict[str, str]:
+    """Every generated table of the README, by the name of its marker."""
+    return {
+        "attacks": table(
+            ["attack", "sees", "sets", "what it does"],
+            [[f"`{row.name}`", row.needs, ", ".join(row.norms), row.line] for row in ATTACKS],
+        ),
+        "certifiers": table(
+            ["certifier", "sets", "what it does"],
+            [[f"`{row.name}`", ", ".join(row.norms), row.line] for row in CERTIFIERS],
+        ),
+        "checks": table(
+            ["check", "a failure is", "what it asks"],
+            [[f"`{row.name}`", row.severity, row.line] for row in CHECKS],
+        ),
+        "objectives": table(
+            ["objective", "lifts", "what it does"],
+            [[f"`{row.name}`", row.lifts, row.line] for row in OBJECTIVES],
+        ),
+        "models": table(["model", "what it is"], [[f"`{row.name}`", row.summary] for row in ZOO]),
+        "data": table(["data", "what it is"], [[f"`{row.name}`", row.summary] for row in DATA]),
+    }
+
+
+def readme(text: str) -> str:
+    """The README with its tables written anew between their markers."""
+    for name, body in tables().items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"README.md lacks the markers <!-- {name} --> … <!-- /{name} -->")
+        text = pattern.sub(lambda match, body=body: match[1] + body + match[2], text)
+    return text
+
+
+def reference() -> str:
+    """The command-line reference."""
+    parts = ["# Command line", "", "Written by `make docs`; `trustbound COMMAND --help` says the same.", ""]
+    context = click.Context(cli, info_name="trustbound", max_content_width=100, terminal_width=100)
+    for row in COMMANDS:
+        command = cli.get_command(context, row.name)
+        assert command is not None
+        inner = click.Context(command, info_name=row.name, parent=context, max_content_width=100, terminal_width=100)
+        parts += [f"## {row.name}", "", "```", command.get_help(inner), "```", ""]
+    return "\n".join(parts)
+
+
+def picture(runs: Sequence[str]) -> None:
+    """Draw the brackets of finished audits."""
+    from trustbound.record.read import read_record
+    from trustbound.report import bracket_picture
+
+    brackets: list[Any] = [bracket for run in runs for bracket in read_record(run).brackets]
+    names = [f"{Path(run).name}, {bracket.threat}" for run in runs for bracket in read_record(run).brackets]
+    (ROOT / "docs" / "bracket.svg").write_text(bracket_picture(brackets, names=names), encoding="utf-8")
+
+
+def main() -> None:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--picture", nargs="+", metavar="RUN")
+    options = parser.parse_args()
+    if options.picture:
+        picture(options.picture)
+        return
+    wanted = {README: readme(README.read_text(encoding="utf-8")), REFERENCE: reference()}
+    stale = [
+        path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    if options.check:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is stale: run `make docs`")
+        sys.exit(1 if stale else 0)
+    for path in stale:
+        path.write_text(wanted[path], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

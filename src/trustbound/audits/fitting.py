@@ -1,0 +1,77 @@
+"""Can this model be asked about these examples under these threats? Refused here, before anything is searched."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from trustbound.attacks.attack import check_batch, check_clean
+from trustbound.attacks.oracle import Oracle
+from trustbound.data.labelled import LabelledSet
+from trustbound.errors import InputError, TrustboundError
+from trustbound.model.wrap import Model
+from trustbound.threat import Threat
+
+#: Examples looked at together.
+PART = 1024
+
+
+def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int:
+    """Refuse examples or threats that a model cannot be asked about; returns its number of classes.
+
+    Looks at    the box, the epsilon of each threat, what the model answers to two examples, the labels, the classes
+                that a goal names.
+    Cost        1 forward of two examples; the model is left as it came.
+    Raises      InputError: inputs outside the model's box, inputs of a shape that it does not take, outputs that are
+                no finite logits, labels or targets that are no class of it, an epsilon beyond the box.
+
+    >>> from trustbound.model.wrap import wrap
+    >>> data = LabelledSet(torch.rand(3, 4), [0, 1, 2])
+    >>> check_fit(wrap(torch.nn.Linear(4, 3)), data, [Threat.parse("linf:0.1")])
+    3
+    """
+    _check_box(model, data)
+    for threat in threats:
+        threat.allowed.check(model.box, math.prod(data.shape))
+    rows = torch.arange(min(2, len(data)))
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    inputs = data.batch(rows).to(model.device, dtype)
+    try:
+        with Oracle(model, examples=len(rows)) as oracle:
+            outputs = oracle.outputs(inputs, rows)
+    except (TrustboundError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the model must accept inputs of shape {('B', *data.shape)}, as {data.name} has them; called with "
+            f"{tuple(inputs.shape)} it raised {type(error).__name__}: {_first_line(error)}. Check that this data is "
+            "what the model was made for (for pictures see --resize and --crop)."
+        ) from error
+    classes = outputs.shape[1]
+    data.check_labels(classes)
+    check_clean(outputs, data.labels[rows].to(outputs.device))
+    for threat in threats:
+        threat.goal.bind(data.labels[:1], classes)
+    return classes
+
+
+def _check_box(model: Model, data: LabelledSet) -> None:
+    limits = np.broadcast_shapes(np.shape(model.box.low), np.shape(model.box.high))
+    try:
+        fits = np.broadcast_shapes(limits, data.shape) == data.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise InputError(
+            f"the model's box must broadcast to one example of shape {data.shape}; it has limits of shape {limits}. "
+            "Give a number or one limit for each feature."
+        )
+    for rows in torch.arange(len(data)).split(PART):
+        check_batch(model, data.batch(rows), data.labels[rows])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0]

@@ -1,0 +1,30 @@
+"""What a translated value is: a place in the list when it depends on the input, else a constant."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from trustbound.certificates.graph.translation import Translator
+
+Arguments: TypeAlias = dict[str, Any]
+
+
+class Place(int):
+    """The place of a step in the list: a value that depends on the input, as against a constant."""
+
+
+def depends(value: Any) -> bool:
+    """Say whether a nested value holds a place of the list."""
+    if isinstance(value, tuple | list):
+        return any(depends(item) for item in value)
+    if isinstance(value, dict):
+        return any(depends(item) for item in value.values())
+    return isinstance(value, Place)
+
+
+def constant_only(translator: Translator, given: Arguments, *names: str) -> None:
+    """Refuse when an argument that must be constant depends on the input."""
+    for name in names:
+        if depends(given.get(name)):
+            raise translator.refusal(f"`{name}` depends on the input")

@@ -1,0 +1,121 @@
+"""The loop around every attack: who is noted, dropped, charged and returned."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from trustbound.attacks import attack
+from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.problem import Problem, State, Trail
+from trustbound.model.wrap import wrap
+from trustbound.threat import Access, Misclassify, NormBall, Random
+
+
+def first_coordinate():
+    """Logits (x_0, 0.5): broken where the first coordinate is below one half."""
+    net = nn.Linear(3, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]))
+        net.bias.copy_(torch.tensor([0.0, 0.5]))
+    return net
+
+
+def problem_of(inputs, place, seeks="smallest", total=None):
+    model = wrap(first_coordinate())
+    total = len(inputs) if total is None else total
+    trail = Trail(torch.zeros(total, 3), seeks=seeks, keep_closest=True)
+    labels = torch.zeros(len(inputs), dtype=torch.int64)
+    return Problem(
+        oracle=Oracle(model, examples=total),
+        trail=trail,
+        neighbourhood=NormBall("linf", 1.0).around(inputs, (0.0, 1.0)),
+        objective=Misclassify().bind(labels, 2),
+        random=Random(0, place),
+        place=place,
+    )
+
+
+def test_populations_as_large_as_the_search_are_not_mistaken_for_it():
+    """Two of four examples are active; two points each make four rows, which belong to the two alone."""
+    inputs = torch.full((2, 3), 0.9)
+    problem = problem_of(inputs, torch.tensor([1, 3]), total=4)
+    owner = torch.tensor([0, 0, 1, 1])
+    theta = inputs[owner].clone()
+    theta[:, 0] = torch.tensor([0.6, 0.8, 0.45, 0.3])
+    problem.outputs(theta, owner)
+    margin = problem.trail.margin
+    assert margin[[0, 2]].isinf().all()
+    torch.testing.assert_close(margin[[1, 3]], torch.tensor([0.1, -0.2]))
+    assert problem.trail.found.tolist() == [False, False, False, True]
+    # Of the two successes the smaller change is kept; of all points the one of least margin.
+    torch.testing.assert_close(problem.trail.best[3], theta[2])
+    torch.testing.assert_close(problem.trail.closest[3], theta[3])
+    torch.testing.assert_close(problem.trail.closest[1], theta[0])
+    assert problem.oracle.forwards.tolist() == [0, 2, 0, 2]
+
+
+def test_rows_in_another_order_belong_to_their_owners():
+    inputs = torch.tensor([[0.9, 0.0, 0.0], [0.8, 0.0, 0.0]])
+    problem = problem_of(inputs, torch.arange(2))
+    owner = torch.tensor([1, 0])
+    problem.gradient(inputs[owner], "margin", owner=owner)
+    torch.testing.assert_close(problem.trail.margin, torch.tensor([0.4, 0.3]))
+
+
+def test_what_lies_outside_is_no_success():
+    inputs = torch.full((1, 3), 0.9)
+    problem = problem_of(inputs, torch.arange(1))
+    outside = torch.tensor([[-0.2, 0.9, 0.9]])
+    problem.outputs(outside)
+    assert not problem.trail.found.any()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walk:
+    """Lower the first coordinate by a fixed step; the states of the examples are told apart by their inputs."""
+
+    seeks: ClassVar[str] = "any"
+    needs: ClassVar[Access] = Access.SCORES
+
+    steps: int = 10
+    restarts: int = 1
+
+    def init(self, problem):
+        """Start at the clean input."""
+        return State(theta=problem.inputs.clone(), done=torch.zeros(len(problem), dtype=torch.bool))
+
+    def step(self, problem, state):
+        """One step down, then look."""
+        state.theta[:, 0] -= 0.05
+        problem.outputs(state.theta)
+        return state
+
+
+def test_finished_examples_leave_no_trace_of_when_they_were_dropped():
+    """Alone an example is dropped at once; among many it walks on until a sixteenth is finished."""
+    inputs = torch.full((64, 3), 0.99)
+    inputs[5, 0] = 0.52
+    labels = torch.zeros(64, dtype=torch.int64)
+    many = attack(Walk(), first_coordinate(), inputs, labels, "linf:0.4;access=scores")
+    alone = attack(Walk(), first_coordinate(), inputs[5:6], labels[:1], "linf:0.4;access=scores")
+    assert alone.forwards[0] < many.forwards[5]
+    for name in ("adversarial", "success", "size", "margin", "prediction"):
+        assert torch.equal(getattr(alone, name)[0], getattr(many, name)[5]), name
+    assert many.success.sum() == 1
+
+
+def test_a_restart_without_work_costs_nothing():
+    net, inputs = nn.Linear(4, 2), torch.rand(3, 4)
+    with torch.no_grad():
+        labels = net(inputs).argmax(1)
+    found = attack("apgd-t", net, inputs, labels, "linf:0.00001", steps=2, targets=9)
+    assert (found.forwards == 1 + 1 + 2 + 1).all()
+
+
+def test_custom_attacks_run_in_the_same_loop():
+    inputs = torch.full((3, 3), 0.7)
+    found = attack(Walk(steps=6), first_coordinate(), inputs, torch.zeros(3, dtype=torch.int64), "linf:0.3")
+    assert found.success.all()
+    assert (found.size > 0.2).all()

@@ -1,0 +1,152 @@
+"""Random search: its schedule, windows and patterns."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trustbound.attacks import attack
+from trustbound.attacks.patches import grid, layout, pattern, pyramid, rearranged, tiled, window_size, windows
+from trustbound.attacks.square import share_at
+
+
+def published(step, queries, first):
+    """p_selection of the published code, transcribed."""
+    step = int(step / queries * 10000)
+    for low, high, part in (
+        (10, 50, 2), (50, 200, 4), (200, 500, 8), (500, 1000, 16), (1000, 2000, 32),
+        (2000, 4000, 64), (4000, 6000, 128), (6000, 8000, 256), (8000, 10**9, 512),
+    ):  # fmt: skip
+        if low < step <= high:
+            return first / part
+    return first
+
+
+@pytest.mark.parametrize("queries", [100, 5000, 10000, 7])
+def test_the_share_falls_as_published(queries):
+    for step in range(queries):
+        assert share_at(step, queries, 0.8) == published(step, queries, 0.8)
+
+
+def test_windows_cover_every_place_and_stay_inside():
+    numbers = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    numbers[0], numbers[1] = 0.0, 1.0 - 2**-53
+    place = windows((5, 7), (2, 3), numbers)
+    assert place.shape == (4000, 6)
+    rows, columns = place // 7, place % 7
+    assert rows.min() == 0
+    assert rows.max() == 4
+    assert columns.max() == 6
+    assert (rows[:, 3:] == rows[:, :1] + 1).all()
+    assert (columns[:, :3] == columns[:, :1] + torch.arange(3)).all()
+    assert len(place[:, 0].unique()) == 4 * 5
+
+
+def test_layouts_of_pictures_and_tables():
+    assert layout((9, 20)) == (1, 1, 20)
+    assert layout((9, 4, 6)) == (1, 4, 6)
+    assert layout((9, 3, 4, 6)) == (3, 4, 6)
+    assert layout((9, 2, 3, 4, 6)) == (6, 4, 6)
+    for shape in ((9, 20), (9, 1), (9, 2), (9, 3, 4, 6), (9, 3, 32, 32), (9, 1, 1, 9), (9, 1, 3, 3)):
+        channels, height, width = layout(shape)
+        for share in (1.0, 0.8, 0.05, 1e-6):
+            for odd in (False, True):
+                tall, wide = window_size(height, width, share, odd=odd)
+                assert 1 <= tall <= height
+                assert 1 <= wide <= width
+        _side, rows, columns = grid(shape)
+        change = tiled(
+            torch.Size(shape),
+            torch.ones(9, channels, rows, columns, dtype=torch.float64),
+            torch.zeros(9, rows, columns, dtype=torch.bool),
+        )
+        assert change.shape == (9, channels, height * width)
+        assert (change != 0).any()
+
+
+def test_patterns_are_the_published_ones():
+    # eta(3) by hand: one row above, two rows below of opposite sign, each a pyramid, equal lengths.
+    low = pyramid(1, 3)
+    assert low.argmax() == 1
+    torch.testing.assert_close(low[0, 0] / low[0, 1], torch.tensor(0.2, dtype=torch.float64))
+    for side in (1, 3, 5, 7, 11):
+        one = pattern(side, side)
+        assert one.shape == (side, side)
+        torch.testing.assert_close(one.norm(), torch.tensor(1.0, dtype=torch.float64))
+        if side > 1:
+            assert (one[: side // 2] > 0).all()
+            assert (one[side // 2 :] < 0).all()
+            halves = one[: side // 2].square().sum(), one[side // 2 :].square().sum()
+            torch.testing.assert_close(*halves)
+    assert pattern(1, 5).shape == (1, 5)
+
+
+def test_rearranging_keeps_the_length_and_empties_the_other_window():
+    generator = torch.Generator().manual_seed(1)
+    change = torch.randn(6, 1, 25, generator=generator, dtype=torch.float64)
+    reach = change.flatten(1).norm(dim=1)
+    here = windows((5, 5), (2, 2), torch.zeros(6, 2, dtype=torch.float64))
+    there = windows((5, 5), (2, 2), torch.full((6, 2), 0.99, dtype=torch.float64))
+    fresh = torch.randn(6, 1, 4, generator=generator, dtype=torch.float64)
+    moved = rearranged(change, here, there, fresh, reach)
+    torch.testing.assert_close(moved.flatten(1).norm(dim=1), reach)
+    assert (moved.gather(2, there[:, None]) == 0).all()
+    elsewhere = torch.ones(25, dtype=torch.bool)
+    elsewhere[here[0]] = elsewhere[there[0]] = False
+    assert torch.equal(moved[..., elsewhere], change[..., elsewhere])
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6), (3, 6, 6), (12,), (4, 5)])
+@pytest.mark.parametrize("norm", ["linf:0.1", "l2:0.5"])
+def test_any_shape_is_served_and_candidates_are_local(shape, norm):
+    torch.manual_seed(0)
+    features = math.prod(shape)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(features, 3))
+    inputs = 0.5 + 0.1 * torch.rand(8, *shape)
+    with torch.no_grad():
+        labels = net(inputs).argmax(1)
+    points = []
+    found = attack(
+        "square", net, inputs, labels, norm, steps=60, stop_early=False, watch=lambda s, p, t: points.append(t.theta)
+    )
+    assert (found.queries == 0).all()  # gradients were allowed: forwards are no queries
+    assert (found.forwards == 62).all()
+    margins = []
+    with torch.no_grad():
+        for point in points:
+            logits = net(point)
+            own = logits.gather(1, labels[:, None])[:, 0]
+            margins.append(own - logits.scatter(1, labels[:, None], -math.inf).amax(1))
+    steps = torch.stack(margins)
+    assert (steps.diff(dim=0) <= 1e-6).all()
+    assert (steps[-1] < steps[0]).float().mean() > 0.8
+    if norm.startswith("linf"):
+        moved = (points[-1] - inputs).abs()
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.1), rtol=0, atol=1e-6)
+
+
+def test_queries_are_counted_where_scores_are_all_there_is():
+    net = nn.Linear(6, 3)
+    inputs = torch.rand(4, 6)
+    with torch.no_grad():
+        labels = net(inputs).argmax(1)
+    found = attack("square", net, inputs, labels, "linf:0.0001;access=scores", steps=25)
+    assert torch.equal(found.queries, found.forwards)
+    assert found.cost.queries == 4 * 27
+    assert found.cost.backwards == 0
+
+
+def test_no_query_is_wasted_on_what_is_there_already():
+    """One channel, two ends: every candidate of the linf search differs from the point it starts from."""
+    inputs = torch.full((16, 5), 0.5)
+    seen = []
+
+    class Recorder(nn.Module):
+        def forward(self, points):
+            seen.append(points.clone())
+            return torch.stack([torch.ones(len(points)), torch.zeros(len(points))], dim=1)
+
+    attack("square", Recorder(), inputs, torch.zeros(16, dtype=torch.int64), "linf:0.1", steps=30)
+    start = seen[1]  # equal losses are never accepted, so that every candidate starts here
+    assert all((candidate != start).flatten(1).any(1).all() for candidate in seen[2:-1])

@@ -1,0 +1,275 @@
+"""What must stop an audit from lying: unsound proofs, ties, masked gradients, random models, missing proofs."""
+
+import copy
+
+import pytest
+import torch
+from tests.audits.known import linear, verdicts
+from tests.audits.planted_nets import blobs, net
+from torch import nn
+
+import trustbound as tb
+from trustbound.attacks import suites
+from trustbound.audits.ledger import Ledger
+from trustbound.certificates import interval
+from trustbound.model.planted import DropoutOn, GradientKiller
+from trustbound.record.read import read_record
+from trustbound.record.store import EvidenceRow, Store
+
+
+def audited(module, threat="linf:0.1", n=40, **options):
+    inputs, labels = blobs()
+    data = tb.LabelledSet(inputs[:n], labels[:n])
+    return tb.audit(tb.wrap(module), data, [threat], **{"budget": "quick", "curve_examples": 0, **options})
+
+
+def finding(record, name):
+    return next(check for check in record.checks if check.name == name)
+
+
+def test_an_unsound_proof_is_caught_by_an_attack_and_recorded(tmp_path, monkeypatch):
+    known = linear(n=30)
+    honest = interval.Interval.margins
+
+    def boastful(self, *arguments, **options):
+        return honest(self, *arguments, **options).abs() + 100.0
+
+    monkeypatch.setattr(interval.Interval, "margins", boastful)
+    with pytest.raises(tb.UnsoundError, match="defect of trustbound"):
+        tb.audit(known.exact.model, known.data, [known.threat], budget="quick", run=tmp_path, curve_examples=0)
+    record = read_record(tmp_path)
+    assert record.exit_code == 3
+    assert finding(record, "disjoint-verdicts").verdict == "FAIL"
+    bracket = record.brackets[0]
+    # The witnesses stand, whatever was claimed: what is broken is not counted as certified.
+    breakable = int((known.correct & ~known.robust).sum())
+    assert bracket.broken == breakable > 0
+    assert bracket.upper == known.truth
+    monkeypatch.undo()
+    with pytest.raises(tb.UnsoundError):  # evidence is not forgotten when the same is asked again
+        tb.audit(known.exact.model, known.data, [known.threat], budget="quick", run=tmp_path, curve_examples=0)
+
+
+def test_every_attack_and_every_proof_runs_on_the_control_group(tmp_path):
+    known = linear(n=90, low=0.45, high=0.55, wrong=0)
+    record = tb.audit(
+        known.exact.model, known.data, [known.threat], budget="quick", run=tmp_path, curve_examples=0
+    )
+    assert not [row for row in record.examples if row.verdict == "unknown"]
+    with Store.open(tmp_path, Store.asked(tmp_path)) as store:
+        steps = [step.name for step in record.steps if "trial" not in step.name]
+        seen = {step: {row.position for row in store.rows(step)} for step in steps}
+        trial = {row.position for row in store.rows(f"{known.threat}/trial-plain")}
+    control = set.intersection(*(rows | trial if step.endswith("/first") else rows for step, rows in seen.items()))
+    kinds = {step.kind for step in record.steps}
+    assert kinds == {"attack", "proof", "control"}
+    assert {step.method for step in record.steps if step.kind == "proof"} == {"interval", "lipschitz", "crown"}
+    assert len(control) == 50
+    settled = {place for place, verdict in enumerate(verdicts(record)) if verdict in ("broken", "certified")}
+    assert control & settled == control  # all of it was settled early, and still nothing was skipped
+    # Outside the control group what is settled is left alone.
+    near = seen[f"{known.threat}/near"]
+    proven_first = seen[f"{known.threat}/proof-interval"]
+    assert len(near) < 90
+    assert near - control <= set(range(90)) - {
+        row.position for row in [] if row
+    } and len(proven_first) < 90
+
+
+def test_ties_stay_unknown():
+    class Level(nn.Module):
+        """Margins of a few units in the last place of large logits, whatever the input."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([1e-6]))
+
+        def forward(self, inputs):
+            tilt = (inputs.flatten(1) - 0.5).sum(1) * self.weight
+            return torch.stack((1000.0 + tilt + 6e-5, 1000.0 - tilt), 1)
+
+    inputs = torch.full((30, 4), 0.5)
+    data = tb.LabelledSet(inputs, torch.zeros(30, dtype=torch.int64))
+    with torch.no_grad():
+        assert bool((Level()(inputs).argmax(1) == 0).all())
+        assert bool((Level()(torch.zeros(1, 4)).diff(dim=1).abs() < 1e-3).all())
+    record = tb.audit(tb.wrap(Level()), data, ["linf:0.5"], budget="quick", curve_examples=8)
+    assert set(verdicts(record)) == {"unknown"}
+    assert record.brackets[0].lower == 0.0
+    assert record.brackets[0].upper == 1.0
+
+
+def test_a_success_within_rounding_is_counted_as_a_tie_and_not_as_broken():
+    ledger = Ledger.of(torch.tensor([True, True, True]))
+    ledger.attacked("a", [EvidenceRow(position=0, found=False, tie=True, margin=-1e-9)])
+    ledger.attacked("b", [EvidenceRow(position=1, found=True, margin=-1.0, size=0.1), EvidenceRow(position=2, found=False)])
+    bracket = ledger.bracket("linf:0.1", no_proof="", goal="", access="", change="")
+    assert (bracket.ties, bracket.unknown, bracket.broken) == (1, 2, 1)
+    assert bracket.upper == pytest.approx(2 / 3)
+
+
+def test_float32_success_that_float64_denies_is_no_success():
+    class Rounds(nn.Module):
+        """In float32 the large constant swallows the true margin; in float64 class 0 always wins."""
+
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor([3e4]))
+
+        def forward(self, inputs):
+            flat = inputs.flatten(1).sum(1)
+            tilt = (flat - flat) + 1e-4
+            wobble = torch.where(flat > 2.0, 0.01, 0.0) if inputs.dtype == torch.float32 else torch.zeros_like(flat)
+            return torch.stack((tilt + self.shift - self.shift, wobble.to(tilt.dtype) * 1.0 + 0.0 * flat), 1)
+
+    inputs = torch.full((20, 4), 0.3)
+    with torch.no_grad():
+        assert int(Rounds()(torch.ones(1, 4)).argmax(1)) == 1
+        assert int(Rounds().double()(torch.ones(1, 4, dtype=torch.float64)).argmax(1)) == 0
+        data = tb.LabelledSet(inputs, Rounds()(inputs).argmax(1))
+    record = tb.audit(tb.wrap(Rounds()), data, ["linf:0.5"], budget="quick", curve_examples=0)
+    assert record.brackets[0].broken == 0
+    assert record.brackets[0].upper == 1.0
+
+
+def test_a_layer_without_a_proof_is_named_and_the_audit_goes_on():
+    record = audited(net("gelu"))
+    bracket = record.brackets[0]
+    assert bracket.no_proof.startswith("no proof:")
+    assert "GELU" in bracket.no_proof
+    assert "1" in bracket.no_proof
+    assert bracket.lower == bracket.certified == 0
+    assert bracket.broken > 0
+    assert record.exit_code == 0
+    assert {step.kind for step in record.steps} == {"attack", "control"}
+
+
+def test_python_that_no_graph_can_hold_is_a_finding_too():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 4)
+
+        def forward(self, inputs):
+            outputs = self.linear(inputs)
+            return outputs * 2.0 if float(outputs.detach().mean()) > 1e9 else outputs
+
+    torch.manual_seed(0)
+    record = audited(Branching())
+    assert record.brackets[0].no_proof.startswith("no proof:")
+    assert record.brackets[0].lower == 0.0
+
+
+def test_where_gradients_end_the_search_goes_by_scores():
+    record = audited(GradientKiller(net(), keep_graph=False), "linf:0.3")
+    assert [step.method for step in record.steps if step.kind == "attack"][-1] == "square"
+    honest = audited(net(), "linf:0.3")
+    assert record.brackets[0].broken >= 0.8 * honest.brackets[0].broken > 0
+    assert finding(record, "broken-graph").verdict == "FAIL"
+    assert record.exit_code == 3
+    (note,) = {event.split(": ", 2)[1] for event in record.events if "refused" in event}
+    assert note == "refused"
+
+
+def test_where_no_attack_by_scores_serves_the_threat_the_audit_still_ends():
+    record = audited(GradientKiller(net(), keep_graph=False), "l1:0.5")
+    assert record.brackets[0].broken == 0
+    assert record.exit_code == 3
+
+
+def test_a_random_model_is_not_to_be_trusted():
+    module = DropoutOn(net(), probability=0.3)
+    record = audited(module)
+    assert finding(record, "determinism").verdict == "FAIL"
+    assert record.exit_code == 3
+    again = audited(copy.deepcopy(module))
+    assert again.brackets == record.brackets
+    assert again.examples == record.examples
+
+
+def test_a_model_that_is_never_certified_says_what_was_left_out(monkeypatch):
+    from trustbound.audits import proving
+
+    monkeypatch.setitem(proving.ACTIVATIONS, "quick", 3)
+    record = audited(net(), "linf:0.45")
+    assert {step.method for step in record.steps if step.kind == "proof"} == {"interval", "lipschitz"}
+    if record.brackets[0].certified == 0:
+        assert "crown left out: 64 activations" in record.brackets[0].no_proof
+
+
+def test_one_certifier_that_refuses_does_not_deny_what_another_proved(monkeypatch):
+    from trustbound.certificates import lipschitz
+
+    def refuse(self, *arguments, **options):
+        raise tb.UnsupportedError("no proof: planted")
+
+    monkeypatch.setattr(lipschitz.Lipschitz, "margins", refuse)
+    record = audited(net(), "linf:0.01")
+    assert record.brackets[0].certified > 0
+    assert record.brackets[0].no_proof == ""
+    assert any("planted" in event for event in record.events)
+
+
+@pytest.mark.parametrize(
+    ("threats", "options", "error", "said"),
+    [
+        ([], {}, tb.InputError, "at least one threat"),
+        (["linf:2"], {}, tb.InputError, "inf"),
+        (["l2:0.1"], {"budget": "huge"}, tb.InputError, "quick"),
+        (["linf:0.1;access=decisions"], {}, tb.UnsupportedError, "no attack"),
+        (["linf:0.1;goal=target:9"], {}, tb.InputError, "target"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_before_anything_is_kept(tmp_path, threats, options, error, said):
+    inputs, labels = blobs()
+    with pytest.raises(error, match=said):
+        tb.audit(
+            tb.wrap(net()), tb.LabelledSet(inputs, labels), threats, run=tmp_path / "run", **{"budget": "quick", **options}
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_labelled_set_is_refused_by_type():
+    inputs, labels = blobs()
+    with pytest.raises(tb.InputError, match="LabelledSet.*tuple"):
+        tb.audit(tb.wrap(net()), (inputs, labels), ["linf:0.1"])
+
+
+def test_one_threat_may_be_given_as_text():
+    known = linear(n=8, wrong=0)
+    record = tb.audit(known.exact.model, known.data, known.threat, budget="quick", curve_examples=0)
+    assert [bracket.threat for bracket in record.brackets] == [known.threat]
+
+
+class NaNs(nn.Module):
+    """Logits that are no numbers for bright inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 4)
+
+    def forward(self, inputs):
+        return self.linear(inputs) + torch.where(inputs.sum(1, keepdim=True) > 3.5, torch.nan, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("module", "change", "said"),
+    [
+        (nn.Linear(5, 4), {}, r"shape \('B', 6\).*RuntimeError"),
+        (nn.Linear(6, 3), {}, "classes"),
+        (NaNs(), {}, "finite"),
+        (nn.Sequential(nn.Linear(6, 4), nn.Flatten(0)), {}, "logits"),
+        (nn.Linear(6, 4), {"box": (0.0, 0.5)}, "box"),
+        (nn.Linear(6, 4), {"box": (torch.zeros(5).numpy(), torch.ones(5).numpy())}, "broadcast"),
+    ],
+    ids=["shape", "classes", "NaN", "no logits", "outside the box", "box of another shape"],
+)
+def test_examples_that_the_model_cannot_serve_are_refused(module, change, said):
+    inputs, labels = blobs()
+    with pytest.raises(tb.InputError, match=said):
+        tb.audit(tb.wrap(module, **change), tb.LabelledSet(inputs, labels), ["linf:0.1"], budget="quick")
+
+
+def test_a_suite_in_which_only_controls_serve_is_no_search():
+    with pytest.raises(tb.UnsupportedError, match="no attack"):
+        suites.suite("quick", tb.Threat.parse("linf:0.1;access=scores"))

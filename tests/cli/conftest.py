@@ -1,0 +1,86 @@
+"""The command line run inside the test process: exit code, stdout, stderr, as a shell would see them."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import trustbound as tb
+from trustbound.cli.main import main
+from trustbound.model import build
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error(self):
+        """The one line of a refusal; fails when there is a traceback or another line."""
+        assert self.code == 2, (self.code, self.out, self.err)
+        assert self.out == ""
+        assert "Traceback" not in self.err
+        lines = [line for line in self.err.splitlines() if line.startswith(("error:", "missing:", "Error:"))]
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def trustbound(monkeypatch, capfd):
+    """Run `trustbound ARGUMENTS`."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["trustbound", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        out, err = capfd.readouterr()
+        return Told(code, out, err)
+
+    return run
+
+
+def trained(activation="relu"):
+    """A small network that has seen the digits."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = build("fc", widths=[12], input_shape=[1, 8, 8], classes=10, activation=activation)
+        train = tb.load_data("digits", split="train")
+        optimizer = torch.optim.Adam(module.parameters(), lr=2e-2)
+        for _ in range(40):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(module(train.inputs), train.labels).backward()
+            optimizer.step()
+    return module.eval()
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A file of weights that every option can be tried on."""
+    return tb.save_model(trained(), tmp_path_factory.mktemp("weights") / "fc.safetensors")
+
+
+@pytest.fixture(scope="session")
+def gelu_weights(tmp_path_factory):
+    """The same with an activation that no certifier knows."""
+    return tb.save_model(trained("gelu"), tmp_path_factory.mktemp("weights") / "gelu.safetensors")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, weights):
+    """The run directory of a small finished audit."""
+    run = tmp_path_factory.mktemp("runs") / "first"
+    model = tb.load_model(f"fc:{weights}")
+    data = tb.load_data("digits", limit=24)
+    tb.audit(model, data, ["linf:0.05"], budget="quick", run=run, curve_examples=4)
+    return run

@@ -1,0 +1,335 @@
+"""What each command says when all is well: stdout for programs, stderr for people, and the exit code."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import trustbound as tb
+from trustbound.audits import run as audit_run
+from trustbound.record.document import to_document
+from trustbound.record.read import read_record
+
+ONE = ["--limit", "24", "--threat", "linf:0.05", "--budget", "quick", "--curve", "4"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Default run directories land in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_json_is_one_object_and_nothing_else(trustbound, weights, tmp_path):
+    told = trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE, "--json", "--run", tmp_path / "run")
+    assert told.code == 0
+    said = json.loads(told.out)
+    assert set(said) >= {"schema", "clean_accuracy", "brackets", "calibration", "checks", "cost", "exit_code"}
+    (bracket,) = said["brackets"]
+    assert set(bracket) >= {"threat", "lower", "upper", "lower_interval", "upper_interval", "n", "unknown"}
+    assert bracket["threat"] == "linf:0.05"
+    assert bracket["n"] == 24
+    assert 0 <= bracket["lower_interval"][0] <= bracket["lower"] <= bracket["upper"] <= bracket["upper_interval"][1] <= 1
+    assert bracket["upper"] - bracket["lower"] == pytest.approx(bracket["unknown"] / 24)
+    assert len(said["checks"]) == 20
+    for check in said["checks"]:
+        assert set(check) >= {"name", "verdict", "value", "advice"}
+        assert check["verdict"] in {"PASS", "WARN", "FAIL", "SKIP"}
+    assert set(said["cost"]) >= {"forwards", "backwards", "seconds"}
+    assert said["cost"]["forwards"] > said["cost"]["backwards"] > 0
+    assert said["calibration"]["clean"]["n"] == 24
+    assert said["schema"] == 1
+    assert said["exit_code"] == 0
+    assert tb.load_data("digits").sha256 != said["data"]["sha256"]
+    # Progress is for people, on stderr.
+    assert "linf:0.05/" in told.err
+    assert "linf:0.05/" not in told.out.replace('"linf:0.05', "")
+    assert (tmp_path / "run" / "report.html").read_text().startswith("<!doctype html>")
+    assert said["report"] == str(tmp_path / "run" / "report.html")
+    record = read_record(tmp_path / "run")
+    assert record.command.startswith("trustbound audit ")
+    assert said["clean_accuracy"] == record.clean_accuracy
+
+
+def test_the_same_command_finds_its_run_again(trustbound, weights, tmp_path):
+    line = ["audit", f"fc:{weights}", "--data", "digits", *ONE]
+    first = trustbound(*line)
+    assert first.code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    stamp = json.loads((run / "record.json").read_text())["created"]
+    again = trustbound(*line)
+    assert again.code == 0
+    assert [one.name for one in (tmp_path / "runs").iterdir()] == [run.name]
+    assert json.loads((run / "record.json").read_text())["created"] == stamp
+    assert str(run.relative_to(tmp_path)) in first.out
+    # Another question is another directory.
+    for change in (["--curve", "0"], ["--batch-size", "7"], ["--seed", "3"], ["--mean", "0.1"]):
+        assert trustbound(*line, *change).code == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 5
+
+
+def test_people_read_the_summary_and_where_the_report_lies(trustbound, weights, tmp_path):
+    told = trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE, "--run", tmp_path / "run")
+    assert told.code == 0
+    assert "linf:0.05" in told.out
+    assert told.out.rstrip().endswith(f"report: {tmp_path / 'run' / 'report.html'}")
+
+
+@pytest.mark.parametrize(("least", "code"), [("0.0", 0), ("1.0", 1)])
+@pytest.mark.parametrize("option", ["--fail-under", "--fail-under-lower"])
+def test_thresholds_set_the_exit_code(trustbound, weights, finished, option, least, code):
+    told = trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE, "--run", finished, option, least, "--json")
+    assert told.code == code
+    assert json.loads(told.out)["exit_code"] == code
+    assert ("missed" in told.err) == bool(code) or json.loads(told.out)["exit_code"] == code
+
+
+def test_a_broken_proof_ends_in_3_with_its_numbers(trustbound, weights, tmp_path, monkeypatch):
+    from trustbound.certificates import interval
+
+    honest = interval.Interval.margins
+    monkeypatch.setattr(interval.Interval, "margins", lambda self, *rest, **more: honest(self, *rest, **more).abs() + 100)
+    told = trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE, "--run", tmp_path / "run", "--json")
+    assert told.code == 3
+    assert "unsound" in told.err
+    said = json.loads(told.out)
+    assert said["exit_code"] == 3
+    assert next(one for one in said["checks"] if one["name"] == "disjoint-verdicts")["verdict"] == "FAIL"
+    assert (tmp_path / "run" / "report.html").exists()
+    assert trustbound("gate", tmp_path / "run", "--upper", "0").code == 3
+
+
+def test_a_random_model_ends_in_3(trustbound, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "def net():\n"
+        "    torch.manual_seed(0)\n"
+        "    from trustbound.model.planted import DropoutOn\n"
+        "    return DropoutOn(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), probability=0.4)\n"
+    )
+    told = trustbound("audit", f"{tmp_path}/net.py:net", "--data", "digits", *ONE, "--json", "--run", tmp_path / "run")
+    assert told.code == 3
+    said = json.loads(told.out)
+    assert said["exit_code"] == 3
+    assert next(one for one in said["checks"] if one["name"] == "determinism")["verdict"] == "FAIL"
+
+
+def test_a_dry_run_plans_and_touches_nothing(trustbound, weights, tmp_path):
+    line = ["audit", f"fc:{weights}", "--data", "digits", *ONE, "--dry-run", "--run", tmp_path / "run"]
+    told = trustbound(*line)
+    assert told.code == 0
+    assert "forwards" in told.out
+    assert "minutes" in told.out
+    assert not (tmp_path / "run").exists()
+    said = json.loads(trustbound(*line, "--json").out)
+    assert said["budget"] == "quick"
+    assert said["examples"] == 24
+    assert said["forwards"] == sum(stage["forwards"] for stage in said["stages"])
+
+
+def test_a_dry_run_of_a_model_without_gradients(trustbound, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "class Cut(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.linear = torch.nn.Linear(64, 10)\n"
+        "    def forward(self, inputs):\n"
+        "        return self.linear(inputs.detach().flatten(1))\n"
+    )
+    assert trustbound("audit", f"{tmp_path}/net.py:Cut", "--data", "digits", *ONE, "--dry-run").code == 0
+
+
+def test_a_plan_is_not_exceeded(trustbound, weights, finished):
+    told = trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE, "--dry-run", "--json")
+    planned = json.loads(told.out)
+    record = read_record(finished)
+    spent = sum(step.cost.forwards for step in record.steps) + sum(one.cost.forwards for one in record.curves)
+    assert spent <= planned["forwards"]
+    back = sum(step.cost.backwards for step in record.steps) + sum(one.cost.backwards for one in record.curves)
+    assert back <= planned["backwards"]
+
+
+def test_time_chooses_what_fits_and_the_run_goes_on_with_it(trustbound, weights, tmp_path, monkeypatch):
+    line = ["audit", f"fc:{weights}", "--data", "digits", "--threat", "linf:0.05", "--curve", "0", "--json"]
+    plan = json.loads(trustbound(*line, "--time", "10h", "--dry-run").out)
+    assert plan["budget"] == "thorough"
+    short = json.loads(trustbound(*line, "--time", "0.001s", "--dry-run").out)
+    assert short["budget"] == "quick"
+    assert 1 <= short["examples"] < plan["examples"]
+    first = json.loads(trustbound(*line, "--time", "0.01s", "--run", tmp_path / "run").out)
+
+    # On a machine that has become faster the same command still asks the same question.
+    from trustbound.audits import plan as planning
+
+    honest = planning._timed
+    monkeypatch.setattr(planning, "_timed", lambda *rest: (honest(*rest)[0] / 50, honest(*rest)[1]))
+    again = trustbound(*line, "--time", "0.01s", "--run", tmp_path / "run")
+    assert again.code == first["exit_code"], again.err
+    assert json.loads(again.out)["brackets"] == first["brackets"]
+
+
+def test_attack_says_one_number_and_saves_what_it_found(trustbound, weights, tmp_path):
+    save = tmp_path / "found.safetensors"
+    line = ["attack", "pgd", f"fc:{weights}", "--data", "digits", "--limit", "24", "--threat", "linf:0.1"]
+    told = trustbound(*line, "--numbers", '{"steps": 10}', "--save", save, "--json")
+    assert told.code == 0
+    said = json.loads(told.out)
+    found, data, model = load_file(save), tb.load_data("digits", limit=24), tb.load_model(f"fc:{weights}")
+    assert said["n"] == 24
+    assert said["unbroken"] == int((~found["success"]).sum())
+    with torch.no_grad():
+        fooled = model(found["adversarial"]).argmax(1) != data.labels
+    assert torch.equal(fooled, found["success"])
+    assert float((found["adversarial"] - data.inputs).abs().max()) <= 0.1 + 1e-6
+    again = tb.attack(
+        "pgd", model, data.inputs, data.labels, "linf:0.1", steps=10, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(again.adversarial, found["adversarial"])
+    assert "unbroken" in trustbound(*line, "--numbers", '{"steps": 2}').out
+
+
+def test_certify_says_one_number(trustbound, weights):
+    line = ["certify", "crown", f"fc:{weights}", "--data", "digits", "--limit", "24", "--threat", "linf:0.02"]
+    said = json.loads(trustbound(*line, "--json").out)
+    data, model = tb.load_data("digits", limit=24), tb.load_model(f"fc:{weights}")
+    proof = tb.certify("crown", model, data.inputs, data.labels, "linf:0.02")
+    assert said["certified"] == int(proof.certified.sum()) > 0
+    assert said["lower"] == said["certified"] / 24
+    assert "proven" in trustbound(*line).out
+
+
+def test_report_writes_the_page_again(trustbound, finished, tmp_path):
+    told = trustbound("report", finished, "--out", tmp_path / "again.html")
+    assert told.code == 0
+    assert str(tmp_path / "again.html") in told.out
+    assert "linf:0.05" in (tmp_path / "again.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (["--upper", "0"], 0),
+        (["--clean", "1"], 1),
+        (["--upper", "1", "--lower", "0"], 1),
+        (["--upper", "0", "--threat", "linf:0.05"], 0),
+        (["--upper", "0", "--threat", "l2:1"], 2),
+    ],
+)
+def test_gate(trustbound, finished, asked, code):
+    told = trustbound("gate", finished, *asked)
+    assert told.code == code
+    assert ("met" in told.out.split()) == (code == 0)
+    assert ("missed:" in told.err) == (code == 1)
+
+
+def test_a_gate_is_met_at_exactly_its_threshold(trustbound, finished):
+    bracket = read_record(finished).brackets[0]
+    assert 0 < bracket.upper < 1
+    assert trustbound("gate", finished, "--upper", repr(bracket.upper)).code == 0
+    assert trustbound("gate", finished, "--upper", repr(np.nextafter(bracket.upper, 1))).code == 1
+
+
+def test_compare_counts_who_gained_what(trustbound, finished, tmp_path):
+    record = read_record(finished)
+    unbroken = [row for row in record.examples if row.verdict in ("certified", "unknown")]
+    lost = {row.index for row in unbroken[:6]}
+    rows = tuple(
+        dataclasses.replace(row, verdict="broken") if row.index in lost else row for row in record.examples
+    )
+    bracket = dataclasses.replace(record.brackets[0], upper=record.brackets[0].upper - 0.25, lower=0.0)
+    other = dataclasses.replace(record, examples=rows, brackets=(bracket,))
+    worse = tmp_path / "worse"
+    worse.mkdir()
+    (worse / "record.json").write_text(json.dumps(to_document(other)))
+    told = trustbound("compare", finished, worse, "--json", "--out", tmp_path / "page.html")
+    assert told.code == 0, told.err
+    (said,) = json.loads(told.out)["differences"]
+    assert (said["gained"], said["lost"]) == (0, 6)
+    assert said["probability"] == pytest.approx(2 * 0.5**6)
+    assert said["names"] == ["first", "worse"]
+    assert (tmp_path / "page.html").exists()
+    better = json.loads(trustbound("compare", worse, finished, "--json").out)["differences"][0]
+    assert (better["gained"], better["lost"]) == (6, 0)
+    assert "6" in trustbound("compare", finished, worse).out
+
+    # Other examples: shares may be shown, examples may not be paired, and nothing is called proven.
+    data = dataclasses.replace(record.data, sha256="other")
+    sure = dataclasses.replace(record.brackets[0], lower=1.0, upper=1.0)
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    (strange / "record.json").write_text(
+        json.dumps(to_document(dataclasses.replace(record, data=data, brackets=(sure,))))
+    )
+    unpaired = json.loads(trustbound("compare", finished, strange, "--json").out)["differences"][0]
+    assert unpaired["gained"] is unpaired["probability"] is None
+    assert unpaired["apart"] is False
+
+
+@pytest.mark.parametrize("kind", ["attacks", "certifiers", "checks", "data", "models", "objectives"])
+def test_list_shows_every_row(trustbound, kind):
+    rows = json.loads(trustbound("list", kind, "--json").out)[kind]
+    assert rows
+    text = trustbound("list", kind).out
+    for row in rows:
+        assert any(line.split()[0] == row["name"] and row["line"] in line for line in text.splitlines())
+
+
+def test_doctor_says_what_there_is(trustbound, tmp_path, monkeypatch):
+    folder = tmp_path / "data" / "mnist"
+    folder.mkdir(parents=True)
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (folder / f"{name}-ubyte").write_bytes(b"")
+    monkeypatch.setenv("TRUSTBOUND_DATA", str(tmp_path / "data"))
+    told = trustbound("doctor", "--json")
+    assert told.code == 0
+    said = json.loads(told.out)
+    assert said["versions"]["torch"] == torch.__version__
+    assert said["devices"][0] == "cpu"
+    assert said["data"]["digits"] == "embedded"
+    assert said["data"]["mnist"] == str(folder)
+    assert "torch" in trustbound("doctor").out
+
+
+def test_train_then_audit(trustbound, tmp_path):
+    path = tmp_path / "net.safetensors"
+    line = ["train", "fc", "--data", "digits", "--out", path, "--epochs", "2", "--arguments", '{"widths": [8]}']
+    told = trustbound(*line, "--json")
+    assert told.code == 0, told.err
+    said = json.loads(told.out)
+    assert said["weights"] == str(path)
+    assert len(said["history"]) == 2
+    for spec in (f"fc:{path}", path):
+        told = trustbound("audit", spec, "--data", "digits", *ONE, "--json", "--run", tmp_path / "run")
+        assert told.code == 0, told.err
+        assert json.loads(told.out)["clean_accuracy"] > 0.5
+
+
+def test_training_data_is_looked_for_where_the_data_is(trustbound, weights, tmp_path):
+    data = tb.load_data("digits", limit=24)
+    np.savez(tmp_path / "seen.npz", inputs=data.inputs.numpy(), labels=data.labels.numpy())
+    line = ["audit", f"fc:{weights}", "--data", tmp_path / "seen.npz", "--threat", "linf:0.05", "--budget", "quick"]
+    told = trustbound(*line, "--curve", "0", "--training", tmp_path / "seen.npz", "--json", "--run", tmp_path / "run")
+    assert told.code == 3
+    overlap = next(one for one in json.loads(told.out)["checks"] if one["name"] == "train-test-overlap")
+    assert overlap["verdict"] == "FAIL"
+    assert overlap["value"] == 1.0
+
+
+def test_the_progress_protocol_counts_every_example(weights):
+    seen = []
+
+    class Counter:
+        def begin(self, step, total):
+            seen.append([step, total, 0])
+
+        def advance(self, count):
+            seen[-1][2] += count
+
+    model, data = tb.load_model(f"fc:{weights}"), tb.load_data("digits", limit=24)
+    audit_run.audit(model, data, ["linf:0.05"], budget="quick", curve_examples=4, progress=Counter())
+    assert seen
+    assert all(total == done for _, total, done in seen)
+    assert "clean" in [step for step, _, _ in seen]

@@ -1,0 +1,412 @@
+"""The page: well formed, complete, faithful to the record, inert, and the same every time."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from trustbound.errors import RecordError
+from trustbound.record.interval import binomial_interval
+from trustbound.report import read_gallery, render, write
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """A page read strictly: every tag closed in order; ids, tables and texts collected."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.open, self.ids, self.attributes, self.tables, self.tags = [], [], [], [], []
+        self.headings, self.sections, self._section = [], {}, None
+        self._cell = None
+        self.feed(text)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+
+    def handle_starttag(self, tag, attributes):
+        self._see(tag, attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "section":
+            self._section = dict(attributes)["id"]
+            self.sections[self._section] = ""
+        if tag == "table":
+            self.tables.append({"section": self._section, "caption": "", "rows": []})
+        if tag == "tr":
+            self.tables[-1]["rows"].append([])
+        if tag in ("td", "th", "caption"):
+            self._cell = ""
+            if tag == "th":
+                assert dict(attributes)["scope"] in ("row", "col")
+
+    def handle_startendtag(self, tag, attributes):
+        self._see(tag, attributes)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> out of order"
+        if tag in ("td", "th"):
+            self.tables[-1]["rows"][-1].append(self._cell.strip())
+            self._cell = None
+        if tag == "caption":
+            self.tables[-1]["caption"] = self._cell.strip()
+            self._cell = None
+        if tag == "section":
+            self._section = None
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell += data
+        if self._section:
+            self.sections[self._section] += data
+
+    def _see(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *each) for each in attributes]
+        self.ids += [value for key, value in attributes if key == "id"]
+
+    def table(self, section, start):
+        """The one table of a section whose caption starts so: header and rows by their first cell."""
+        found = [t for t in self.tables if t["section"] == section and t["caption"].startswith(start)]
+        assert len(found) == 1, f"{len(found)} tables start with {start!r} in {section}"
+        head, *rows = found[0]["rows"]
+        return head, {row[0]: row[1:] for row in rows}
+
+
+@pytest.fixture(scope="module")
+def full(specimens):
+    record, arrays = specimens.record(("linf:0.1", "l2:0.5"))
+    return record, render(record, gallery=arrays)
+
+
+@pytest.fixture(scope="module")
+def hostile(specimens):
+    record, arrays = specimens.hostile()
+    return record, render(record, gallery=arrays)
+
+
+def percent(value):
+    return f"{value * 100:.1f}\u00a0%"
+
+
+def span(limits):
+    return f"{limits[0] * 100:.1f}–{limits[1] * 100:.1f}\u00a0%"
+
+
+def numbers(text):
+    return [float(each) for each in re.findall(r"\d+(?:\.\d+)?", text.replace(",", ""))]
+
+
+@pytest.mark.parametrize("which", ["full", "hostile", "bare"])
+def test_balanced_complete_and_inert(which, full, hostile, specimens):
+    text = {"full": full[1], "hostile": hostile[1]}.get(which) or render(specimens.bare())
+    page = Page(text)
+    assert tuple(page.sections) == specimens.SECTIONS
+    assert len(page.ids) == len(set(page.ids))
+    assert page.tags.count("h1") == 1
+    assert page.tags.count("main") == page.tags.count("header") == page.tags.count("footer") == 1
+    assert ("html", "lang", "en") in page.attributes
+    assert not {"script", "link", "iframe", "object", "embed", "img", "base", "form"} & set(page.tags)
+    assert len(text.encode()) < 3_000_000
+    known = set(page.ids)
+    for tag, key, value in page.attributes:
+        assert not key.startswith("on")
+        assert key not in ("src", "srcset", "action")
+        if key in ("href", "xlink:href"):
+            assert value.startswith("data:image/png;base64," if tag == "image" else "#")
+            assert tag == "image" or value[1:] in known
+        for target in re.findall(r"url\(([^)]*)\)", value or ""):
+            assert target.startswith("#")
+            assert target[1:] in known
+        if key == "aria-labelledby":
+            assert set(value.split()) <= known
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_nothing_points_to_the_network(full):
+    assert "http" not in full[1]
+    assert "src=" not in full[1]
+    assert "//" not in re.sub(r"base64,[^\"]*", "", full[1])
+
+
+def test_hostile_text_is_text(hostile):
+    text = hostile[1]
+    assert "<script" not in text
+    assert "{{ 7*7 }}" in text
+    assert "\x00" not in text
+    assert "\x1b" not in text
+    text.encode("utf-8")
+    assert "&lt;script&gt;alert(" in text
+    assert "数字" in text
+    page = Page(text)
+    assert '<script>alert("x")</script>&amp;' in page.sections["checks"]
+    assert page.sections["checks"].count("What to do:") == 40
+    assert page.tags.count("h1") == 1
+
+
+def test_same_bytes_every_time_and_in_another_process(full, specimens, tmp_path):
+    record, text = full
+    arrays = specimens.record(("linf:0.1", "l2:0.5"))[1]
+    assert render(record, gallery=arrays) == text
+    code = (
+        "import importlib.util,sys,hashlib\n"
+        f"s=importlib.util.spec_from_file_location('specimens',{specimens.__file__!r})\n"
+        "m=importlib.util.module_from_spec(s);s.loader.exec_module(m)\n"
+        "import matplotlib;matplotlib.rcParams.update({'axes.grid':True,'font.size':30,'svg.fonttype':'path'})\n"
+        "from trustbound.report import render\n"
+        "r,g=m.record(('linf:0.1','l2:0.5'))\n"
+        "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+        "open(sys.argv[1],'wb').write(render(r,gallery=g).encode())"
+    )
+    other = tmp_path / "other.html"
+    subprocess.run([sys.executable, "-c", code, str(other)], check=True)
+    assert other.read_text() == text
+
+
+def test_drawing_leaves_matplotlib_as_it_was(specimens):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    render(specimens.bare())
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_bracket_table_is_the_record(full):
+    record, text = full
+    page = Page(text)
+    _, rows = page.table("brackets", "Brackets in numbers")
+    assert list(rows) == ["linf:0.1", "l2:0.5"]
+    for b in record.brackets:
+        assert rows[b.threat] == [
+            f"{percent(b.lower)} ({span(b.lower_interval)})",
+            f"{percent(b.upper)} ({span(b.upper_interval)})",
+            *(str(k) for k in (b.n, b.certified, b.unknown, b.ties, b.broken, b.misclassified)),
+        ]
+    _, errors = page.table("errors", "Errors")
+    for b in record.brackets:
+        for cell, k in zip(errors[b.threat], (b.misclassified, b.broken, b.misclassified + b.broken), strict=False):
+            assert cell == f"{percent(k / b.n)} ({span(binomial_interval(k, b.n))})"
+
+
+def test_example_rows_are_listed(full):
+    record, text = full
+    table = next(t for t in Page(text).tables if t["caption"].startswith("Which examples"))
+    for threat, verdict, n, rows in table["rows"][1:]:
+        wanted = sorted(r.index for r in record.examples if (r.threat, r.verdict) == (threat, verdict))
+        assert [int(each) for each in rows.split()] == wanted
+        assert int(n) == len(wanted)
+    assert sum(int(row[2]) for row in table["rows"][1:]) == 600
+
+
+def test_curve_tables_are_the_record(full):
+    record, text = full
+    page = Page(text)
+    for curve in record.curves:
+        _, rows = page.table("curve", f"Security curve under {curve.norm} in numbers")
+        assert len(rows) == len(curve.epsilons)
+        for (epsilon, (lower, upper)), i in zip(rows.items(), range(len(rows)), strict=True):
+            assert float(epsilon) == pytest.approx(curve.epsilons[i], rel=1e-3)
+            assert numbers(lower)[0] == pytest.approx(100 * curve.lower[i], abs=0.051)
+            assert numbers(upper)[0] == pytest.approx(100 * curve.upper[i], abs=0.051)
+            assert span(curve.lower_interval[i]) in lower
+            assert span(curve.upper_interval[i]) in upper
+
+
+def test_waterfall_tables_are_the_record(full):
+    record, text = full
+    page = Page(text)
+    for b in record.brackets:
+        _, rows = page.table("waterfall", f"The steps under {b.threat}")
+        steps = [s for s in record.steps if s.threat == b.threat]
+        assert len(rows) == len(steps)
+        for cells, step in zip(rows.values(), steps, strict=True):
+            assert cells[0] == f"{step.method}, {step.kind}"
+            assert numbers(cells[1]) == [step.examined]
+            assert numbers(cells[2]) == [step.control]
+            assert numbers(cells[3]) == [step.settled]
+            assert [numbers(c)[0] for c in cells[5:8]] == [
+                step.cost.forwards,
+                step.cost.backwards,
+                step.cost.queries,
+            ]
+            assert numbers(cells[8])[0] == pytest.approx(step.cost.units(2.71), rel=1e-3)
+        assert numbers(list(rows.values())[-1][4]) == [b.unknown]
+
+
+def test_doubt_tables_are_the_record(full):
+    record, text = full
+    page = Page(text)
+    found = record.doubt
+    for state, doubt in (("clean", found.clean), ("attacked", found.attacked)):
+        table = next(t for t in page.tables if t["caption"].startswith(f"Reliability, {state}"))
+        for cells, each in zip(table["rows"][1:], doubt.reliability.bins, strict=True):
+            assert int(cells[2]) == each.count
+            if each.count:
+                assert numbers(cells[4])[0] == pytest.approx(100 * each.accuracy, abs=0.051)
+                assert span(each.interval) in cells[4]
+            else:
+                assert cells[4] == "–"
+        table = next(t for t in page.tables if t["caption"].startswith(f"Risk and coverage, {state}"))
+        risk = dict(zip(doubt.risk_coverage.coverage, doubt.risk_coverage.risk, strict=True))
+        assert len(table["rows"]) == 21
+        for cells in table["rows"][1:]:
+            k = int(cells[1])
+            assert numbers(cells[2])[0] == pytest.approx(100 * risk[k / doubt.n], abs=0.051)
+            assert span(binomial_interval(round(risk[k / doubt.n] * k), k)) in cells[2]
+        assert table["rows"][-1][0] == "100\u00a0%"
+    head, rows = page.table("doubt", "Scores of doubt")
+    assert head == ["score", "clean", "attacked", "clean, scaled", "attacked, scaled"]
+    for name, field in (("NLL, nats", "nll"), ("Brier score", "brier"), ("AURC", "aurc")):
+        assert [float(c) for c in rows[name]] == [
+            getattr(d, field) for d in (found.clean, found.attacked, found.scaled_clean, found.scaled_attacked)
+        ]
+    assert "Scale: divide logits by 1.383." in page.sections["doubt"]
+    assert found.temperature.reason in page.sections["doubt"]
+    _, rows = page.table("doubt", "Split conformal sets")
+    assert rows["threshold"][1] == f"91.3\u00a0% ({span(binomial_interval(137, 150))})"
+    assert rows["aps"][5] == "∞"
+
+
+def test_gallery_shows_the_pixels(specimens):
+    import base64
+    import io
+
+    from PIL import Image
+
+    for shape, mode in (((1, 8, 8), "L"), ((3, 16, 16), "RGB"), ((9, 7), "L")):
+        record, arrays = specimens.light(shape=shape)
+        text = render(record, gallery=arrays)
+        images = [
+            Image.open(io.BytesIO(base64.b64decode(each)))
+            for each in re.findall(r"data:image/png;base64,([^\"]+)", text)
+        ]
+        assert len(images) == 3 * len(record.gallery)
+        clean = arrays[f"clean/{record.gallery[0].key}"]
+        adversarial = arrays[f"adversarial/{record.gallery[0].key}"]
+        wanted = clean[0] if shape[0] == 1 else clean.transpose(1, 2, 0) if len(shape) == 3 else clean
+        assert images[0].mode == mode
+        assert np.abs(np.asarray(images[0]) / 255 - wanted).max() <= 0.5 / 255 + 1e-6
+        factor = float(re.search(r"magnified ([\d.]+) ×", text).group(1))
+        assert factor == 5.0  # a change of 0.1 fills half the range
+        change = (0.5 + factor * (adversarial - clean)).clip(0, 1)
+        for image, values in ((images[1], change), (images[2], adversarial)):
+            wanted = values[0] if shape[0] == 1 else values.transpose(1, 2, 0) if len(shape) == 3 else values
+            assert np.abs(np.asarray(image) / 255 - wanted).max() <= 0.5 / 255 + 1e-5
+        assert "magnified" in Page(text).sections["gallery"]
+        assert "digit 5, 55.1\u00a0%" in text
+
+
+def test_gallery_of_rows_is_a_table_and_without_arrays_a_sentence(specimens):
+    record, arrays = specimens.light(shape=(30,))
+    page = Page(render(record, gallery=arrays))
+    table = next(t for t in page.tables if t["caption"].startswith("The 8 largest changes"))
+    change = arrays[f"adversarial/{record.gallery[0].key}"] - arrays[f"clean/{record.gallery[0].key}"]
+    assert set(int(row[0]) for row in table["rows"][1:]) <= set(np.argsort(-np.abs(change))[:8].tolist()) | {
+        i for i in range(30) if abs(abs(change[i]) - np.sort(np.abs(change))[-8]) < 1e-6
+    }
+    assert "image" not in page.tags
+    without = Page(render(record))
+    assert "were not at hand" in without.sections["gallery"]
+    assert "smooth-pgd" in without.sections["gallery"]
+
+
+def test_large_galleries_stay_small(specimens):
+    random = np.random.default_rng(0)
+    record, _ = specimens.light(shape=(3, 224, 224), gallery=())
+    shown, arrays = specimens.exhibits("linf:0.1", (3, 4, 4), count=40)
+    noise = random.random((2, 3, 224, 224), dtype=np.float32)
+    arrays = {key: noise[int(key.startswith("adv"))] for key in arrays}
+    text = render(dataclasses.replace(record, gallery=shown), gallery=arrays)
+    assert len(text) < 3_000_000
+    assert "Shown are 12 of 40" in text
+    assert "Shown reduced from 224 × 224" in text
+
+
+def test_missing_parts_say_so(specimens):
+    page = Page(render(specimens.bare()))
+    for section, words in {
+        "brackets": "no proof: act (GELU)",
+        "curve": "No security curve was measured",
+        "waterfall": "lists no steps",
+        "gallery": "no adversarial examples",
+        "reliability": "not measured",
+        "risk-coverage": "not measured",
+        "doubt": "not measured",
+        "checks": "No checks were made",
+    }.items():
+        assert words in page.sections[section], section
+    record, _ = specimens.light(doubt=specimens.assessment(scale=False, attacked=False))
+    page = Page(render(record))
+    assert "under attack was not measured" in page.sections["doubt"]
+    assert "Do not scale." in page.sections["doubt"]
+    assert "not measured" in page.table("doubt", "Split conformal")[1]["aps"]
+    page = Page(render(dataclasses.replace(record, brackets=(), curves=(), doubt=None)))
+    for section in ("verdict", "brackets", "threats", "errors"):
+        assert "No threat was examined" in page.sections[section]
+
+
+def test_every_figure_has_words_and_a_table(full):
+    text = full[1]
+    figures = re.findall(r'<svg viewBox[^>]*class="figure".*?</svg>', text, re.S)
+    assert len(figures) == 14
+    for figure in figures:
+        assert re.search(r"<title id=\"[^\"]+\">[^<]{8,}</title>", figure)
+        assert re.search(r"<desc id=\"[^\"]+\">[^<]{40,}</desc>", figure)
+        assert not re.search(r"(?:fill|stroke):\s*#", figure), "a colour that does not follow the theme"
+        sizes = [float(each) for each in re.findall(r"font-size:([\d.]+)px", figure)]
+        assert min(sizes) >= 12
+
+
+def test_reproduction_is_complete(full):
+    record, text = full
+    said = Page(text).sections["reproduce"]
+    for part in (record.command, record.model.sha256, record.data.sha256, *record.versions.values()):
+        assert part in said
+
+
+def test_write_is_atomic(specimens, tmp_path, monkeypatch):
+    record = specimens.bare()
+    target = tmp_path / "report.html"
+    assert write(record, target) == target
+    assert target.read_text(encoding="utf-8") == render(record)
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    before = target.read_bytes()
+    with pytest.raises(RecordError, match="No space left"):
+        write(dataclasses.replace(record, command="other"), target)
+    assert target.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+    with pytest.raises(RecordError, match="cannot be"):
+        write(record, tmp_path / "nowhere" / "report.html")
+
+
+def test_read_gallery(specimens, tmp_path):
+    from safetensors.numpy import save_file
+
+    assert read_gallery(tmp_path) is None
+    arrays = {"clean/a": np.ones((1, 2, 2), np.float32), "adversarial/a": np.zeros((1, 2, 2), np.float32)}
+    save_file(arrays, tmp_path / "gallery.safetensors")
+    back = read_gallery(tmp_path)
+    assert set(back) == set(arrays)
+    assert np.array_equal(back["clean/a"], arrays["clean/a"])
+    (tmp_path / "gallery.safetensors").write_bytes(b"broken")
+    with pytest.raises(RecordError, match="safetensors"):
+        read_gallery(tmp_path)
+
+
+def test_templates_belong_to_the_package():
+    from importlib.resources import files
+
+    names = {each.name for each in files("trustbound.report").joinpath("templates").iterdir()}
+    assert {"report.html.j2", "comparison.html.j2", "blocks.html.j2", "page.css.j2"} <= names

@@ -1,0 +1,136 @@
+"""Threats as text: what is written reads back the same, what is wrong is refused with advice."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trustbound.errors import InputError
+from trustbound.record.box import Box
+from trustbound.threat import (
+    Access,
+    Misclassify,
+    NormBall,
+    ReduceConfidence,
+    SourceTarget,
+    Target,
+    Threat,
+)
+
+GOALS = [Misclassify(), Target(3), SourceTarget(3, 5), ReduceConfidence(0.5)]
+
+
+@given(
+    norm=st.sampled_from(["linf", "l2", "l1", "l0"]),
+    epsilon=st.one_of(
+        st.floats(0, 1e6, allow_nan=False),
+        st.integers(0, 254).map(lambda k: k / 255),
+        st.just(math.inf),
+        st.sampled_from([1e-7, 5e-324, 1e22, 0.1 + 0.2]),
+    ),
+    goal=st.sampled_from(GOALS),
+    access=st.sampled_from(list(Access)),
+)
+@settings(max_examples=200, deadline=None)
+def test_round_trip(norm, epsilon, goal, access):
+    threat = Threat(NormBall(norm, epsilon), goal, access)
+    again = Threat.parse(str(threat))
+    assert again == threat
+    assert str(again) == str(threat)
+    assert again.allowed.epsilon == epsilon
+
+
+@pytest.mark.parametrize(
+    ("text", "epsilon", "shown"),
+    [
+        ("linf:8/255", 8 / 255, "linf:8/255"),
+        ("linf:0.3", 0.3, "linf:0.3"),
+        ("l2:.5", 0.5, "l2:0.5"),
+        ("l2:inf", math.inf, "l2:inf"),
+        ("l0:20", 20.0, "l0:20"),
+        ("l1:1e1", 10.0, "l1:10"),
+        (" linf:1/7 ; access=scores ", 1 / 7, f"linf:{1 / 7!r};access=scores"),
+        ("linf:0", 0.0, "linf:0"),
+    ],
+)
+def test_known_forms(text, epsilon, shown):
+    threat = Threat.parse(text)
+    assert threat.allowed.epsilon == epsilon
+    assert str(threat) == shown
+    assert Threat.parse(threat) is threat
+
+
+def test_parts_are_read():
+    threat = Threat.parse("l0:20;goal=source:3,target:5;access=decisions")
+    assert threat.goal == SourceTarget(3, 5)
+    assert threat.access is Access.DECISIONS
+    assert Access.DECISIONS < Access.SCORES < Access.GRADIENTS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "linf",
+        "linf:",
+        "l3:1",
+        "linf:-1",
+        "linf:nan",
+        "linf:8/0",
+        "linf:8/0.0",
+        "linf:1/2/3",
+        "linf:eight",
+        "",
+        "rotation:30",
+        "linf:0.1;goal=win",
+        "linf:0.1;access=root",
+        "linf:0.1;speed=3",
+        "linf:0.1;goal=target:x",
+        "linf:0.1;goal=reduce-confidence:2",
+        "linf:0.1;goal=source:1",
+    ],
+)
+def test_wrong_text_is_refused_with_what_came(text):
+    with pytest.raises(InputError, match=r"got|must"):
+        Threat.parse(text)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+@pytest.mark.parametrize("epsilon", [-1.0, -1e-9, math.nan])
+def test_no_ball_of_such_a_size(norm, epsilon):
+    with pytest.raises(InputError, match="epsilon"):
+        NormBall(norm, epsilon)
+
+
+def test_larger_than_the_box_is_refused_and_inf_is_not():
+    box = Box(0.0, 1.0)
+    for norm, diameter in {"linf": 1.0, "l2": 4.0, "l1": 16.0, "l0": 16.0}.items():
+        NormBall(norm, diameter).check(box, 16)
+        NormBall(norm, math.inf).check(box, 16)
+        with pytest.raises(InputError, match=f"{norm}:inf"):
+            NormBall(norm, diameter * 1.01).check(box, 16)
+
+
+def test_goals_say_what_success_is():
+    logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 3.0, 2.0], [2.0, 2.0, 0.0], [math.nan, 1.0, 0.0]])
+    labels = torch.tensor([0, 0, 0, 0])
+    reached = {
+        Misclassify(): [False, True, False, False],  # a tie and NaN are no success
+        Target(1): [False, True, False, False],
+        Target(2): [False, False, False, False],
+        SourceTarget(0, 1): [False, True, False, False],
+        SourceTarget(2, 1): [False, False, False, False],  # not concerned
+        ReduceConfidence(0.5): [False, True, True, False],
+    }
+    for goal, expected in reached.items():
+        objective = goal.bind(labels, 3)
+        assert objective.reached(logits).tolist() == expected, goal
+        rows = torch.tensor([1, 2])
+        assert objective.select(rows).reached(logits[rows]).tolist() == [expected[1], expected[2]]
+
+
+def test_goals_refuse_classes_that_are_not_there():
+    for goal in (Target(3), Target(-1), SourceTarget(0, 3), SourceTarget(1, 1)):
+        with pytest.raises(InputError, match="class"):
+            goal.bind(torch.tensor([0]), 3)
