@@ -12,7 +12,7 @@ from benchmarks.networks import load
 def main() -> None:
     """Print one line for each network and certifier."""
     data = tb.load_data("mnist", split="test", limit=100)
-    for name, threat in (("mnist-cnn", "linf:0.02"), ("mnist-cnn-pgd", "linf:0.1"), ("mnist-fc", "linf:0.02")):
+    for name, threat in (("mnist-cnn", "linf:0.02"), ("mnist-cnn-hardened", "linf:0.1"), ("mnist-fc", "linf:0.02")):
         model = load(name)
         for certifier in ("interval", "lipschitz", "crown"):
             started = time.perf_counter()

@@ -43,11 +43,18 @@ NETWORKS = {
             recipe={"epochs": 3, "batch_size": 128, "learning_rate": 3e-3},
         ),
         Network(
-            name="mnist-cnn-pgd",
+            name="mnist-cnn-hardened",
             architecture="cnn-small",
             data="mnist",
             threat="linf:0.3",
-            recipe={"objective": "pgd", "threat": "linf:0.3", "epochs": 6, "batch_size": 128, "learning_rate": 2e-3},
+            recipe={
+                "objective": "fgsm-rs",
+                "threat": "linf:0.3",
+                "epochs": 10,
+                "batch_size": 128,
+                "learning_rate": 5e-3,
+                "schedule": "cyclic",
+            },
         ),
         Network(
             name="mnist-fc",

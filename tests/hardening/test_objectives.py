@@ -15,6 +15,13 @@ from trustbound.model.wrap import wrap
 from trustbound.threat import NormBall, Random
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        yield
+
+
 def linear(weights, bias=None):
     weights = torch.as_tensor(weights, dtype=torch.float32)
     module = nn.Linear(weights.shape[1], weights.shape[0])

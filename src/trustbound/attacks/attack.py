@@ -100,6 +100,7 @@ def attack(
     batch_size: int | None = None,
     budget: int | None = None,
     stop_early: bool = True,
+    compile: bool = False,
     ids: Tensor | None = None,
     watch: Watch | None = None,
     **numbers: Any,
@@ -115,6 +116,7 @@ def attack(
         batch_size  rows per model call.
         budget      forwards allowed per example.
         stop_early  stop an example at its first success.
+        compile     compile the gradient function: seconds once, then faster on full batches.
         ids         (B,) identities for the per-example randomness, by default 0..B-1.
         numbers     the attack's own numbers: steps, step_size, restarts, loss …
 
@@ -157,6 +159,7 @@ def attack(
             access=threat.access,
             batch_size=rows_per_call,
             budget=budget,
+            compile=compile,
             key=key + first,
         ) as oracle:
             clean = oracle.outputs(inputs[rows], torch.arange(len(inputs[rows])))

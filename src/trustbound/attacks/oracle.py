@@ -6,17 +6,21 @@ import contextlib
 import random as python_random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trustbound.attacks.compiled import Climb, CompiledGradients
 from trustbound.attacks.smoothing import SmoothBackward, measure_scales
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrap import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
 
+T = TypeVar("T")
 Apply = Callable[[Tensor], Tensor]
 Surrogate = Callable[[Tensor, slice], Tensor]
 
@@ -39,6 +43,7 @@ class Oracle:
         examples    how many examples own the rows; counts are kept for each.
         batch_size  rows per model call; halved, and noted in `events`, when memory runs out.
         budget      forwards allowed per example; the search stops before it is exceeded.
+        compile     run full batches through a compiled gradient function (`attacks/compiled.py`).
         key         seeds the global generators that a random model may use; they are restored on exit.
 
     Restored on exit: weights' requires_grad, buffers, hooks, global random state. Modes and `.grad` are never
@@ -60,6 +65,7 @@ class Oracle:
         batch_size: int | None = None,
         budget: int | None = None,
         key: int = 0,
+        compile: bool = False,
     ) -> None:
         self.model = model
         self.access = access
@@ -70,6 +76,7 @@ class Oracle:
         self.forwards = torch.zeros(examples, dtype=torch.int64)
         self.backwards = torch.zeros(examples, dtype=torch.int64)
         self._key = key
+        self._compiled = _compiled(model, self.batch_size) if compile and self.draws == 1 else None
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Oracle:
@@ -91,7 +98,7 @@ class Oracle:
         """Logits (R, C) of points (R, *F), each row owned by an example; one-hot for decisions only."""
         self._count(owner, backward=False)
         with torch.no_grad():
-            parts = [self._averaged(points[rows]) for rows in self._chunks(len(points))]
+            parts = self._each(len(points), lambda rows: self._averaged(points[rows]))
         outputs = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.access is Access.DECISIONS:
             return nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
@@ -100,9 +107,8 @@ class Oracle:
     def scales(self, points: Tensor, owner: Tensor) -> Tensor:
         """Spread of each ReLU's input at points (R, *F): (R, L), for the smooth backward pass; one forward."""
         self._count(owner, backward=False, passes=1)
-        return torch.cat(
-            [measure_scales(self.model, points[rows], self.model.name) for rows in self._chunks(len(points))]
-        )
+        name = self.model.name
+        return torch.cat(self._each(len(points), lambda rows: measure_scales(self.model, points[rows], name)))
 
     def gradient(
         self,
@@ -127,7 +133,7 @@ class Oracle:
                 "Choose an attack that needs less: `trustbound list attacks`."
             )
         self._count(owner, backward=True)
-        parts = [self._slope(theta, rows, surrogate, apply, smooth) for rows in self._chunks(len(theta))]
+        parts = self._each(len(theta), lambda rows: self._slope(theta, rows, surrogate, apply, smooth))
         if len(parts) == 1:
             return parts[0]
         return Slope(
@@ -144,6 +150,10 @@ class Oracle:
         apply: Apply | None,
         smooth: SmoothBackward | None,
     ) -> Slope:
+        if self._compiled is not None and apply is None and smooth is None:
+            part = theta[rows].detach()
+            if isinstance(surrogate, Climb) and self._compiled.serves(surrogate, len(part)):
+                return Slope(*self._compiled(part, surrogate, rows))
         leaf = theta[rows].detach().requires_grad_(True)
         with torch.enable_grad():
             points = leaf if apply is None else apply(leaf)
@@ -171,8 +181,33 @@ class Oracle:
         if backward:
             self.backwards.index_add_(0, place, made)
 
-    def _chunks(self, rows: int) -> Iterator[slice]:
-        return (slice(first, min(first + self.batch_size, rows)) for first in range(0, rows, self.batch_size))
+    def _each(self, count: int, call: Callable[[slice], T]) -> list[T]:
+        """Call for all rows, chunk by chunk; when memory runs out, with half as many rows, and that is noted."""
+        parts: list[T] = []
+        first = 0
+        while first < count:
+            rows = slice(first, min(first + self.batch_size, count))
+            try:
+                parts.append(call(rows))
+            except torch.OutOfMemoryError:
+                if self.batch_size == 1:
+                    raise
+                self.batch_size = max(1, self.batch_size // 2)
+                self.events.append(f"out of memory: batch size halved to {self.batch_size}")
+                continue
+            first = rows.stop
+        return parts
+
+
+_PROGRAMS: WeakKeyDictionary[Model, dict[int, CompiledGradients]] = WeakKeyDictionary()
+
+
+def _compiled(model: Model, rows: int) -> CompiledGradients:
+    """The model's compiled gradient functions, kept as long as the model lives."""
+    kept = _PROGRAMS.setdefault(model, {})
+    if rows not in kept:
+        kept[rows] = CompiledGradients(model, rows)
+    return kept[rows]
 
 
 def default_batch_size(model: Model) -> int:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from trustbound.attacks.compiled import Climb
 from trustbound.attacks.oracle import Oracle, Slope
 from trustbound.attacks.smoothing import SmoothBackward
 from trustbound.errors import UnsupportedError
@@ -177,9 +178,7 @@ class Problem:
         if objective is None and owner is not None:
             climbed = climbed.select(owner)
 
-        def surrogate(outputs: Tensor, rows: slice) -> Tensor:
-            return climbed.select(rows).loss(loss, outputs)
-
+        surrogate = Climb(loss, climbed.labels, climbed.targets)
         additive = ours.apply(theta) is theta
         slope = self.oracle.gradient(theta, place, surrogate, None if additive else ours.apply, smooth)
         self._observe(ours.apply(theta), slope.outputs, place, owner)

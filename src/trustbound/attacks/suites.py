@@ -87,7 +87,7 @@ SUITES: dict[str, tuple[Stage, ...]] = {
     "autoattack": (
         Stage(name="apgd-ce", attack="apgd", numbers={"steps": 100, "loss": "ce"}),
         Stage(name="apgd-t", attack="apgd-t", numbers={"steps": 100}),
-        Stage(name="square", attack="square", numbers={"steps": 5000}),
+        Stage(name="square", attack="square", numbers={"steps": 5000, "share": 0.8}),
         Stage(name="control-square", attack="square", numbers={"steps": 1000}, control=True),
     ),
 }

@@ -93,7 +93,7 @@ def _shrunk(wish: Tensor, lowest: Tensor, highest: Tensor, reach: Tensor) -> Ten
             break
         # Rows that have arrived stay as they are, however many rounds their neighbours need.
         scale = torch.where(grown, raised, scale)
-    step = (wish * scale[:, None]).clamp(lowest, highest)
+    step: Tensor = (wish * scale[:, None]).clamp(lowest, highest)
     length: Tensor = torch.linalg.vector_norm(step.to(torch.float64), dim=1)
     shorter: Tensor = (reach / length.clamp(min=tiny)).clamp(max=1.0).to(step.dtype)
     return step * shorter[:, None]
