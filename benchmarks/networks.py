@@ -68,13 +68,13 @@ NETWORKS = {
             name="colour-vit",
             architecture="vit-small",
             data="cifar10-jpeg",
-            threat="linf:2/255",
+            threat="linf:4/255",
             recipe={
                 "objective": "fgsm-rs",
                 "threat": "linf:4/255",
-                "epochs": 4,
+                "epochs": 3,
                 "batch_size": 128,
-                "learning_rate": 1e-3,
+                "learning_rate": 2e-3,
             },
             arguments={"patch": 4, "dim": 64, "depth": 3, "heads": 4},
         ),
@@ -86,9 +86,9 @@ NETWORKS = {
             recipe={
                 "objective": "fgsm-rs",
                 "threat": "linf:4/255",
-                "epochs": 4,
+                "epochs": 2,
                 "batch_size": 128,
-                "learning_rate": 2e-3,
+                "learning_rate": 4e-3,
             },
             arguments={"depth": 10, "width": 1, "activation": "silu"},
         ),
@@ -118,9 +118,7 @@ def train(network: Network, path: Path) -> None:
     """Train a network and write its weights."""
     examples = data(network, "train")
     torch.manual_seed(0)
-    module = build(
-        network.architecture, **{"input_shape": list(examples.shape), "classes": 10, **network.arguments}
-    )
+    module = build(network.architecture, **{"input_shape": list(examples.shape), "classes": 10, **network.arguments})
     model = tb.wrap(module, box=(0.0, 1.0), classes=10)
     trained = tb.train(
         model, examples, Recipe(**network.recipe), validation=data(network, "test", 2000), run=path.with_suffix("")

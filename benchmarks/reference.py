@@ -88,7 +88,9 @@ def autoattack(
                 broken = model(adversarial).argmax(dim=1) != labels[rows]
             change = (adversarial - inputs[rows]).flatten(1)
             size = change.abs().amax(dim=1) if norm == "linf" else change.norm(dim=1)
-            inside = (size <= epsilon + 1e-5) & (adversarial >= 0).flatten(1).all(1) & (adversarial <= 1).flatten(1).all(1)
+            inside = (
+                (size <= epsilon + 1e-5) & (adversarial >= 0).flatten(1).all(1) & (adversarial <= 1).flatten(1).all(1)
+            )
             left[rows[broken & inside]] = False
         trail.append(
             {

@@ -19,68 +19,49 @@ import torch
 import trustbound as tb
 from benchmarks.networks import NETWORKS, data, load
 from benchmarks.reference import autoattack
-from trustbound.audits.bracket import Search
-from trustbound.audits.clean import backward_cost, clean_pass
-from trustbound.audits.context import Context, derived_key
-from trustbound.audits.ledger import Ledger
-from trustbound.audits.proving import Proofs
-from trustbound.audits.run import _control_group
 from trustbound.record.cost import Cost
-from trustbound.record.store import Store
 
 RESULTS = Path(__file__).parent / "results" / "upper_bound.json"
 
 
 def ours(model: tb.Model, examples: tb.LabelledSet, threat: tb.Threat, seed: int) -> dict[str, Any]:
-    """The attacks of the standard audit, with their controls, without proofs."""
-    store, folder = Store.temporary({"seed": seed})
-    key = derived_key(seed, "audit")
-    context = Context(
-        model=model,
-        data=examples,
-        threats=(threat,),
-        budget="standard",
-        seed=seed,
-        key=key,
-        store=store,
-        control=_control_group(len(examples), key),
-        batch_size=250,
-    )
-    try:
-        clean = clean_pass(context)
-        price = backward_cost(context)
-        ledger = Ledger.of(clean.correct)
-        search = Search(context, threat, Proofs(None, "left out"), model.in_float64(), ledger, [])
-        search.run()
-        cost = sum((step.cost for step in search.facts), Cost())
-        trail, unbroken = [], int(clean.correct.sum())
-        for step in search.facts:
-            unbroken -= step.settled
-            trail.append(
-                {
-                    "attack": step.name.rpartition("/")[2],
-                    "method": step.method,
-                    "examined": step.examined,
-                    "unbroken": unbroken,
-                    "forwards": step.cost.forwards,
-                    "backwards": step.cost.backwards,
-                    "seconds": step.cost.seconds,
-                }
-            )
-        return {
-            "seed": seed,
-            "unbroken": int((clean.correct & ~ledger.broken).sum()),
-            "rows": (clean.correct & ~ledger.broken).nonzero()[:, 0].tolist(),
-            "forwards": cost.forwards,
-            "backwards": cost.backwards,
-            "seconds": cost.seconds,
-            "backward_cost": price,
-            "clean": int(clean.correct.sum()),
-            "trail": trail,
-        }
-    finally:
-        store.close()
-        folder.cleanup()
+    """The standard audit; its search (attacks and controls), its health checks and its proofs priced apart."""
+    record = tb.audit(model, examples, [threat], budget="standard", seed=seed, curve_examples=0, batch_size=250)
+    bracket = record.brackets[0]
+    searched = [step for step in record.steps if step.kind != "proof"]
+    cost = sum((step.cost for step in searched), Cost())
+    unbroken = bracket.n - bracket.misclassified
+    trail = []
+    for step in searched:
+        unbroken -= step.settled
+        trail.append(
+            {
+                "attack": step.name.rpartition("/")[2],
+                "method": step.method,
+                "examined": step.examined,
+                "unbroken": unbroken,
+                "forwards": step.cost.forwards,
+                "backwards": step.cost.backwards,
+                "seconds": step.cost.seconds,
+            }
+        )
+    return {
+        "seed": seed,
+        "clean": bracket.n - bracket.misclassified,
+        "unbroken": bracket.certified + bracket.unknown,
+        "certified": bracket.certified,
+        "rows": [place for place, row in enumerate(record.examples) if row.verdict in ("certified", "unknown")],
+        "forwards": cost.forwards,
+        "backwards": cost.backwards,
+        "seconds": cost.seconds,
+        "whole_forwards": record.cost.forwards,
+        "whole_backwards": record.cost.backwards,
+        "proof_seconds": sum(step.cost.seconds for step in record.steps if step.kind == "proof"),
+        "backward_cost": record.backward_cost,
+        "exit_code": record.exit_code,
+        "warnings": [f"{check.name}: {check.finding}" for check in record.checks if check.verdict in ("WARN", "FAIL")],
+        "trail": trail,
+    }
 
 
 def examine(name: str, limit: int, seeds: int, reference_seeds: int) -> dict[str, Any]:
@@ -94,9 +75,7 @@ def examine(name: str, limit: int, seeds: int, reference_seeds: int) -> dict[str
         print(f"  ours seed {run['seed']}: unbroken {run['unbroken']}, {run['seconds']:.1f} s", flush=True)
     theirs = []
     for seed in range(reference_seeds):
-        found = autoattack(
-            model, examples.inputs, examples.labels, threat.allowed.norm, threat.allowed.epsilon, seed
-        )
+        found = autoattack(model, examples.inputs, examples.labels, threat.allowed.norm, threat.allowed.epsilon, seed)
         theirs.append(
             {
                 "seed": seed,
@@ -135,6 +114,11 @@ def summary(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], price: flo
         "units_per_image": cost,
         "reference_units_per_image": reference,
         "ratio": cost / reference,
+        "ratio_with_checks": statistics.median(
+            (run["whole_forwards"] + price * run["whole_backwards"]) / count for run in mine
+        )
+        / reference,
+        "proof_seconds": median(mine, "proof_seconds"),
         "seconds": median(mine, "seconds"),
         "reference_seconds": median(theirs, "seconds"),
     }

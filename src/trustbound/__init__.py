@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from trustbound.certificates import Proof, certify
     from trustbound.data import LabelledSet, load_data
     from trustbound.hardening import train
-    from trustbound.model import Adaptation, Model, load_model, save_model, wrap
+    from trustbound.model import Adaptation, Model, load_model, save_model
+    from trustbound.model.wrap import wrap
     from trustbound.record import AuditRecord, Box
     from trustbound.report import write as write_report
     from trustbound.threat import Threat

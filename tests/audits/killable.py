@@ -109,9 +109,6 @@ def warm():
     """Import what an audit imports; no backward pass, which would start threads that no child inherits."""
     import torch
 
-    import trustbound.audits.run
-    import trustbound.cli.commands.audit
-    import trustbound.report
     from trustbound.certificates.graph import read
     from trustbound.data import load_data
 

@@ -20,11 +20,13 @@ def agrees(known, record):
         if verdict == "misclassified":
             assert not known.correct[place]
         elif verdict == "broken":
-            assert known.correct[place] and not known.robust[place]
+            assert known.correct[place]
+            assert not known.robust[place]
         elif verdict == "certified":
             assert known.robust[place]
         else:
-            assert verdict == "unknown" and known.correct[place]
+            assert verdict == "unknown"
+            assert known.correct[place]
     assert bracket.lower <= known.truth <= bracket.upper
     count = {name: found.count(name) for name in ("misclassified", "broken", "certified", "unknown")}
     n = len(known.data)
@@ -79,11 +81,24 @@ def test_l0_has_no_proof_and_its_attacks_break_only_what_can_be_broken():
         {"shape": (3, 4, 4)},
         {"shape": (1, 5, 5), "classes": 4},
         {"box": (-2.0, 3.0)},
-        {"box": (np.array([0.0, -1.0, 5.0, 0.0]), np.array([1.0, 4.0, 6.0, 255.0])), "shape": (4,), "norm": "l2"},
+        {
+            "box": (np.array([0.0, -1.0, 5.0, 0.0]), np.array([1.0, 4.0, 6.0, 255.0])),
+            "shape": (4,),
+            "norm": "l2",
+        },
         {"n": 1, "wrong": 0},
         {"n": 15, "wrong": 2, "seed": 3},
     ],
-    ids=["two classes", "twelve classes", "colour", "grey", "wide box", "per-feature box", "one example", "few"],
+    ids=[
+        "two classes",
+        "twelve classes",
+        "colour",
+        "grey",
+        "wide box",
+        "per-feature box",
+        "one example",
+        "few",
+    ],
 )
 def test_it_holds_for_every_shape_of_question(changes):
     known = linear(**changes)
@@ -199,9 +214,7 @@ def test_the_curve_draws_its_examples_from_all_classes():
 
 def test_a_threat_is_asked_about_once_and_several_stand_side_by_side():
     known = linear(n=24, low=0.45, high=0.55)
-    record = tb.audit(
-        known.exact.model, known.data, [known.threat, "l2:0.01"], budget="quick", curve_examples=0
-    )
+    record = tb.audit(known.exact.model, known.data, [known.threat, "l2:0.01"], budget="quick", curve_examples=0)
     assert [one.threat for one in record.brackets] == [known.threat, "l2:0.01"]
     assert len(record.examples) == 2 * len(known.data)
     assert verdicts(record, known.threat).count("certified") == int(known.robust.sum())

@@ -89,6 +89,7 @@ def test_black_box_excess_lists_rows_and_needs_significance_to_fail():
     check, finding = look(black, white)
     assert (check.verdict, finding.evidence["rows"]) == ("WARN", [3, 77])
     assert look(white, white)[0].verdict == "PASS"
+    assert look(black, black)[0].verdict == "PASS"  # both broke the same
     assert look(torch.arange(160) < 20, white)[0].verdict == "FAIL"
     # 20 against 15: 12.5 % broken by the black box only, but the excess is 3 points and chance.
     assert look(torch.arange(160) < 20, (torch.arange(160) >= 20) & (torch.arange(160) < 35))[0].verdict == "WARN"
@@ -213,18 +214,20 @@ def test_sizes_are_the_norms(norm):
 
 
 def test_set_and_box_counts_each_planted_violation():
-    inputs, _ = blobs()
+    inputs = blobs()[0].clone()
+    inputs[11, 0] = 1.0
     adversarial = (inputs + 0.1).clamp(max=1.0)
     broken = torch.ones(160, dtype=torch.bool)
-    clean = SetAndBox().measure(after(net(), Evidence(broken=broken, adversarial=adversarial)))
+    clean = SetAndBox().measure(after(net(), Evidence(broken=broken, adversarial=adversarial), inputs=inputs))
     assert clean.value == 0.0
     adversarial[3, 2] = inputs[3, 2] + (0.1 + 3e-6 if inputs[3, 2] < 0.8 else -0.1 - 3e-6)
     adversarial[5, 0] = torch.nan
     adversarial[7] = inputs[7] * 0 + 1.0000001
     broken[9], adversarial[9] = False, 5.0  # not reported, so ignored
-    finding = SetAndBox().measure(after(net(), Evidence(broken=broken, adversarial=adversarial)))
-    assert finding.evidence["rows"] == [3, 5, 7]
-    assert SetAndBox().run(after(net(), Evidence(broken=broken, adversarial=adversarial))).verdict == "FAIL"
+    adversarial[11, 0] = 1.05  # inside the set, outside the box
+    context = after(net(), Evidence(broken=broken, adversarial=adversarial), inputs=inputs)
+    assert SetAndBox().measure(context).evidence["rows"] == [3, 5, 7, 11]
+    assert SetAndBox().run(context).verdict == "FAIL"
 
 
 @pytest.mark.parametrize("threat", ["linf:8/255", "l2:0.2", "l1:0.3", "l0:3"])

@@ -235,7 +235,9 @@ def test_models_that_are_none(trustbound, model):
 
 def test_a_layer_that_no_certifier_knows_is_named(trustbound, gelu_weights, tmp_path):
     for name in ("interval", "crown", "lipschitz"):
-        said = trustbound("certify", name, f"fc:{gelu_weights}", "--data", "digits", "--limit", 5, "--threat", "l2:0.1").error
+        said = trustbound(
+            "certify", name, f"fc:{gelu_weights}", "--data", "digits", "--limit", 5, "--threat", "l2:0.1"
+        ).error
         assert "no proof" in said
         assert "GELU" in said or "gelu" in said
         assert "audit" in said.lower()
@@ -264,7 +266,18 @@ def test_a_layer_that_no_certifier_knows_is_named(trustbound, gelu_weights, tmp_
         ["train", "fc", "--data", "digits"],
         ["train", "fc", "--data", "digits", "--out", "a.safetensors", "--numbers", '{"steps": 3}'],
         ["train", "fc", "--data", "digits", "--out", "a.safetensors", "--arguments", "[]"],
-        ["train", "fc", "--data", "digits", "--out", "a.safetensors", "--threat", "linf:99", "--objective", "pgd"],
+        [
+            "train",
+            "fc",
+            "--data",
+            "digits",
+            "--out",
+            "a.safetensors",
+            "--threat",
+            "linf:99",
+            "--objective",
+            "pgd",
+        ],
         ["train", "fc", "--data", "digits", "--out", "/proc/nowhere/a.safetensors", "--epochs", "1"],
     ],
     ids=" ".join,

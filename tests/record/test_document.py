@@ -46,7 +46,9 @@ def some(kind, **given):
 
     hints = typing.get_type_hints(kind)
     fields = dataclasses.fields(kind)
-    return st.builds(kind, **{one.name: given[one.name] if one.name in given else of(hints[one.name]) for one in fields})
+    return st.builds(
+        kind, **{one.name: given[one.name] if one.name in given else of(hints[one.name]) for one in fields}
+    )
 
 
 def of(hint):
@@ -95,7 +97,15 @@ def test_every_part_comes_back_equal(kind):
 def test_a_whole_audit_comes_back_equal(record):
     assert through_json(record) == record
     view = json.loads(json.dumps(json_view(record), allow_nan=False))
-    assert list(view)[:7] == ["schema", "clean_accuracy", "brackets", "calibration", "checks", "cost", "exit_code"]
+    assert list(view)[:7] == [
+        "schema",
+        "clean_accuracy",
+        "brackets",
+        "calibration",
+        "checks",
+        "cost",
+        "exit_code",
+    ]
     assert view["exit_code"] == record.exit_code
     assert [one["threat"] for one in view["brackets"]] == [one.threat for one in record.brackets]
     assert view["cost"]["forwards"] == record.cost.forwards
@@ -119,7 +129,14 @@ def test_nan_becomes_none_and_nothing_else():
 
 def valid():
     model = ModelFacts(
-        name="m", sha256="a", parameters=1, classes=2, input_shape=(2,), box=(0.0, 1.0), device="cpu", dtype="float32"
+        name="m",
+        sha256="a",
+        parameters=1,
+        classes=2,
+        input_shape=(2,),
+        box=(0.0, 1.0),
+        device="cpu",
+        dtype="float32",
     )
     data = DataFacts(name="d", sha256="b", n=1, class_names=(), indices=(0,))
     return AuditRecord(

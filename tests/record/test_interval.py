@@ -12,7 +12,9 @@ from trustbound.record.interval import binomial_interval
 def test_it_is_scipys_exact_interval(total, confidence):
     for successes in sorted({0, 1, total // 3, total // 2, total - 1, total}):
         expected = binomtest(successes, total).proportion_ci(confidence, method="exact")
-        assert binomial_interval(successes, total, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert binomial_interval(successes, total, confidence) == pytest.approx(
+            (expected.low, expected.high), abs=1e-12
+        )
 
 
 @pytest.mark.parametrize("truth", [0.01, 0.3, 0.5, 0.97])

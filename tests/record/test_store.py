@@ -218,9 +218,14 @@ def test_a_damaged_database_is_a_record_error_wherever_it_is_noticed(tmp_path, d
         leftover.unlink()
     half = len(content) // 2
     path.write_bytes(content[:half] if damage == "truncated" else content[:8192] + b"\xaa" * (len(content) - 8192))
-    with pytest.raises(RecordError, match=r"audit\.sqlite"), Store.open(tmp_path, ASKED) as store:
-        store.rows("s"), store.cost(), store.events(), store.done("s")
-        store.commit("t", 0, [row(at) for at in range(3000)], Cost(1))
+
+    def read_all():
+        with Store.open(tmp_path, ASKED) as store:
+            store.rows("s"), store.cost(), store.events(), store.done("s")
+            store.commit("t", 0, [row(at) for at in range(3000)], Cost(1))
+
+    with pytest.raises(RecordError, match=r"audit\.sqlite"):
+        read_all()
 
 
 def test_a_full_disk_keeps_what_was_finished_and_the_run_goes_on_afterwards(tmp_path):

@@ -35,7 +35,7 @@ class Stage:
     attack: str
     numbers: Mapping[str, Any] = field(default_factory=dict)
     share: float = 1.0
-    least: int = 8
+    least: int = 32
     control: bool = False
 
 

@@ -80,9 +80,7 @@ def _concerned(found: Found, objective: Objective) -> Found:
     if objective.targets is None:
         return found
     concerned = objective.targets != objective.labels
-    return replace(
-        found, success=found.success & concerned, margin=found.margin.masked_fill(~concerned, torch.inf)
-    )
+    return replace(found, success=found.success & concerned, margin=found.margin.masked_fill(~concerned, torch.inf))
 
 
 def verify(

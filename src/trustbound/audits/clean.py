@@ -80,4 +80,4 @@ def backward_cost(context: Context, repeats: int = 5) -> float:
                 return 0.0
             forward.append(between - started)
             both.append(time.perf_counter() - between)
-    return max(0.0, sorted(both)[repeats // 2] / sorted(forward)[repeats // 2] - 1.0)
+    return max(0.0, min(both) / min(forward) - 1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,17 @@ import torch
 from trustbound.attacks import build
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.suites import suite
+from trustbound.audits.bracket import TRIAL
 from trustbound.audits.curve import curve_count
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import UnsupportedError
 from trustbound.measure.margin import margin
 from trustbound.model.wrap import Model
 from trustbound.record.cost import Cost
-from trustbound.threat import Threat
+from trustbound.threat import Access, Threat
+
+#: Forwards that re-measure a success: afresh, at the model's dtype, and in float64.
+CHECKS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +93,8 @@ def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str
     lines = [line for threat in threats for line in _lines(threat, budget, len(data))]
     count = curve_count(curve, budget, len(data))
     if count:
-        steps = build("fmn").steps
-        lines += [
-            Line(
-                threat=str(threat),
-                stage="curve",
-                attack="fmn",
-                examples=count,
-                forwards=count * (steps + 1),
-                backwards=count * steps,
-            )
-            for threat in threats
-        ]
-    return Plan(
-        budget=budget, examples=len(data), lines=tuple(lines), forward_seconds=price, backward_cost=ratio
-    )
+        lines += [_line(threat, "curve-attack", "fmn", {}, count) for threat in threats]
+    return Plan(budget=budget, examples=len(data), lines=tuple(lines), forward_seconds=price, backward_cost=ratio)
 
 
 def choose(
@@ -120,25 +111,31 @@ def choose(
 
 def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
     control = min(examples, max(50, math.ceil(0.05 * examples)))
+    stages = suite(budget, threat)
     lines = []
-    for stage in suite(budget, threat):
+    if stages[0].attack == "margin":
+        lines.append(_line(threat, "trial-plain", "margin-pgd", stages[0].numbers, min(TRIAL, examples)))
+    for stage in stages:
         name = "smooth-pgd" if stage.attack == "margin" else stage.attack
-        attack = build(name, **stage.numbers)
         chosen = min(examples, max(stage.least, math.ceil(stage.share * examples)))
         count = control if stage.control else min(examples, chosen + control)
-        made = count * attack.steps * attack.restarts
-        gradient = attack.needs.name == "GRADIENTS"
-        lines.append(
-            Line(
-                threat=str(threat),
-                stage=stage.name,
-                attack=name,
-                examples=count,
-                forwards=made + count,
-                backwards=made if gradient else 0,
-            )
-        )
+        lines.append(_line(threat, stage.name, name, stage.numbers, count))
     return lines
+
+
+def _line(threat: Threat, stage: str, name: str, numbers: Mapping[str, Any], count: int) -> Line:
+    """What a stage costs at most: its steps, what it asks before them, and the checks of what it finds."""
+    attack = build(name, **{key: value for key, value in numbers.items() if name != "margin-pgd" or key != "sharpness"})
+    opening = int(getattr(attack, "opening", 0))
+    made = attack.steps * attack.restarts
+    return Line(
+        threat=str(threat),
+        stage=stage,
+        attack=name,
+        examples=count,
+        forwards=count * (made + opening + CHECKS),
+        backwards=count * (made + opening) if attack.needs is Access.GRADIENTS else 0,
+    )
 
 
 def _timed(model: Model, data: LabelledSet) -> tuple[float, float]:

@@ -14,7 +14,6 @@ from trustbound.model.wrap import Model
 from trustbound.record.box import Limit
 from trustbound.threat import Threat
 
-
 #: Where an object lies in memory: part of some modules' text, different in each process.
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
 

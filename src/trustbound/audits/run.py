@@ -31,6 +31,7 @@ from trustbound.audits.request import described
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, UnsoundError
 from trustbound.model.wrap import Model, wrap
+from trustbound.record.atomic import write_atomically
 from trustbound.record.audit import (
     AuditRecord,
     Bracket,
@@ -41,7 +42,6 @@ from trustbound.record.audit import (
     ModelFacts,
     StepFacts,
 )
-from trustbound.record.atomic import write_atomically
 from trustbound.record.document import to_document
 from trustbound.record.interval import binomial_interval
 from trustbound.record.store import Store
@@ -208,7 +208,9 @@ def _asked(threats: Sequence[Threat | str], budget: str) -> tuple[Threat, ...]:
         raise InputError("an audit needs at least one threat, e.g. linf:8/255; got none")
     names = [str(threat) for threat in asked]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"each threat can be asked about once; got {', '.join(twice)} again. Leave the second one out.")
+        raise InputError(
+            f"each threat can be asked about once; got {', '.join(twice)} again. Leave the second one out."
+        )
     for threat in asked:
         suite(budget, threat)
     return asked

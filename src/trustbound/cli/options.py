@@ -31,7 +31,9 @@ def model_options(function: F) -> F:
             click.argument("model"),
             click.option("--weights", type=click.Path(), help="Weights: .safetensors, .pt or .pth."),
             click.option("--arguments", help="JSON arguments for the architecture or function."),
-            click.option("--box", "model_box", help="Valid inputs LOW,HIGH before normalisation (default: noted, or 0,1)."),
+            click.option(
+                "--box", "model_box", help="Valid inputs LOW,HIGH before normalisation (default: noted, or 0,1)."
+            ),
             click.option("--mean", help="Per-channel mean that the model subtracts, comma-separated."),
             click.option("--std", help="Per-channel std that the model divides by, comma-separated."),
             click.option("--output", help="Where the logits are: a position, key or attribute."),

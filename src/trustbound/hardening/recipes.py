@@ -12,11 +12,19 @@ from trustbound.hardening.objectives import FGSMRSTraining, Standard
 from trustbound.hardening.recipe import Recipe
 
 #: digits: 8×8, 1,350 training examples. mnist: 28×28, 60,000. Both for the zoo's cnn-small.
+#: Weight decay keeps the layers' bounds together: without it, nothing is provable at l∞ 0.1 on digits.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "digits": Recipe(objective=Standard(label_smoothing=0.05), epochs=30, batch_size=64, learning_rate=5e-3),
+        "digits": Recipe(
+            objective=Standard(label_smoothing=0.05), epochs=30, batch_size=64, learning_rate=5e-3, weight_decay=1.0
+        ),
         "digits-hardened": Recipe(
-            objective=FGSMRSTraining(), threat="linf:0.1", epochs=25, batch_size=32, learning_rate=5e-3
+            objective=FGSMRSTraining(),
+            threat="linf:0.15",
+            epochs=25,
+            batch_size=32,
+            learning_rate=5e-3,
+            weight_decay=1.0,
         ),
         "mnist": Recipe(epochs=2, batch_size=128, learning_rate=3e-3),
         "mnist-hardened": Recipe(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from trustbound.errors import RecordError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place, flush it to the disk, then rename it: whole or not at all.
 
     Raises      RecordError when the disk is full or the directory cannot be written.

@@ -60,7 +60,9 @@ class Box:
         except InputError:
             raise
         except (TypeError, ValueError) as error:
-            raise InputError(f"a box is a pair of limits (low, high), each a number or an array; got {box!r}") from error
+            raise InputError(
+                f"a box is a pair of limits (low, high), each a number or an array; got {box!r}"
+            ) from error
 
     @property
     def width(self) -> float:

@@ -288,7 +288,9 @@ def _connected(path: Path) -> sqlite3.Connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if version == 0 and tables:
-            raise RecordError(f"{path} must be a trustbound run database; it is another program's. Choose another --run.")
+            raise RecordError(
+                f"{path} must be a trustbound run database; it is another program's. Choose another --run."
+            )
         if version not in (0, STORE_SCHEMA):
             raise RecordError(
                 f"this version reads runs of schema {STORE_SCHEMA}; {path} has {version}. Choose another --run, or "

@@ -17,7 +17,7 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 @model_options
 @data_options
 @threat_option
-@click.option("--numbers", help='The attack\'s own numbers as JSON, e.g. \'{"steps": 100}\'.')
+@click.option("--numbers", help="The attack's own numbers as JSON, e.g. '{\"steps\": 100}'.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
 @click.option("--save", type=click.Path(), help="Write the adversarial inputs to this .safetensors file.")

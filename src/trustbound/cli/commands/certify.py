@@ -15,7 +15,9 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 @model_options
 @data_options
 @threat_option
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes which examples --limit draws.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes which examples --limit draws."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Examples proven at once.")
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
 def certify_command(

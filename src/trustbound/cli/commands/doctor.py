@@ -51,7 +51,9 @@ def _found_sets() -> dict[str, str]:
         whole = (
             place
             for place in places
-            if all((place / file.name).is_file() or (place / file.name.removesuffix(".gz")).is_file() for file in row.files)
+            if all(
+                (place / file.name).is_file() or (place / file.name.removesuffix(".gz")).is_file() for file in row.files
+            )
         )
         place = next(whole, None)
         found[row.name] = "embedded" if not row.files else str(place or "not here; fetched when it is first asked for")

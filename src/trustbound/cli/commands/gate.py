@@ -14,7 +14,7 @@ import click
 @click.option("--upper", type=click.FloatRange(0.0, 1.0), help="Least unbroken share.")
 @click.option("--lower", type=click.FloatRange(0.0, 1.0), help="Least certified share.")
 def gate_command(run: str, threat: str, clean: float | None, upper: float | None, lower: float | None) -> None:
-    """Exit 0 when the finished audit in RUN meets every threshold, 1 when it misses one, 3 when it is not to be trusted."""
+    """Exit 0 when the audit in RUN meets every threshold, 1 when it misses one, 3 when it is not to be trusted."""
     from trustbound.audits.gate import Thresholds, missed
     from trustbound.errors import InputError
     from trustbound.record.read import read_record

@@ -35,9 +35,13 @@ if TYPE_CHECKING:
 @click.option("--schedule", type=click.Choice(["constant", "cosine", "one-cycle", "cyclic"]))
 @click.option("--weight-decay", type=float)
 @click.option("--arguments", help="JSON arguments for the architecture (default: shape and classes of the data).")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Initial weights, order, starts.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Initial weights, order, starts."
+)
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--run", type=click.Path(), help="Directory of the checkpoint; the same command goes on where it stopped.")
+@click.option(
+    "--run", type=click.Path(), help="Directory of the checkpoint; the same command goes on where it stopped."
+)
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
 def train_command(
     architecture: str,
@@ -65,9 +69,7 @@ def train_command(
     validation = read_data({**options, "split": "test"}, seed)
     model = _model(architecture, data, arguments, seed)
     bar = _Line(enabled=sys.stderr.isatty())
-    trained = train(
-        model, data, plan, run=run, progress=bar.show, device=device, validation=validation
-    )
+    trained = train(model, data, plan, run=run, progress=bar.show, device=device, validation=validation)
     bar.end()
     path = save_model(trained.model, Path(out), class_names=data.class_names)
     click.echo(as_json(_document(trained, path)) if json_output else _text(trained, path))
