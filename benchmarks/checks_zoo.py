@@ -33,7 +33,7 @@ from trustbound.audits.checks.restored import fingerprint
 from trustbound.data import LabelledSet, load_data
 from trustbound.model.defences import InputQuantisation, RandomResize, with_k_winners
 from trustbound.model.planted import BatchStatistics, DropoutOn, GradientKiller, SaturatedSoftmax
-from trustbound.model.wrap import Adaptation, wrap
+from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.model.zoo.build import build
 from trustbound.record.audit import Check
 from trustbound.record.interval import binomial_interval

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import trustbound as tb
 from trustbound.attacks.registry import ATTACKS
-from trustbound.certificates.certify import resolve
+from trustbound.certificates.certifying import resolve
 from trustbound.certificates.graph import read
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.registry import CERTIFIERS

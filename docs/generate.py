@@ -63,10 +63,10 @@ def tables() -> dict[str, str]:
 def readme(text: str) -> str:
     """The README with its tables written anew between their markers."""
     for name, body in tables().items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"README.md lacks the markers <!-- {name} --> … <!-- /{name} -->")
-        text = pattern.sub(lambda match, body=body: match[1] + body + match[2], text)
+        text = pattern.sub(lambda match, body=body: match[1] + body + "\n" + match[2], text)
     return text
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trustbound.data import LabelledSet, load_data
     from trustbound.hardening import train
     from trustbound.model import Adaptation, Model, load_model, save_model
-    from trustbound.model.wrap import wrap
+    from trustbound.model.wrapping import wrap
     from trustbound.record import AuditRecord, Box
     from trustbound.report import write as write_report
     from trustbound.threat import Threat
@@ -52,7 +52,7 @@ _HOMES = {
     "load_model": "trustbound.model",
     "save_model": "trustbound.model",
     "train": "trustbound.hardening",
-    "wrap": "trustbound.model.wrap",
+    "wrap": "trustbound.model",
     "write_report": "trustbound.report:write",
 }
 

@@ -9,7 +9,7 @@ from torch import nn
 from trustbound.attacks import attack
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State, Trail
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 from trustbound.threat import Access, Misclassify, NormBall, Random
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.audits.checks.context import After, Before, Evidence
-from trustbound.model.wrap import Adaptation, wrap
+from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Threat
 
 

@@ -16,7 +16,7 @@ from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.checks.saturation import LogitScaleInvariance, SaturatedOutput, are_probabilities
 from trustbound.model.defences import InputQuantisation, with_k_winners
 from trustbound.model.planted import BatchStatistics, DropoutOn, GradientKiller, SaturatedSoftmax
-from trustbound.model.wrap import Adaptation, wrap
+from trustbound.model.wrapping import Adaptation, wrap
 
 
 class StraightThrough(nn.Module):

@@ -11,7 +11,7 @@ from trustbound.audits.checks.context import Evidence
 from trustbound.audits.checks.inputs import InputRange, LabelOrder, SampleSize, TrainTestOverlap, best_order
 from trustbound.audits.checks.lattice import levels_of
 from trustbound.data.labelled import LabelledSet
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 from trustbound.record.box import Box
 from trustbound.record.interval import binomial_interval
 

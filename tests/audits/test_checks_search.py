@@ -21,7 +21,7 @@ from trustbound.audits.checks.surrogate import copy_of
 from trustbound.model.defences import InputQuantisation
 from trustbound.model.planted import DropoutOn, GradientKiller, SaturatedSoftmax
 
-search_module = sys.modules["trustbound.attacks.search"]  # the package offers a function of that name
+search_module = sys.modules["trustbound.attacks.searching"]  # the package offers a function of that name
 
 
 def searched(module, threat="linf:0.2", restarts=1):

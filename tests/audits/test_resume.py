@@ -38,8 +38,8 @@ class Machine:
 
     def command(self, run):
         return (
-            f"audit fc:{self.weights} --data digits --limit 40 --threat linf:0.05 --threat l2:0.3 --budget quick "
-            f"--curve 8 --json --run {run}"
+            f"audit fc:{self.weights} --data digits --limit 24 --threat linf:0.05 --budget quick "
+            f"--curve 4 --json --run {run}"
         ).split()
 
     def audit(self, name, **options):
@@ -170,7 +170,7 @@ def test_one_run_may_die_again_and_again(machine, whole):
 
 
 def test_a_full_disk_is_one_message_and_the_run_goes_on(machine, whole):
-    sizes = (6_000, 30_000, 60_000, 100_000)
+    sizes = (6_000, 40_000, 80_000)
     codes = []
     for size in sizes:
         name = f"full-{size}"
@@ -184,7 +184,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on(machine, whole):
         assert machine.audit(name)["code"] == 0
         same(machine.folder / name, whole)
         nothing_twice(machine.noted(name))
-    assert codes.count(2) >= 3
+    assert codes.count(2) >= 2
 
 
 def test_the_installed_command_survives_kill_9(machine, whole):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trustbound.certificates import Proof, certify
-from trustbound.certificates.certify import margin_slack
+from trustbound.certificates.certifying import margin_slack
 from trustbound.certificates.graph import read
 from trustbound.certificates.interval import Interval
 from trustbound.certificates.linear import Crown
@@ -231,6 +231,6 @@ def test_certify_stays_callable_after_its_module_was_imported():
     for row in CERTIFIERS:
         import_module(row.target.partition(":")[0])
     import_module("trustbound.certificates.radius")
-    import_module("trustbound.certificates.certify")
+    import_module("trustbound.certificates.certifying")
     assert certificates.certify is certify
     assert callable(certificates.certify)

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack, build
-from trustbound.attacks.attack import attack as attack_function
+from trustbound.attacks.attacking import attack as attack_function
 from trustbound.attacks.registry import ATTACKS, find
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.dyadic import dyadic_network
-from trustbound.model.wrap import Adaptation, wrap
+from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Access, Threat
 
 PAIRS = [pytest.param(row, norm, id=f"{row.name}-{norm}") for row in ATTACKS for norm in row.norms]

@@ -11,7 +11,7 @@ from torch import nn
 from trustbound.errors import InputError
 from trustbound.hardening.objectives import FGSMRSTraining, Learner, PGDTraining, Standard, build, name_of
 from trustbound.hardening.registry import OBJECTIVES
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 from trustbound.threat import NormBall, Random
 
 

@@ -14,7 +14,7 @@ from trustbound.errors import InputError
 from trustbound.hardening import Probe, Recipe, train
 from trustbound.hardening.objectives import PGDTraining
 from trustbound.hardening.probe import accuracy
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 from trustbound.threat import Threat
 
 

@@ -16,7 +16,7 @@ from trustbound.data import LabelledSet
 from trustbound.errors import RecordError
 from trustbound.hardening import Probe, Recipe, checkpoint, train
 from trustbound.hardening.objectives import PGDTraining
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 
 SETUP = textwrap.dedent(
     """
@@ -24,7 +24,7 @@ SETUP = textwrap.dedent(
     from torch import nn
     from trustbound.data import LabelledSet
     from trustbound.hardening import Augmentation, Probe, Recipe
-    from trustbound.model.wrap import wrap
+    from trustbound.model.wrapping import wrap
 
     def data():
         generator = torch.Generator().manual_seed(0)

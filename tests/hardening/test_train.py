@@ -15,7 +15,7 @@ from trustbound.errors import InputError, MissingDependencyError, UnsupportedErr
 from trustbound.hardening import Augmentation, Probe, Recipe, named_recipe, train
 from trustbound.hardening.objectives import PGDTraining, Standard
 from trustbound.hardening.steps.batches import epoch_batches, key_of
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 from trustbound.threat import Threat
 
 

@@ -8,7 +8,7 @@ from trustbound.errors import InputError
 from trustbound.model import build
 from trustbound.model.defences import InputQuantisation, KWinnersTakeAll, RandomResize, with_k_winners
 from trustbound.model.planted import BatchStatistics, DropoutOn, GradientKiller, SaturatedSoftmax
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 
 
 def _net():

@@ -11,7 +11,7 @@ from torch import nn
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.dyadic import dyadic_network, exact_bits
 from trustbound.model.exact import centre_classifier, linear_classifier, sphere_classifier
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 from trustbound.record.box import Box
 
 

@@ -14,7 +14,7 @@ from trustbound.errors import InputError
 from trustbound.model import build, load_model, save_model
 from trustbound.model.files.origin import sha256_of
 from trustbound.model.files.programs import kind_of
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 from trustbound.record.box import Box
 
 INPUTS = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ from torch import nn
 
 from trustbound.attacks import attack
 from trustbound.model.exact import linear_classifier, sphere_classifier
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 
 SEEKERS = [("fmn", "linf"), ("fmn", "l2"), ("fmn", "l1"), ("fmn", "l0"), ("ddn", "l2")]
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from trustbound.attacks import attack
 from trustbound.model.planted import GradientKiller, SaturatedSoftmax
-from trustbound.model.wrap import wrap
+from trustbound.model.wrapping import wrap
 
 
 @pytest.fixture(scope="module")

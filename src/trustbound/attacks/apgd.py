@@ -78,7 +78,7 @@ class APGD:
         loss    what is climbed: ce, dlr, margin, probability-margin or another name of `measure.losses`.
 
     >>> from trustbound.attacks import attack
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 3))
     >>> found = attack("apgd", model, torch.rand(4, 2), torch.zeros(4, dtype=torch.int64), "l2:0.5", steps=5)
     >>> bool((found.size <= 0.5).all())

@@ -49,7 +49,7 @@ class TargetedAPGD:
         candidates  how many classes of smallest logit gap are ranked by their slope, at least `targets`.
 
     >>> from trustbound.attacks import attack
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 3))
     >>> found = attack("apgd-t", model, torch.rand(4, 2), torch.zeros(4, dtype=torch.int64), "linf:1", steps=5)
     >>> int(found.cost.backwards) <= 4 * (2 + 2 * 5)

@@ -69,7 +69,7 @@ class DDN:
         levels      values that an input coordinate can take, evenly over the box; None for any.
 
     >>> from trustbound.attacks import attack
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 2))
     >>> found = attack("ddn", model, torch.rand(3, 2), torch.zeros(3, dtype=torch.int64), "l2:inf", steps=20)
     >>> bool(found.size[found.success].isfinite().all())

@@ -54,7 +54,7 @@ class FMN:
                 projection is the exact one onto ball and box; radii are capped by the threat.
 
     >>> from trustbound.attacks import attack
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 2))
     >>> found = attack("fmn", model, torch.rand(3, 2), torch.zeros(3, dtype=torch.int64), "l1:inf", steps=20)
     >>> bool(found.size[found.success].isfinite().all())

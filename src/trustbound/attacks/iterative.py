@@ -52,7 +52,7 @@ class FGSM:
     Deviations  norms other than l∞ use their own steepest direction.
 
     >>> from trustbound.attacks import attack
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 2))
     >>> attack("fgsm", model, torch.rand(3, 2), torch.zeros(3, dtype=torch.int64), "linf:0.1").success.shape
     torch.Size([3])
@@ -129,7 +129,7 @@ class PGD:
                 with `random_start=False` the first restart starts at the clean input.
 
     >>> from trustbound.attacks import attack
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 2))
     >>> found = attack("pgd", model, torch.rand(3, 2), torch.zeros(3, dtype=torch.int64), "l2:0.5", steps=5)
     >>> bool((found.size <= 0.5).all())

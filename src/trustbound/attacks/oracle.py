@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trustbound.attacks.compiled import Climb, CompiledGradients
 from trustbound.attacks.smoothing import SmoothBackward, measure_scales
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
 
@@ -49,7 +49,7 @@ class Oracle:
     Restored on exit: weights' requires_grad, buffers, hooks, global random state. Modes and `.grad` are never
     touched: gradients are taken with respect to the inputs alone.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> with Oracle(wrap(nn.Linear(2, 3)), examples=4) as oracle:
     ...     outputs = oracle.outputs(torch.rand(4, 2), torch.arange(4))
     >>> oracle.cost.forwards

@@ -68,7 +68,7 @@ class Square:
                 AutoAttack takes 0.8.
 
     >>> from trustbound.attacks import attack
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(4, 2))
     >>> threat = "linf:0.5;access=scores"
     >>> found = attack("square", model, torch.rand(3, 4), torch.zeros(3, dtype=torch.int64), threat, steps=9)

@@ -12,7 +12,7 @@ from trustbound.attacks import Attack, Found, search
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.context import Context, Unit
 from trustbound.measure.margin import rounding_error
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Neighbourhood, Objective, Random, Threat

@@ -23,7 +23,7 @@ from trustbound.audits.ledger import Ledger, step_facts
 from trustbound.audits.proving import Proofs, certifiers, proof_unit
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import UnsupportedError
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.audit import Bracket, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
@@ -135,13 +135,13 @@ class Search:
         events = [event for event in self.context.store.events() if event.startswith(f"{self.threat}/")]
         tried = [facts for facts in self.facts if facts.kind == "attack"]
         refused = {event.partition(": ")[0] for event in events if _REFUSED in event}
-        return bool(tried) and {facts.name for facts in tried} <= refused
+        return bool(tried) and {f"{facts.threat}/{facts.name}" for facts in tried} <= refused
 
     def _note(self, name: str, kind: str, method: str, rows: list[EvidenceRow], control: int) -> None:
         step = f"{self.threat}/{name}"
         first = self.ledger.attacked(step, rows)
         cost = self.context.store.cost(step)
-        self.facts.append(step_facts(str(self.threat), step, kind, method, rows, first, cost, control=control))
+        self.facts.append(step_facts(str(self.threat), name, kind, method, rows, first, cost, control=control))
 
     def _prove(self, name: str, certifier: Certifier) -> None:
         """One certifier on what is open and on the whole control group."""
@@ -159,7 +159,7 @@ class Search:
         rows = self.context.run(step, positions, work)
         first = self.ledger.proved(step, rows)
         cost = self.context.store.cost(step)
-        self.facts.append(step_facts(str(self.threat), step, "proof", name, rows, first, cost))
+        self.facts.append(step_facts(str(self.threat), f"proof-{name}", "proof", name, rows, first, cost))
 
     def _trial(self, stages: tuple[Stage, ...]) -> bool:
         """Try the smooth and the plain backward pass on a sample; whether smooth is the better one here."""

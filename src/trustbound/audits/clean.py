@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trustbound.attacks.attack import check_clean
+from trustbound.attacks.attacking import check_clean
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.context import Context, Unit
 from trustbound.measure.margin import margin

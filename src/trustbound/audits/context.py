@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import RecordError
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.atomic import write_atomically
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow, Store

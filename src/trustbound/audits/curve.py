@@ -20,7 +20,7 @@ from trustbound.audits.ledger import Ledger
 from trustbound.audits.proving import Proofs, certifiers
 from trustbound.certificates.radius import certified_radius
 from trustbound.errors import UnsupportedError
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.audit import Curve
 from trustbound.record.cost import Cost
 from trustbound.record.interval import binomial_interval

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trustbound.attacks.attack import check_batch, check_clean
+from trustbound.attacks.attacking import check_batch, check_clean
 from trustbound.attacks.oracle import Oracle
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, TrustboundError
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.threat import Threat
 
 #: Examples looked at together.
@@ -28,7 +28,7 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
     Raises      InputError: inputs outside the model's box, inputs of a shape that it does not take, outputs that are
                 no finite logits, labels or targets that are no class of it, an epsilon beyond the box.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> data = LabelledSet(torch.rand(3, 4), [0, 1, 2])
     >>> check_fit(wrap(torch.nn.Linear(4, 3)), data, [Threat.parse("linf:0.1")])
     3

@@ -88,7 +88,7 @@ def _sides(ledger: Ledger, facts: list[StepFacts]) -> tuple[Tensor | None, Tenso
         mask = sides[side]
         if mask is None:
             mask = torch.zeros(len(ledger.correct), dtype=torch.bool)
-        mask[list(ledger.broke[step.name])] = True
+        mask[list(ledger.broke[f"{step.threat}/{step.name}"])] = True
         sides[side] = mask
     return sides[0], sides[1]
 

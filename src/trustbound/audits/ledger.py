@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -140,10 +139,14 @@ def step_facts(
     note: str = "",
 ) -> StepFacts:
     """One line of the waterfall."""
-    return dataclasses.replace(
-        StepFacts(
-            threat=threat, name=step, kind=kind, method=method, examined=len(rows), settled=settled, control=control
-        ),
+    return StepFacts(
+        threat=threat,
+        name=step,
+        kind=kind,
+        method=method,
+        examined=len(rows),
+        settled=settled,
+        control=control,
         cost=cost,
         note=note,
     )

@@ -18,7 +18,7 @@ from trustbound.audits.curve import curve_count
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import UnsupportedError
 from trustbound.measure.margin import margin
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Threat
 

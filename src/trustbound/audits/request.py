@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trustbound.data.labelled import LabelledSet
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.box import Limit
 from trustbound.threat import Threat
 
@@ -34,7 +34,7 @@ def described(
     of the logits are part of the question too.
 
     >>> import torch
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> data = LabelledSet(torch.rand(2, 4), [0, 1])
     >>> asked = {"budget": "quick", "seed": 0, "curve": 0, "batch_size": None}
     >>> plain, shifted = (

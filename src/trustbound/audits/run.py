@@ -30,7 +30,7 @@ from trustbound.audits.proving import prepare
 from trustbound.audits.request import described
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, UnsoundError
-from trustbound.model.wrap import Model, wrap
+from trustbound.model.wrapping import Model, wrap
 from trustbound.record.atomic import write_atomically
 from trustbound.record.audit import (
     AuditRecord,

@@ -1,9 +1,23 @@
 """Proofs: lower bounds of robust accuracy that hold for every input the threat allows.
 
 `certify` is the door; `graph.read` turns a module into a list of operations once, for those who ask repeatedly:
-a certifier's `margins(graph, region, labels)` and `radius.certified_radius` take that list.
+a certifier's `margins(graph, region, labels)` and `radius.certified_radius` take that list. Importing this package
+stays cheap: torch is imported when one of the names below is first used.
 """
 
-from trustbound.certificates.certify import Proof, certify
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trustbound.certificates.certifying import Proof, certify
 
 __all__ = ["Proof", "certify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from trustbound.certificates import certifying
+
+    return getattr(certifying, name)

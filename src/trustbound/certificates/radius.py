@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trustbound.certificates.certify import margin_slack
+from trustbound.certificates.certifying import margin_slack
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.interval import Interval
 from trustbound.certificates.region import Region

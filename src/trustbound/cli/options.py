@@ -13,7 +13,7 @@ from trustbound.errors import InputError
 
 if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
-    from trustbound.model.wrap import Model
+    from trustbound.model.wrapping import Model
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
-    from trustbound.model.wrap import Model
+    from trustbound.model.wrapping import Model
     from trustbound.threat import Threat
 
 

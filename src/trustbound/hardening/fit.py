@@ -19,7 +19,7 @@ from trustbound.hardening.history import Progress, Trained
 from trustbound.hardening.launch import launched
 from trustbound.hardening.loop import Loop
 from trustbound.hardening.recipe import Recipe
-from trustbound.model.wrap import Model, wrap
+from trustbound.model.wrapping import Model, wrap
 
 
 def train(

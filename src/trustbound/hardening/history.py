@@ -12,7 +12,7 @@ from trustbound.record.cost import Cost
 
 if TYPE_CHECKING:
     from trustbound.hardening.recipe import Recipe
-    from trustbound.model.wrap import Model
+    from trustbound.model.wrapping import Model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from trustbound.hardening.probe import Probed, accuracy
 from trustbound.hardening.recipe import Recipe
 from trustbound.hardening.steps.batches import epoch_batches, hold_out, key_of
 from trustbound.hardening.steps.optimizer import build_optimizer, factor
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Random
 

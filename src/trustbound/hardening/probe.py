@@ -10,7 +10,7 @@ import torch
 from trustbound.attacks import attack
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat
 
@@ -95,7 +95,7 @@ class Probe:
 def accuracy(model: Model, data: LabelledSet, batch_size: int = 512) -> float:
     """Share classified correctly in eval mode; the model comes back in train mode.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> data = LabelledSet(torch.rand(6, 4), [0, 1, 0, 1, 0, 1])
     >>> 0.0 <= accuracy(wrap(torch.nn.Linear(4, 2)), data) <= 1.0
     True

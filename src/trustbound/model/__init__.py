@@ -1,7 +1,7 @@
 """What is under test: wrapping, loading, the zoo, exactly known models, defences.
 
 Importing this package stays cheap: torch is imported when one of the names below is first used.
-`wrap` is not among them, because the file `model/wrap.py` has that name here: it is `trustbound.wrap`.
+`wrap` is not among them, because the file `model/wrapping.py` has that name here: it is `trustbound.wrap`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trustbound.model.files.save import save_model
     from trustbound.model.load import load_model
-    from trustbound.model.wrap import Adaptation, Model
+    from trustbound.model.wrapping import Adaptation, Model
     from trustbound.model.zoo.build import build
 
 __all__ = ["Adaptation", "Model", "build", "load_model", "save_model"]
 
 _HOMES = {
-    "Adaptation": "wrap",
-    "Model": "wrap",
+    "Adaptation": "wrapping",
+    "Model": "wrapping",
     "build": "zoo.build",
     "load_model": "load",
     "save_model": "files.save",
+    "wrap": "wrapping",
 }
 
 

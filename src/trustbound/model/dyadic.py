@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trustbound.errors import InputError
-from trustbound.model.wrap import Model, wrap
+from trustbound.model.wrapping import Model, wrap
 from trustbound.record.box import Box, Limit
 
 #: Whole numbers up to 2^24 are exact in float32.

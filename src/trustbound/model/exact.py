@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.model.wrap import Model, wrap
+from trustbound.model.wrapping import Model, wrap
 from trustbound.record.box import Box, Limit
 
 Radius = Callable[[Tensor, Tensor, str, "Box | None"], Tensor]

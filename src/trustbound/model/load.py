@@ -17,7 +17,7 @@ from trustbound.model.files.origin import Origin, sha256_of
 from trustbound.model.files.save import noted_box, read_notes
 from trustbound.model.files.weights import fit_weights, read_checkpoint, read_weights
 from trustbound.model.registry import ZOO
-from trustbound.model.wrap import Model, wrap
+from trustbound.model.wrapping import Model, wrap
 from trustbound.model.zoo.build import build
 from trustbound.record.box import Box, Limit
 

@@ -144,7 +144,7 @@ class BrokenGraph(HealthCheck[Before]):
     >>> class Rounded(nn.Module):
     ...     def forward(self, inputs):
     ...         return (inputs * 4).round() / 4
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> from trustbound.threat import Threat
     >>> context = Before(
     ...     model=wrap(nn.Sequential(Rounded(), nn.Linear(3, 2))),

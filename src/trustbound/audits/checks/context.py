@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trustbound.data.labelled import LabelledSet
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.threat import Threat
 
 AnyBefore = TypeVar("AnyBefore", bound="Before")
@@ -27,7 +27,7 @@ class Before:
         key         seeds every random choice of the checks.
         training    the training set, for the overlap check.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> from trustbound.threat import Threat
     >>> context = Before(
     ...     model=wrap(torch.nn.Linear(2, 2)),

@@ -15,7 +15,7 @@ from trustbound.audits.checks.finding import Finding, HealthCheck
 from trustbound.audits.checks.probe import answers
 from trustbound.errors import UnsupportedError
 from trustbound.measure.losses import loss
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.threat import Access, Random
 
 _Asked: TypeAlias = Callable[[Tensor], Tensor]  # points (k B, *F) → margins (k B,)

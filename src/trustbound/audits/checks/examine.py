@@ -46,7 +46,7 @@ def examine(context: Before, names: Iterable[str] | None = None, *, scope: str |
         scope   "model" or "threat": the checks of the model as a whole need one run, not one per threat.
 
     >>> import torch
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> from trustbound.threat import Threat
     >>> context = Before(
     ...     model=wrap(torch.nn.Linear(4, 2)),

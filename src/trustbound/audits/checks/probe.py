@@ -12,7 +12,7 @@ from trustbound.attacks import Attack, Found, attack
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State
 from trustbound.audits.checks.context import Before
-from trustbound.model.wrap import Adaptation, Model
+from trustbound.model.wrapping import Adaptation, Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Objective, Threat
 
@@ -103,7 +103,7 @@ def _parts(model: Model) -> dict[str, Any]:
 class Rescaled(Model):
     """The same model with its logits multiplied; decisions stay, gradients of a loss may not.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 2))
     >>> x = torch.rand(1, 2)
     >>> torch.equal(Rescaled(model, 4.0)(x), 4.0 * model(x))

@@ -13,7 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Determinism(HealthCheck[Before]):
                 noise. A model that declares its randomness (`Adaptation(draws=…)`) is at most a WARN.
     Cost        4 forwards per example, and `alone` more.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> from trustbound.threat import Threat
     >>> context = Before(
     ...     model=wrap(torch.nn.Dropout(0.5)),
@@ -95,7 +95,7 @@ class Determinism(HealthCheck[Before]):
 def training_parts(model: Model) -> list[str]:
     """Modules whose outputs depend on the mode and that are in train mode, as "path (Type)".
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> training_parts(wrap(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout())))
     ['1 (Dropout)']
     """

@@ -30,7 +30,7 @@ class SaturatedOutput(HealthCheck[Before]):
     Catches     softmax inside the model, temperatures such as softmax(200 z), logits of enormous scale.
     Cost        1 forward and 1 backward per example.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> from trustbound.threat import Threat
     >>> context = Before(
     ...     model=wrap(torch.nn.Softmax(dim=1)),

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.probe import answers
-from trustbound.model.wrap import Model, wrap
+from trustbound.model.wrapping import Model, wrap
 from trustbound.record.cost import Cost
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
     from trustbound.hardening.history import Trained
     from trustbound.hardening.recipe import Recipe
-    from trustbound.model.wrap import Model
+    from trustbound.model.wrapping import Model
 
 
 @click.command("train")

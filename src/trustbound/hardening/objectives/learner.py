@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.box import Box
 from trustbound.threat import NormBall, Random
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
@@ -34,7 +34,7 @@ class Learner:
 
     Attributes  forwards, backwards: examples evaluated so far (a batch of 64 counts 64), outer and inner.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> learner = Learner(wrap(torch.nn.Linear(2, 3)))
     >>> learner.logits(torch.rand(4, 2)).shape, learner.forwards
     (torch.Size([4, 3]), 4)

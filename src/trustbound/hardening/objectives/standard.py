@@ -28,7 +28,7 @@ class Standard:
                 smoothing.
     Deviations  none.
 
-    >>> from trustbound.model.wrap import wrap
+    >>> from trustbound.model.wrapping import wrap
     >>> learner = Learner(wrap(__import__("torch").nn.Linear(2, 3)))
     >>> Standard(label_smoothing=0.1).threat
     False

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from trustbound.errors import InputError
-from trustbound.model.wrap import Model
+from trustbound.model.wrapping import Model
 from trustbound.record.box import Box
 
 FORMAT = 1

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle, default_batch_size
 from trustbound.attacks.registry import AttackRow, find
-from trustbound.attacks.search import Attack, Found, Watch, search
+from trustbound.attacks.searching import Attack, Found, Watch, search
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.measure.losses import loss
-from trustbound.model.wrap import Model, wrap
+from trustbound.model.wrapping import Model, wrap
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Random, Threat, new_key
 
