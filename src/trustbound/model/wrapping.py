@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -143,20 +141,6 @@ class Model(nn.Module):
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
             return digest.hexdigest()
         return self._sha256
-
-    @property
-    def identity(self) -> str:
-        """Digest of everything that decides the logits: weights, box, normalisation, output and arguments."""
-        facts = {
-            "weights": self.sha256,
-            "module": type(self.module).__qualname__,
-            "box": [np.asarray(self.box.low).tolist(), np.asarray(self.box.high).tolist()],
-            "mean": None if self.mean is None else self.mean.tolist(),
-            "std": None if self.std is None else self.std.tolist(),
-            "output": repr(self.output) if isinstance(self.output, str | int) else bool(self.output),
-            "arguments": None if self.origin is None else self.origin.arguments,
-        }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     def in_float64(self) -> Model | None:
         """A float64 copy for re-measuring, or None where one cannot be made."""
