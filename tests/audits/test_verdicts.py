@@ -55,7 +55,7 @@ def test_every_attack_and_every_proof_runs_on_the_control_group(tmp_path):
     record = tb.audit(known.exact.model, known.data, [known.threat], budget="quick", run=tmp_path, curve_examples=0)
     assert not [row for row in record.examples if row.verdict == "unknown"]
     with Store.open(tmp_path, Store.asked(tmp_path)) as store:
-        steps = [step.name for step in record.steps if "trial" not in step.name]
+        steps = [f"{step.threat}/{step.name}" for step in record.steps if "trial" not in step.name]
         seen = {step: {row.position for row in store.rows(step)} for step in steps}
         trial = {row.position for row in store.rows(f"{known.threat}/trial-plain")}
     control = set.intersection(*(rows | trial if step.endswith("/first") else rows for step, rows in seen.items()))
@@ -73,7 +73,7 @@ def test_every_attack_and_every_proof_runs_on_the_control_group(tmp_path):
     assert 50 <= len(seen[f"{known.threat}/near"]) < 90
     assert 50 <= len(seen[f"{known.threat}/proof-crown"]) < 90
     for step, rows in seen.items():
-        if step.endswith(("control-square",)):
+        if step.endswith("/control-square"):
             assert rows == control
 
 
