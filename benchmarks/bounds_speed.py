@@ -20,8 +20,8 @@ def main() -> None:
             seconds = time.perf_counter() - started
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             print(
-                f"{name:<16}{threat:<12}{certifier:<12}{seconds:7.2f} s  certified {int(proof.certified.sum()):>3} of 100"
-                f"  peak memory {peak:.2f} GiB",
+                f"{name:<20}{threat:<12}{certifier:<12}{seconds:7.2f} s  certified "
+                f"{int(proof.certified.sum()):>3} of 100  peak memory {peak:.2f} GiB",
                 flush=True,
             )
 

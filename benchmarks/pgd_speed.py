@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import trustbound as tb
 from benchmarks.networks import load
 
-EPSILON, STEP, STEPS, BATCH = 0.1, 0.01, 40, 250
+EPSILON, STEP, STEPS, BATCH = 0.3, 0.01, 40, 250
 
 
 def bare(model: nn.Module, inputs: Tensor, labels: Tensor) -> None:

@@ -1,8 +1,8 @@
 """Write what must agree with the code: the README's tables and the command-line reference.
 
-    python docs/generate.py             write them
-    python docs/generate.py --check     exit 1 when they are stale
-    python docs/generate.py --picture RUN [RUN …]   draw docs/bracket.svg from finished audits
+python docs/generate.py             write them
+python docs/generate.py --check     exit 1 when they are stale
+python docs/generate.py --picture RUN [RUN …]   draw docs/bracket.svg from finished audits
 """
 
 from __future__ import annotations
@@ -102,9 +102,7 @@ def main() -> None:
         picture(options.picture)
         return
     wanted = {README: readme(README.read_text(encoding="utf-8")), REFERENCE: reference()}
-    stale = [
-        path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
+    stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if options.check:
         for path in stale:
             print(f"{path.relative_to(ROOT)} is stale: run `make docs`")

@@ -372,4 +372,9 @@ def test_examples_that_the_model_cannot_serve_are_refused(module, change, said):
 
 def test_a_suite_in_which_only_controls_serve_is_no_search():
     with pytest.raises(tb.UnsupportedError, match="no attack"):
-        suites.suite("quick", tb.Threat.parse("linf:0.1;access=scores"))
+        suites.suite("quick", tb.Threat.parse("linf:0.1;access=decisions"))
+
+
+def test_without_gradients_the_query_attack_searches_everything():
+    stages = suites.suite("quick", tb.Threat.parse("linf:0.1;access=scores"))
+    assert [(stage.attack, stage.share) for stage in stages if not stage.control] == [("square", 1.0)]

@@ -13,7 +13,7 @@ from torch import Tensor
 from trustbound.attacks.oracle import Oracle, default_batch_size
 from trustbound.attacks.registry import AttackRow, find
 from trustbound.attacks.searching import Attack, Found, Watch, search
-from trustbound.errors import InputError, UnsupportedError
+from trustbound.errors import InputError, TrustboundError, UnsupportedError
 from trustbound.measure.losses import loss
 from trustbound.model.wrapping import Model, wrap
 from trustbound.record.cost import Cost
@@ -162,7 +162,7 @@ def attack(
             compile=compile,
             key=key + first,
         ) as oracle:
-            clean = oracle.outputs(inputs[rows], torch.arange(len(inputs[rows])))
+            clean = clean_outputs(oracle, inputs[rows])
             check_clean(clean, labels[rows])
             objective = threat.goal.bind(labels[rows], clean.shape[1])
             parts.append(
@@ -178,6 +178,24 @@ def attack(
                 )
             )
     return joined(parts)
+
+
+def clean_outputs(oracle: Oracle, inputs: Tensor) -> Tensor:
+    """What the model answers to clean inputs (B, *F); its own error becomes one that says what it was asked.
+
+    Raises      InputError when the model does not take inputs of this shape.
+    """
+    try:
+        return oracle.outputs(inputs, torch.arange(len(inputs), device=inputs.device))
+    except (TrustboundError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        first = (str(error).splitlines() or ["no message"])[0]
+        raise InputError(
+            f"the model must accept inputs of shape {('B', *inputs.shape[1:])}; called with {tuple(inputs.shape)} it "
+            f"raised {type(error).__name__}: {first}. Check that this data is what the model was made for (for "
+            "pictures see --resize and --crop)."
+        ) from error
 
 
 def check_clean(outputs: Tensor, labels: Tensor) -> None:

@@ -167,7 +167,8 @@ class Oracle:
                 "the graph. Declare a differentiable stand-in (Adaptation(stand_ins={'module.path': …})), or "
                 "use an attack that needs scores only, such as square."
             )
-        return Slope(gradient, outputs.detach(), loss.detach())
+        # An expanded gradient (of a sum over features, say) is one number in memory: attacks write into theirs.
+        return Slope(gradient.contiguous(), outputs.detach(), loss.detach())
 
     def _averaged(self, points: Tensor) -> Tensor:
         if self.draws == 1:

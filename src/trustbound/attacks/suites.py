@@ -93,6 +93,15 @@ SUITES: dict[str, tuple[Stage, ...]] = {
 }
 
 
+#: What searches where no gradients show.
+_SCORES = {
+    "quick": Stage(name="square", attack="square", numbers={"steps": 500}),
+    "standard": Stage(name="square", attack="square", numbers={"steps": 5000}),
+    "thorough": Stage(name="square", attack="square", numbers={"steps": 5000, "restarts": 2}),
+    "autoattack": Stage(name="square", attack="square", numbers={"steps": 5000, "share": 0.8}),
+}
+
+
 def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     """The stages of a budget that can serve a threat.
 
@@ -104,6 +113,8 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     if budget not in SUITES:
         raise InputError(f"the budget must be one of {', '.join(SUITES)}; got {budget!r}")
     kept = tuple(stage for stage in SUITES[budget] if _serves(stage, threat))
+    if threat.access is Access.SCORES and all(stage.control for stage in kept) and _serves(_SCORES[budget], threat):
+        kept = (_SCORES[budget], *kept)
     if threat.allowed.norm == "l0" and budget in ("standard", "thorough") and threat.access is Access.GRADIENTS:
         kept = (*kept[:1], Stage(name="fmn", attack="fmn", numbers={"steps": 200}), *kept[1:])
     if not any(not stage.control for stage in kept):

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trustbound.attacks.attacking import check_batch, check_clean
+from trustbound.attacks.attacking import check_batch, check_clean, clean_outputs
 from trustbound.attacks.oracle import Oracle
 from trustbound.data.labelled import LabelledSet
-from trustbound.errors import InputError, TrustboundError
+from trustbound.errors import InputError
 from trustbound.model.wrapping import Model
 from trustbound.threat import Threat
 
@@ -39,17 +39,8 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
     rows = torch.arange(min(2, len(data)))
     dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
     inputs = data.batch(rows).to(model.device, dtype)
-    try:
-        with Oracle(model, examples=len(rows)) as oracle:
-            outputs = oracle.outputs(inputs, rows)
-    except (TrustboundError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        raise InputError(
-            f"the model must accept inputs of shape {('B', *data.shape)}, as {data.name} has them; called with "
-            f"{tuple(inputs.shape)} it raised {type(error).__name__}: {_first_line(error)}. Check that this data is "
-            "what the model was made for (for pictures see --resize and --crop)."
-        ) from error
+    with Oracle(model, examples=len(rows)) as oracle:
+        outputs = clean_outputs(oracle, inputs)
     classes = outputs.shape[1]
     data.check_labels(classes)
     check_clean(outputs, data.labels[rows].to(outputs.device))
@@ -71,7 +62,3 @@ def _check_box(model: Model, data: LabelledSet) -> None:
         )
     for rows in torch.arange(len(data)).split(PART):
         check_batch(model, data.batch(rows), data.labels[rows])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no message"])[0]

@@ -18,7 +18,7 @@ from trustbound.certificates.specification import Certifier
 from trustbound.errors import UnsupportedError
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
-from trustbound.threat import Misclassify, Threat
+from trustbound.threat import Misclassify, Target, Threat
 
 #: ReLU-like units up to which backward bounds are worth their memory and time, by budget.
 ACTIVATIONS = {"quick": 8_000, "standard": 40_000, "thorough": 400_000, "autoattack": 40_000}
@@ -45,7 +45,7 @@ def certifiers(context: Context, proofs: Proofs, threat: Threat) -> tuple[list[t
     """The certifiers that serve a threat, cheapest first; and what was left out, in words."""
     if proofs.graph is None:
         return [], proofs.refusal
-    if not isinstance(threat.goal, Misclassify):
+    if not isinstance(threat.goal, Misclassify | Target):
         return [], f"no proof: the goal {threat.goal} has no certifier yet"
     kept: list[tuple[str, Certifier]] = []
     left: list[str] = []
