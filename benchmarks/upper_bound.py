@@ -64,8 +64,8 @@ def ours(model: tb.Model, examples: tb.LabelledSet, threat: tb.Threat, seed: int
     }
 
 
-def examine(name: str, limit: int, seeds: int, reference_seeds: int) -> dict[str, Any]:
-    """One network, both searches, several seeds."""
+def examine(name: str, limit: int, seeds: int, reference_seeds: int, kept: dict[str, Any]) -> dict[str, Any]:
+    """One network, both searches, several seeds; runs of the reference that were kept are not repeated."""
     network = NETWORKS[name]
     model, examples = load(name), data(network, "test", limit)
     threat = tb.Threat.parse(network.threat)
@@ -73,8 +73,8 @@ def examine(name: str, limit: int, seeds: int, reference_seeds: int) -> dict[str
     price = statistics.median(run["backward_cost"] for run in mine)
     for run in mine:
         print(f"  ours seed {run['seed']}: unbroken {run['unbroken']}, {run['seconds']:.1f} s", flush=True)
-    theirs = []
-    for seed in range(reference_seeds):
+    theirs = [run for run in kept.get("reference", []) if kept["threat"] == str(threat) and kept["examples"] == limit]
+    for seed in range(len(theirs), reference_seeds):
         found = autoattack(model, examples.inputs, examples.labels, threat.allowed.norm, threat.allowed.epsilon, seed)
         theirs.append(
             {
@@ -136,8 +136,9 @@ def main() -> None:
     for name in options.networks:
         print(name, flush=True)
         wanted = options.seeds if options.reference_seeds is None else options.reference_seeds
-        result = examine(name, options.limit, options.seeds, wanted)
         kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        result = examine(name, options.limit, options.seeds, wanted, kept.get(name, {}))
+        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # others may have written meanwhile
         kept[name] = result
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")

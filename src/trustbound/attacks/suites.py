@@ -28,6 +28,7 @@ class Stage:
         numbers     the attack's numbers.
         share       of the first stage's survivors, smallest margins first.
         least       examples at least, whatever the share.
+        pays        a block that breaks at least this share of its examples is followed by the next block.
         control     a control runs on the control group alone, whatever was found before.
     """
 
@@ -36,6 +37,7 @@ class Stage:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     share: float = 1.0
     least: int = 32
+    pays: float = 0.02
     control: bool = False
 
 

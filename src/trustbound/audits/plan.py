@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,10 @@ CHECKS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One stage: on how many examples at most, with how many evaluations at most."""
+    """One stage: on how many examples at most, with how many evaluations at most.
+
+    `likely` is the share of these that its first block takes; the next blocks are run only while they pay.
+    """
 
     threat: str
     stage: str
@@ -36,6 +39,7 @@ class Line:
     examples: int
     forwards: int
     backwards: int
+    likely: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +58,17 @@ class Plan:
 
     @property
     def cost(self) -> Cost:
-        """All stages together."""
-        forwards = sum(line.forwards for line in self.lines)
-        backwards = sum(line.backwards for line in self.lines)
+        """All stages together, at most."""
+        return self._sum([1.0] * len(self.lines))
+
+    @property
+    def likely(self) -> Cost:
+        """All stages together when no stage goes past its first block."""
+        return self._sum([line.likely for line in self.lines])
+
+    def _sum(self, shares: Sequence[float]) -> Cost:
+        forwards = math.ceil(sum(line.forwards * share for line, share in zip(self.lines, shares, strict=True)))
+        backwards = math.ceil(sum(line.backwards * share for line, share in zip(self.lines, shares, strict=True)))
         seconds = self.forward_seconds * (forwards + self.backward_cost * backwards)
         return Cost(forwards=forwards, backwards=backwards, seconds=seconds)
 
@@ -70,7 +82,8 @@ class Plan:
         cost = self.cost
         rows.append(
             f"budget {self.budget}, {self.examples} examples: at most {cost.forwards:,} forwards and "
-            f"{cost.backwards:,} backwards, about {cost.seconds / 60:.1f} minutes; proofs and health checks come on top"
+            f"{cost.backwards:,} backwards, {cost.seconds / 60:.1f} minutes; likely {self.likely.seconds / 60:.1f} "
+            "minutes; proofs and health checks come on top"
         )
         return "\n".join(rows)
 
@@ -84,6 +97,7 @@ class Plan:
             "forwards": cost.forwards,
             "backwards": cost.backwards,
             "minutes": cost.seconds / 60,
+            "likely_minutes": self.likely.seconds / 60,
         }
 
 
@@ -103,9 +117,9 @@ def choose(
     """The hardest budget that fits a time; fewer examples of the quick one where none does."""
     for budget in ("thorough", "standard", "quick"):
         sketch = plan(model, data, threats, budget, curve)
-        if sketch.cost.seconds <= seconds:
+        if sketch.likely.seconds <= seconds:
             return budget, data
-    fitting = max(1, int(len(data) * seconds / max(sketch.cost.seconds, 1e-9)))
+    fitting = max(1, int(len(data) * seconds / max(sketch.likely.seconds, 1e-9)))
     return "quick", data.stratified(fitting, seed)
 
 
@@ -118,8 +132,11 @@ def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
     for stage in stages:
         name = "smooth-pgd" if stage.attack == "margin" else stage.attack
         chosen = min(examples, max(stage.least, math.ceil(stage.share * examples)))
-        count = control if stage.control else min(examples, chosen + control)
-        lines.append(_line(threat, stage.name, name, stage.numbers, count))
+        if stage.control:
+            lines.append(_line(threat, stage.name, name, stage.numbers, control))
+            continue
+        likely = min(1.0, (chosen + control) / examples)
+        lines.append(replace(_line(threat, stage.name, name, stage.numbers, examples), likely=likely))
     return lines
 
 
