@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 import trustbound as tb
+from trustbound.attacks import build as build_attack
+from trustbound.attacks import search
+from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.registry import ATTACKS
 from trustbound.certificates.certifying import resolve
 from trustbound.certificates.graph import read
@@ -25,10 +28,10 @@ from trustbound.certificates.registry import CERTIFIERS
 from trustbound.hardening import Recipe
 from trustbound.model import build
 from trustbound.record.interval import binomial_interval
-from trustbound.threat import NormBall, Threat
+from trustbound.threat import Access, Misclassify, NormBall, Random
 
 RESULTS = Path(__file__).parent / "results" / "pairings.json"
-EXAMPLES = 24
+EXAMPLES = 60
 
 #: Fewer steps than the defaults where those are made for large pictures.
 NUMBERS: dict[str, dict[str, Any]] = {"square": {"steps": 1000}, "apgd": {"steps": 50}, "apgd-t": {"steps": 30}}
@@ -84,19 +87,17 @@ def pair(model: tb.Model, data: tb.LabelledSet, norm: str) -> list[dict[str, Any
         for attack in ATTACKS:
             if norm not in attack.norms or not len(proven):
                 continue
-            broken = 0
             started = time.perf_counter()
-            for row in proven.tolist():
-                threat = Threat(NormBall(norm, float(radius[row])))
-                found = tb.attack(
-                    attack.name,
-                    model,
-                    data.inputs[row : row + 1],
-                    data.labels[row : row + 1],
-                    threat,
-                    **NUMBERS.get(attack.name, {}),
+            inputs, labels = data.inputs[proven], data.labels[proven]
+            with Oracle(model, examples=len(proven), access=Access[attack.needs.upper()]) as oracle:
+                found = search(
+                    build_attack(attack.name, **NUMBERS.get(attack.name, {})),
+                    oracle,
+                    ball.around(inputs, model.box, radius=radius[proven]),
+                    Misclassify().bind(labels, 10),
+                    Random(0, proven),
                 )
-                broken += int(found.success.sum())
+            broken = int(found.success.sum())
             rows.append(
                 {
                     "network": model.name,
