@@ -243,3 +243,10 @@ def test_from_dataset_reads_loaders_streams_and_pictures():
 def test_from_dataset_refuses_what_is_no_pair(source, said):
     with pytest.raises(InputError, match=said):
         LabelledSet.from_dataset(source)
+
+
+def test_inputs_lie_in_memory_as_their_shape_says():
+    pictures = np.zeros((3, 5, 4, 2), dtype=np.uint8).transpose(0, 3, 1, 2)  # channels last, as decoders give them
+    data = LabelledSet(pictures, [0, 1, 0])
+    assert data.inputs.is_contiguous()
+    assert data.batch([2, 0]).is_contiguous()

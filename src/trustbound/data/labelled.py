@@ -209,7 +209,7 @@ def _checked_inputs(inputs: Any, box: Box, count: int) -> Tensor:
         raise InputError(
             f"`inputs` must be a tensor or a numeric array; got {type(inputs).__name__}: {error}"
         ) from error
-    came = came.detach().cpu()
+    came = came.detach().cpu().contiguous()  # pictures come with channels last in memory: views of them would fail
     shape = tuple(came.shape)
     if came.dim() < 2:
         raise InputError(f"`inputs` must have shape (B, *F); got shape {shape}. Add a feature axis.")
