@@ -60,7 +60,7 @@ NETWORKS = {
             name="mnist-fc",
             architecture="fc",
             data="mnist",
-            threat="linf:0.1",
+            threat="linf:0.05",
             recipe={"epochs": 5, "batch_size": 128, "learning_rate": 2e-3},
             arguments={"widths": [200, 200]},
         ),

@@ -73,7 +73,7 @@ SUITES: dict[str, tuple[Stage, ...]] = {
         _margin("near", 0.2, Run(start="random"), Run(target=2)),
         _margin("last", 0.06, *_VARIED, _POLISH, steps=20, sharpness=(16.0, 32.0)),
         Stage(name="control-apgd", attack="apgd", numbers={"steps": 50}, control=True),
-        Stage(name="control-square", attack="square", numbers={"steps": 1000}, control=True),
+        Stage(name="control-square", attack="square", numbers={"steps": 300}, control=True),
     ),
     "thorough": (
         _FIRST,

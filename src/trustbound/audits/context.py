@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trustbound.data.labelled import LabelledSet
@@ -168,5 +168,6 @@ def drawn(key: int, name: str, data: LabelledSet, positions: Tensor, count: int)
     return positions[lot.argsort(stable=True)[:count].sort().values]
 
 
-def _saver(tensors: dict[str, Tensor]) -> Callable[[Path], None]:
-    return lambda path: save_file(tensors, path)
+def _saver(tensors: dict[str, Tensor]) -> Callable[[Path], object]:
+    # As bytes: the library's own writer leaves a scratch file behind when it is killed.
+    return lambda path: path.write_bytes(save(tensors))

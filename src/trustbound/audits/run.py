@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from trustbound.attacks.suites import suite
@@ -311,6 +311,6 @@ def _model_facts(model: Model, clean: Clean, data: LabelledSet) -> ModelFacts:
 
 def _write(run: Path, record: AuditRecord, pictures: dict[str, Tensor]) -> None:
     if pictures:
-        write_atomically(run / "gallery.safetensors", lambda path: save_file(pictures, path))
+        write_atomically(run / "gallery.safetensors", lambda path: path.write_bytes(save(pictures)))
     text = json.dumps(to_document(record), allow_nan=False)
     write_atomically(run / "record.json", lambda path: path.write_text(text, encoding="utf-8"))

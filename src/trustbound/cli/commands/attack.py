@@ -60,10 +60,10 @@ def attack_command(
     total, unbroken = len(data), int((~found.success).sum())
     low, high = binomial_interval(unbroken, total)
     if save:
-        from safetensors.torch import save_file
+        from safetensors.torch import save as as_bytes
 
         tensors = {"adversarial": found.adversarial.cpu().contiguous(), "success": found.success.cpu()}
-        write_atomically(Path(save), lambda path: save_file(tensors, path))
+        write_atomically(Path(save), lambda path: path.write_bytes(as_bytes(tensors)))
     document = {
         "attack": name,
         "threat": str(threat),
