@@ -1,6 +1,6 @@
 """Our `standard` search beside the reference AutoAttack: unbroken counts and evaluations, on the same images.
 
-    python -m benchmarks.upper_bound [NETWORK …] [--limit 1000] [--seeds 3]
+    python -m benchmarks.upper_bound [NETWORK …] [--limit 1000] [--seeds 3] [--draw 1]
 
 Unit = one forward; a backward costs r units, r measured here. Proofs are no part of the search and are timed apart.
 Results are added to `benchmarks/results/upper_bound.json` network by network, so that a stopped run loses nothing.
@@ -9,6 +9,7 @@ Results are added to `benchmarks/results/upper_bound.json` network by network, s
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import statistics
 from pathlib import Path
@@ -64,42 +65,53 @@ def ours(model: tb.Model, examples: tb.LabelledSet, threat: tb.Threat, seed: int
     }
 
 
-def examine(
-    name: str, threat: tb.Threat, limit: int, seeds: int, reference_seeds: int, kept: dict[str, Any]
-) -> dict[str, Any]:
-    """One network, both searches, several seeds; runs of the reference that were kept are not repeated."""
-    network = NETWORKS[name]
-    model, examples = load(name), data(network, "test", limit)
-    mine = [ours(model, examples, threat, seed) for seed in range(seeds)]
-    price = statistics.median(run["backward_cost"] for run in mine)
-    for run in mine:
-        print(f"  ours seed {run['seed']}: unbroken {run['unbroken']}, {run['seconds']:.1f} s", flush=True)
-    theirs = [run for run in kept.get("reference", []) if kept["examples"] == limit]
-    for seed in range(len(theirs), reference_seeds):
-        found = autoattack(model, examples.inputs, examples.labels, threat.allowed.norm, threat.allowed.epsilon, seed)
-        theirs.append(
-            {
-                "seed": seed,
-                "unbroken": int(found.unbroken.sum()),
-                "rows": found.unbroken.nonzero()[:, 0].tolist(),
-                "forwards": found.forwards,
-                "backwards": found.backwards,
-                "seconds": found.seconds,
-                "trail": found.trail,
-            }
-        )
+def theirs(model: tb.Model, examples: tb.LabelledSet, threat: tb.Threat, seed: int) -> dict[str, Any]:
+    """The reference AutoAttack."""
+    found = autoattack(model, examples.inputs, examples.labels, threat.allowed.norm, threat.allowed.epsilon, seed)
     return {
-        "network": name,
-        "threat": str(threat),
-        "examples": len(examples),
-        "backward_cost": price,
-        "ours": mine,
-        "reference": theirs,
-        "summary": summary(mine, theirs, price, len(examples)),
+        "seed": seed,
+        "unbroken": int(found.unbroken.sum()),
+        "rows": found.unbroken.nonzero()[:, 0].tolist(),
+        "forwards": found.forwards,
+        "backwards": found.backwards,
+        "seconds": found.seconds,
+        "trail": found.trail,
     }
 
 
-def summary(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], price: float, count: int) -> dict[str, Any]:
+def keep(title: str, **entries: Any) -> dict[str, Any]:
+    """Write what was measured beside what others may have written meanwhile; returns the row."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    with open(RESULTS.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        row: dict[str, Any] = kept.setdefault(title, {})
+        row.update(entries)
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    return row
+
+
+def examine(title: str, name: str, threat: tb.Threat, draw: int, limit: int, seeds: int, reference_seeds: int) -> None:
+    """One network, both searches, several seeds; runs of the reference that were kept are not repeated."""
+    model, examples = load(name, draw), data(NETWORKS[name], "test", limit, draw)
+    row = keep(title, network=name, threat=str(threat), draw=draw)
+    if row.get("examples", len(examples)) != len(examples):
+        raise SystemExit(f"{RESULTS} holds {title} on {row['examples']} images: ask for as many, or move it away")
+    row = keep(title, examples=len(examples))
+    for seed in range(len(row.get("reference", [])), reference_seeds):
+        row = keep(title, reference=[*row.get("reference", []), theirs(model, examples, threat, seed)])
+    mine = []
+    for seed in range(seeds):
+        mine.append(ours(model, examples, threat, seed))
+        print(f"  ours seed {seed}: unbroken {mine[-1]['unbroken']}, {mine[-1]['seconds']:.1f} s", flush=True)
+    if mine:
+        price = statistics.median(run["backward_cost"] for run in mine)
+        told = summary(mine, row["reference"], price, len(examples))
+        keep(title, ours=mine, backward_cost=price, summary=told)
+        print(json.dumps(told, indent=1), flush=True)
+
+
+def summary(mine: list[dict[str, Any]], reference: list[dict[str, Any]], price: float, count: int) -> dict[str, Any]:
     """Medians over seeds."""
 
     def units(run: dict[str, Any]) -> float:
@@ -108,20 +120,20 @@ def summary(mine: list[dict[str, Any]], theirs: list[dict[str, Any]], price: flo
     def median(runs: list[dict[str, Any]], key: str) -> float:
         return float(statistics.median(run[key] for run in runs))
 
-    cost, reference = (statistics.median(map(units, runs)) for runs in (mine, theirs))
+    cost, reference_cost = (statistics.median(map(units, runs)) for runs in (mine, reference))
     return {
         "unbroken": median(mine, "unbroken"),
-        "reference_unbroken": median(theirs, "unbroken"),
+        "reference_unbroken": median(reference, "unbroken"),
         "units_per_image": cost,
-        "reference_units_per_image": reference,
-        "ratio": cost / reference,
+        "reference_units_per_image": reference_cost,
+        "ratio": cost / reference_cost,
         "ratio_with_checks": statistics.median(
             (run["whole_forwards"] + price * run["whole_backwards"]) / count for run in mine
         )
-        / reference,
+        / reference_cost,
         "proof_seconds": median(mine, "proof_seconds"),
         "seconds": median(mine, "seconds"),
-        "reference_seconds": median(theirs, "seconds"),
+        "reference_seconds": median(reference, "seconds"),
     }
 
 
@@ -132,21 +144,16 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--reference-seeds", type=int)
+    parser.add_argument("--draw", type=int, default=0, help="0: what the suite was shaped on; 1: unseen")
     parser.add_argument("--threat", help="in place of each network's own")
     options = parser.parse_args()
     torch.manual_seed(0)
     for name in options.networks:
         threat = tb.Threat.parse(options.threat or NETWORKS[name].threat)
-        title = f"{name}, {threat}"
+        title = f"{name}, {threat}" + (f", draw {options.draw}" if options.draw else "")
         print(title, flush=True)
         wanted = options.seeds if options.reference_seeds is None else options.reference_seeds
-        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        result = examine(name, threat, options.limit, options.seeds, wanted, kept.get(title, {}))
-        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # others may have written meanwhile
-        kept[title] = result
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-        print(json.dumps(result["summary"], indent=1), flush=True)
+        examine(title, name, threat, options.draw, options.limit, options.seeds, wanted)
 
 
 if __name__ == "__main__":
