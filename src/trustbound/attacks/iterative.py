@@ -14,7 +14,7 @@ from trustbound.threat import Access
 
 @dataclass(kw_only=True, eq=False)
 class AscentState(State):
-    """The current point and each example's step size (B,), absolute."""
+    """The current point and each example's step size, absolute, as a column (B, 1, …) against it."""
 
     step_size: Tensor
 
@@ -23,7 +23,9 @@ def begin(problem: Problem, theta: Tensor, step_size: float | Tensor) -> AscentS
     """The state at a starting point θ."""
     sizes = torch.as_tensor(step_size, dtype=torch.float64, device=theta.device).expand(len(theta))
     return AscentState(
-        theta=theta, done=torch.zeros(len(theta), dtype=torch.bool, device=theta.device), step_size=sizes
+        theta=theta,
+        done=torch.zeros(len(theta), dtype=torch.bool, device=theta.device),
+        step_size=problem.neighbourhood.column(sizes),
     )
 
 
@@ -31,7 +33,7 @@ def ascend(problem: Problem, state: AscentState, loss: str) -> AscentState:
     """θ ← project(θ + step_size · steepest(gradient)), in place."""
     slope = problem.gradient(state.theta, loss)
     direction = problem.neighbourhood.steepest(state.theta, slope.gradient)
-    moved = state.theta.addcmul_(direction, problem.neighbourhood.column(state.step_size))
+    moved = state.theta.addcmul_(direction, state.step_size)
     state.theta = problem.neighbourhood.project(moved)
     return state
 

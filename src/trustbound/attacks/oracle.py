@@ -34,6 +34,15 @@ class Slope:
     loss: Tensor
 
 
+@dataclass(eq=False)
+class _Running:
+    """Passes not yet booked, the same number for every row; rows (R,) may repeat an example."""
+
+    owner: Tensor
+    forwards: int = 0
+    backwards: int = 0
+
+
 class Oracle:
     """Counted access to a model for `examples` examples; use as a context manager.
 
@@ -73,8 +82,9 @@ class Oracle:
         self.budget = budget
         self.draws = model.adaptation.draws
         self.events: list[str] = []
-        self.forwards = torch.zeros(examples, dtype=torch.int64)
-        self.backwards = torch.zeros(examples, dtype=torch.int64)
+        self._forwards = torch.zeros(examples, dtype=torch.int64)
+        self._backwards = torch.zeros(examples, dtype=torch.int64)
+        self._running = _Running(torch.arange(0))
         self._key = key
         self._compiled = _compiled(model, self.batch_size) if compile and self.draws == 1 else None
         self._exits = contextlib.ExitStack()
@@ -86,6 +96,18 @@ class Oracle:
 
     def __exit__(self, *error: object) -> None:
         self._exits.close()
+
+    @property
+    def forwards(self) -> Tensor:
+        """Forward passes of each example so far, (examples,) int64."""
+        self._settle()
+        return self._forwards
+
+    @property
+    def backwards(self) -> Tensor:
+        """Backward passes of each example so far, (examples,) int64."""
+        self._settle()
+        return self._backwards
 
     @property
     def cost(self) -> Cost:
@@ -160,7 +182,11 @@ class Oracle:
             with contextlib.nullcontext() if smooth is None else smooth.on(rows, len(points)):
                 outputs = self._averaged(points)
             loss = surrogate(outputs, rows)
-            gradient = torch.autograd.grad(loss.sum(), leaf, allow_unused=True)[0] if loss.requires_grad else None
+            gradient = (
+                torch.autograd.grad(loss, leaf, torch.ones_like(loss), allow_unused=True)[0]
+                if loss.requires_grad
+                else None
+            )
         if gradient is None:
             raise UnsupportedError(
                 f"no gradient flows from the outputs of {self.model.name} to its inputs: an operation breaks "
@@ -176,11 +202,21 @@ class Oracle:
         return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
 
     def _count(self, owner: Tensor, *, backward: bool, passes: int | None = None) -> None:
-        made = torch.full((len(owner),), self.draws if passes is None else passes, dtype=torch.int64)
-        place = owner.cpu()
-        self.forwards.index_add_(0, place, made)
-        if backward:
-            self.backwards.index_add_(0, place, made)
+        """Calls for the same rows follow each other: two sums run on until the rows change."""
+        if owner is not self._running.owner:
+            self._settle()
+            self._running = _Running(owner)
+        made = self.draws if passes is None else passes
+        self._running.forwards += made
+        self._running.backwards += made if backward else 0
+
+    def _settle(self) -> None:
+        """Book the running sums."""
+        running = self._running
+        place = running.owner.cpu()
+        self._forwards.index_add_(0, place, torch.full(place.shape, running.forwards, dtype=torch.int64))
+        self._backwards.index_add_(0, place, torch.full(place.shape, running.backwards, dtype=torch.int64))
+        running.forwards = running.backwards = 0
 
     def _each(self, count: int, call: Callable[[slice], T]) -> list[T]:
         """Call for all rows, chunk by chunk; when memory runs out, with half as many rows, and that is noted."""

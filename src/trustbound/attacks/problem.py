@@ -44,10 +44,20 @@ class State(Rows):
     done: Tensor
 
 
+@dataclass(eq=False)
+class _Current:
+    """The examples that advance at present: rows (R,) of the search, each once, their margins and what is found."""
+
+    place: Tensor
+    margin: Tensor
+    found: Tensor
+
+
 class Trail:
     """Best-so-far of every example of a search; it sees each point that is evaluated.
 
-    Because every forward passes here, an attack cannot cross an adversarial point and lose it.
+    Because every forward passes here, an attack cannot cross an adversarial point and lose it. Steps of the same
+    examples follow each other, so that their margins and successes are kept at hand until others come.
     """
 
     def __init__(self, inputs: Tensor, *, seeks: str, stop_early: bool = False, keep_closest: bool = False) -> None:
@@ -56,9 +66,33 @@ class Trail:
         self.stop_early = stop_early
         self.best = inputs.clone()
         self.closest = inputs.clone() if keep_closest else None
-        self.found = torch.zeros(count, dtype=torch.bool, device=inputs.device)
         self.size = torch.full((count,), torch.inf, dtype=torch.float64, device=inputs.device)
-        self.margin = torch.full((count,), torch.inf, dtype=inputs.dtype, device=inputs.device)
+        self._margin = torch.full((count,), torch.inf, dtype=inputs.dtype, device=inputs.device)
+        self._found = torch.zeros(count, dtype=torch.bool, device=inputs.device)
+        self._current: _Current | None = None
+
+    @property
+    def margin(self) -> Tensor:
+        """(B,) the smallest seen; infinite where nothing was."""
+        self._settle()
+        return self._margin
+
+    @property
+    def found(self) -> Tensor:
+        """(B,) bool."""
+        return self._found
+
+    def begin(self, reached: Tensor) -> None:
+        """Clean inputs that reach the goal, (B,) bool, are found unperturbed."""
+        self._settle()
+        self._found |= reached
+        self.size[reached] = 0.0
+        self._margin[reached] = -torch.inf
+
+    def found_at(self, place: Tensor) -> Tensor:
+        """What is found of some examples (R,), (R,) bool."""
+        current = self._current
+        return current.found if current is not None and current.place is place else self._found[place]
 
     def observe(
         self,
@@ -75,35 +109,52 @@ class Trail:
             place                   (R,) whose they are: row of the search.
             owner                   (R,) the same as row of the neighbourhood; None: one each, in order.
         """
-        margin = margin.to(self.margin.dtype)
-        reached = margin < 0
+        margin = margin.to(self._margin.dtype)
+        current = self._at(place) if owner is None else None
+        found = self._found[place] if current is None else current.found
         # An example that stops at its first success may be evaluated further until it is dropped; when that
         # happens depends on its neighbours, so what is seen then must leave no trace.
-        seen = margin.masked_fill(self.found[place], torch.inf) if self.stop_early else margin
+        seen = margin.masked_fill(found, torch.inf) if self.stop_early else margin
         if self.closest is not None:
-            nearer = (seen < self.margin[place]).nonzero()[:, 0]
+            nearer = (seen < (self.margin[place] if current is None else current.margin)).nonzero()[:, 0]
             if owner is not None:
                 nearer = _least(nearer, place, seen)
             self.closest[place[nearer]] = adversarial[nearer]
-        if owner is None and len(place) == len(self.margin):  # every example once, in order: the common case
-            torch.fmin(self.margin, seen, out=self.margin)
+        if current is not None:
+            torch.fmin(current.margin, seen, out=current.margin)
         else:
             self.margin.scatter_reduce_(0, place, seen.nan_to_num(nan=torch.inf, neginf=-torch.inf), "amin")
-        fresh = reached if self.seeks == "smallest" else reached & ~self.found[place]
-        rows = fresh.nonzero()[:, 0]
+        reached = margin < 0
+        rows = (reached if self.seeks == "smallest" else reached & ~found).nonzero()[:, 0]
         if not len(rows):
             return
         where, ours = place[rows], neighbourhood.select(rows if owner is None else owner[rows])
         points = adversarial[rows]
-        inside = ours.contains(points)
         size = ours.size(points)
+        inside = ours.contains(points, size)
         if self.seeks == "smallest":
             inside &= size < self.size[where]
         rows_in = inside.nonzero()[:, 0]
         kept = rows_in if owner is None else _least(rows_in, where, size)
         self.best[where[kept]] = points[kept]
         self.size[where[kept]] = size[kept]
-        self.found[where[kept]] = True
+        self._found[where[kept]] = True
+        if current is not None:
+            current.found[rows[kept]] = True
+
+    def _at(self, place: Tensor) -> _Current:
+        """The current examples, which these become."""
+        current = self._current
+        if current is None or current.place is not place:
+            self._settle()
+            current = self._current = _Current(place, self._margin[place], self._found[place])
+        return current
+
+    def _settle(self) -> None:
+        """Write the margins at hand to their rows."""
+        if self._current is not None:
+            self._margin[self._current.place] = self._current.margin
+            self._current = None
 
 
 def _least(rows: Tensor, places: Tensor, values: Tensor) -> Tensor:

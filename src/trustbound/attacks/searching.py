@@ -109,9 +109,7 @@ def search(
     )
     if reached is None:
         reached = objective.reached(oracle.outputs(inputs, place))
-    trail.found |= reached
-    trail.size[reached] = 0.0
-    trail.margin[reached] = -torch.inf
+    trail.begin(reached)
     last = inputs.clone()
     prepare = getattr(attack, "prepare", None)
     ours = _kept(task, ~reached & _affords(oracle, 1 + int(getattr(attack, "opening", 0)), place))
@@ -137,7 +135,7 @@ def _climb(attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop
         state = attack.step(problem, state)
         if watch is not None:
             watch(step, problem, state)
-        finished = state.done | trail.found[problem.place] if drop else state.done
+        finished = state.done | trail.found_at(problem.place) if drop else state.done
         spent = False
         if before is not None:
             # The next step may cost what this one did.
@@ -177,7 +175,7 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
     outputs = task.oracle.outputs(adversarial, task.place)
     margin = task.objective.margin(outputs)
     size = task.neighbourhood.size(adversarial)
-    success = ((margin < 0) & task.neighbourhood.contains(adversarial)) | reached
+    success = ((margin < 0) & task.neighbourhood.contains(adversarial, size)) | reached
     lost = int((trail.found & ~success).sum())
     if lost:
         task.oracle.events.append(f"{lost} successes were not confirmed by a fresh forward")

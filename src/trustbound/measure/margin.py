@@ -32,12 +32,14 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
     Shapes      logits (B, C), C >= 2; labels (B,) int64 -> (B,), dtype kept.
     Gradient    +1 at the label, -1 at the rival; at a tie of rivals, at the first of them.
-    Cost        one masked argmax and two gathers; no sort.
+    Cost        one masked maximum and one gather, with a gradient one gather more; no sort.
 
     >>> margin(torch.tensor([[5.0, 1.0, 2.0], [5.0, 1.0, 2.0]]), torch.tensor([0, 1]))
     tensor([ 3., -4.])
     """
-    return pick(logits, labels) - pick(logits, rival(logits, labels))
+    if logits.requires_grad:
+        return pick(logits, labels) - pick(logits, rival(logits, labels))
+    return pick(logits, labels) - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
 
 
 def targeted_margin(logits: Tensor, targets: Tensor) -> Tensor:

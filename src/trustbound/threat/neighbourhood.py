@@ -56,8 +56,8 @@ class Neighbourhood(Protocol):
     def size(self, adversarial: Tensor) -> Tensor:
         """How much was changed, in float64, in the set's own unit."""
 
-    def contains(self, adversarial: Tensor) -> Tensor:
-        """Whether size ≤ radius + τ and the box holds, in float64."""
+    def contains(self, adversarial: Tensor, size: Tensor | None = None) -> Tensor:
+        """Whether size ≤ radius + τ and the box holds, in float64; `size` where it was measured already."""
 
     def scale(self) -> Tensor:
         """The radius as far as the box lets it matter, (B,) float64: finite, for step sizes."""
@@ -122,14 +122,15 @@ class AdditiveNeighbourhood(abc.ABC):
     def steepest(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """The direction of one unit that climbs fastest."""
 
-    def contains(self, adversarial: Tensor) -> Tensor:
+    def contains(self, adversarial: Tensor, size: Tensor | None = None) -> Tensor:
         """Whether size ≤ radius + τ and every coordinate is in the box, (B,) bool."""
+        size = self.size(adversarial) if size is None else size
         flat = adversarial.flatten(1)
         low, high = (
             limit.expand(adversarial.shape[1:]).flatten() if limit.dim() else limit for limit in (self.low, self.high)
         )
         in_box = ((flat >= low) & (flat <= high)).all(dim=1)
-        return in_box & (self.size(adversarial) <= self.radius + self.tolerance)
+        return in_box & (size <= self.radius + self.tolerance)
 
     def select(self: Self, rows: Tensor) -> Self:
         """The same ball around some of the examples."""

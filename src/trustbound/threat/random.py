@@ -26,14 +26,14 @@ _SECOND = _signed(0x94D049BB133111EB)
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:
-    """Logical right shift: torch's own keeps the sign."""
-    return (bits >> by) & ((1 << (64 - by)) - 1)
+    """Logical right shift, a new tensor: torch's own keeps the sign."""
+    return (bits >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 
 def _mix(bits: Tensor) -> Tensor:
-    bits = (bits ^ _shift(bits, 30)) * _FIRST
-    bits = (bits ^ _shift(bits, 27)) * _SECOND
-    return bits ^ _shift(bits, 31)
+    bits = (bits ^ _shift(bits, 30)).mul_(_FIRST)
+    bits.bitwise_xor_(_shift(bits, 27)).mul_(_SECOND)
+    return bits.bitwise_xor_(_shift(bits, 31))
 
 
 def new_key(generator: torch.Generator | None) -> int:
@@ -75,8 +75,8 @@ class Random:
     def uniform(self, shape: tuple[int, ...], *, restart: int, draw: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Numbers in [0, 1), shape (B, *shape): 24 random bits each, 53 in float64."""
         bits = self._bits(math.prod(shape), restart, draw)
-        kept = 53 if dtype == torch.float64 else 24
-        values = _shift(bits, 64 - kept).to(torch.float64) * 2.0**-kept
+        kept, whole = (53, torch.float64) if dtype == torch.float64 else (24, torch.float32)
+        values = _shift(bits, 64 - kept).to(whole).mul_(2.0**-kept)  # exact: as many bits as the mantissa holds
         return values.to(dtype).reshape(len(self.ids), *shape)
 
     def normal(self, shape: tuple[int, ...], *, restart: int, draw: int, dtype: torch.dtype = torch.float32) -> Tensor:
