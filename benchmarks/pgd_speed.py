@@ -1,8 +1,8 @@
 """PGD-40 on 1,000 MNIST images: our engine beside a hand-written loop and the peers, one run, alternating.
 
-Every run of a contender stands between two runs of the loop by hand; its figure is the median over rounds of its time by
-theirs. The spread of the loop by hand against its own neighbours is the noise. The bare loop is forward and backward to the
-input, nothing else.
+Every run of a contender stands between two runs of the loop by hand; its figure is the median over rounds of its time
+by theirs. The spread of the loop by hand against its own neighbours is the noise. The bare loop is forward and backward
+to the input, nothing else.
 Pin it (`make bench` does): two OpenMP threads that land on one core make a second of work last twenty.
 """
 
