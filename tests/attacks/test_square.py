@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack
-from trustbound.attacks.patches import grid, layout, pattern, pyramid, rearranged, tiled, window_size, windows
-from trustbound.attacks.square import share_at
+from trustbound.attacks.methods.patches import grid, layout, pattern, pyramid, rearranged, tiled, window_size, windows
+from trustbound.attacks.methods.square import share_at
 
 
 def published(step, queries, first):

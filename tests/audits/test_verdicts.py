@@ -10,8 +10,8 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks import suites
-from trustbound.audits.ledger import Ledger
-from trustbound.certificates import interval
+from trustbound.audits.parts.ledger import Ledger
+from trustbound.certificates.methods import interval
 from trustbound.model.planted import DropoutOn, GradientKiller
 from trustbound.record.read import read_record
 from trustbound.record.store import EvidenceRow, Store
@@ -120,7 +120,7 @@ def test_ties_stay_unknown():
 
 def test_a_float32_success_within_rounding_is_a_tie():
     from trustbound.attacks import Found
-    from trustbound.audits.attacking import verify
+    from trustbound.audits.parts.attacking import verify
     from trustbound.record.cost import Cost
     from trustbound.threat import Threat
 
@@ -284,7 +284,7 @@ def test_a_random_model_is_not_to_be_trusted():
 
 
 def test_a_model_that_is_never_certified_says_what_was_left_out(monkeypatch):
-    from trustbound.audits import proving
+    from trustbound.audits.parts import proving
 
     monkeypatch.setitem(proving.ACTIVATIONS, "quick", 3)
     record = audited(net(), "linf:0.45")
@@ -294,7 +294,7 @@ def test_a_model_that_is_never_certified_says_what_was_left_out(monkeypatch):
 
 
 def test_one_certifier_that_refuses_does_not_deny_what_another_proved(monkeypatch):
-    from trustbound.certificates import lipschitz
+    from trustbound.certificates.methods import lipschitz
 
     def refuse(self, *arguments, **options):
         raise tb.UnsupportedError("no proof: planted")

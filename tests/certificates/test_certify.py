@@ -12,8 +12,8 @@ from torch import nn
 from trustbound.certificates import Proof, certify
 from trustbound.certificates.certifying import margin_slack
 from trustbound.certificates.graph import read
-from trustbound.certificates.interval import Interval
-from trustbound.certificates.linear import Crown
+from trustbound.certificates.methods.interval import Interval
+from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS
@@ -166,7 +166,7 @@ def test_rounding_bounds_what_float32_does():
     inputs = torch.rand(4, 1, 8, 8)
     graph = read(model, inputs)
     region = Region.around(inputs, BOX, "linf", 0.1)
-    from trustbound.certificates.interval import reaches
+    from trustbound.certificates.methods.interval import reaches
 
     bound = rounding(graph, [reach.size for reach in reaches(graph, region)], torch.float32)
     points = region.low.float() + (region.high - region.low).float() * torch.rand(300, 4, 1, 8, 8)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trustbound.certificates.graph.operations import Activation, MaxPool
-from trustbound.certificates.interval import Reach
-from trustbound.certificates.slopes import lines, picks
+from trustbound.certificates.methods.interval import Reach
+from trustbound.certificates.methods.slopes import lines, picks
 
 number = st.floats(-1e6, 1e6, allow_nan=False)
 

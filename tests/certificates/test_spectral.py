@@ -8,8 +8,8 @@ from torch import nn
 
 from trustbound.certificates.graph import read
 from trustbound.certificates.graph.mixing import Convolution, Mean
-from trustbound.certificates.lipschitz import constants
-from trustbound.certificates.spectral import convolution_norm, step_norm
+from trustbound.certificates.methods.lipschitz import constants
+from trustbound.certificates.methods.spectral import convolution_norm, step_norm
 
 
 def dense(step, extent):

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from trustbound.certificates import backward
-from trustbound.certificates.backward import Rows, descend
 from trustbound.certificates.graph import read
 from trustbound.certificates.graph.operations import Activation
-from trustbound.certificates.interval import Interval
-from trustbound.certificates.linear import Crown
+from trustbound.certificates.methods import backward
+from trustbound.certificates.methods.backward import Rows, descend
+from trustbound.certificates.methods.interval import Interval
+from trustbound.certificates.methods.linear import Crown
+from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
-from trustbound.certificates.windows import Window
 
 
 class Shortcut(nn.Module):

@@ -89,7 +89,7 @@ def test_thresholds_set_the_exit_code(trustbound, weights, finished, option, lea
 
 
 def test_a_broken_proof_ends_in_3_with_its_numbers(trustbound, weights, tmp_path, monkeypatch):
-    from trustbound.certificates import interval
+    from trustbound.certificates.methods import interval
 
     honest = interval.Interval.margins
     monkeypatch.setattr(

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trustbound.attacks.iterative import AscentState, ascend, begin
+from trustbound.attacks.methods.iterative import AscentState, ascend, begin
 from trustbound.attacks.problem import Problem
 from trustbound.threat import Access
 
@@ -58,7 +58,7 @@ class ToySlide:
 
 ROW = """    AttackRow(
         name="toy-slide",
-        target="trustbound.attacks.toy_slide:ToySlide",
+        target="trustbound.attacks.methods.toy_slide:ToySlide",
         line="A toy that slides uphill.",
         norms=("linf", "l2"),
     ),
@@ -75,7 +75,7 @@ def copy(tmp_path_factory):
     for name in ("README.md", "pyproject.toml"):
         shutil.copy(ROOT / name, root / name)
     attacks = root / "src" / "trustbound" / "attacks"
-    (attacks / "toy_slide.py").write_text(TOY)
+    (attacks / "methods" / "toy_slide.py").write_text(TOY)
     registry = (attacks / "registry.py").read_text()
     head, mark, tail = registry.partition("ATTACKS: tuple[AttackRow, ...] = (\n")
     assert mark
@@ -138,7 +138,7 @@ def test_the_contract_is_asked_of_it_and_kept(copy):
 
 def test_the_contract_can_be_broken(copy):
     """An attack that returns what it did not check is caught by the same tests."""
-    path = copy / "src" / "trustbound" / "attacks" / "toy_slide.py"
+    path = copy / "src" / "trustbound" / "attacks" / "methods" / "toy_slide.py"
     try:
         path.write_text(TOY.replace("problem.neighbourhood.scale() / 4", "problem.neighbourhood.scale() * 0"))
         done = run(copy, "-m", "pytest", "-q", "tests/contract/test_attacks.py", "-k", "toy-slide", "-p", "no:xdist")

@@ -34,37 +34,37 @@ class AttackRow:
 ATTACKS: tuple[AttackRow, ...] = (
     AttackRow(
         name="fgsm",
-        target="trustbound.attacks.iterative:FGSM",
+        target="trustbound.attacks.methods.iterative:FGSM",
         line="One step of the full radius along the steepest direction.",
         norms=("linf", "l2"),
     ),
     AttackRow(
         name="bim",
-        target="trustbound.attacks.iterative:BIM",
+        target="trustbound.attacks.methods.iterative:BIM",
         line="FGSM repeated with small steps from the clean input.",
         norms=("linf", "l2"),
     ),
     AttackRow(
         name="pgd",
-        target="trustbound.attacks.iterative:PGD",
+        target="trustbound.attacks.methods.iterative:PGD",
         line="Projected gradient ascent from random points of the set.",
         factor=1.25,
     ),
     AttackRow(
         name="apgd",
-        target="trustbound.attacks.apgd:APGD",
+        target="trustbound.attacks.methods.apgd:APGD",
         line="Projected ascent with momentum that halves its own step size.",
         norms=("linf", "l2", "l1"),
     ),
     AttackRow(
         name="apgd-t",
-        target="trustbound.attacks.apgd_targeted:TargetedAPGD",
+        target="trustbound.attacks.methods.apgd_targeted:TargetedAPGD",
         line="apgd towards one class after another, nearest first.",
         norms=("linf", "l2", "l1"),
     ),
     AttackRow(
         name="square",
-        target="trustbound.attacks.square:Square",
+        target="trustbound.attacks.methods.square:Square",
         line="Random search that changes one square at a time; needs scores only.",
         needs="scores",
         norms=("linf", "l2"),
@@ -72,25 +72,25 @@ ATTACKS: tuple[AttackRow, ...] = (
     ),
     AttackRow(
         name="fmn",
-        target="trustbound.attacks.fmn:FMN",
+        target="trustbound.attacks.methods.fmn:FMN",
         line="Smallest change in any norm, by steps in a ball that closes in on the boundary.",
         seeks="smallest",
     ),
     AttackRow(
         name="ddn",
-        target="trustbound.attacks.ddn:DDN",
+        target="trustbound.attacks.methods.ddn:DDN",
         line="Smallest l2 change: the gradient turns it, success sets its length.",
         norms=("l2",),
         seeks="smallest",
     ),
     AttackRow(
         name="margin-pgd",
-        target="trustbound.attacks.margin_pgd:MarginPGD",
+        target="trustbound.attacks.methods.margin_pgd:MarginPGD",
         line="Short runs on the probability margin, from varied starts, with an exact polish.",
     ),
     AttackRow(
         name="smooth-pgd",
-        target="trustbound.attacks.smooth_pgd:SmoothPGD",
+        target="trustbound.attacks.methods.smooth_pgd:SmoothPGD",
         line="margin-pgd with a smooth derivative for ReLUs in the backward pass.",
     ),
 )

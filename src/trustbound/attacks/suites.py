@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trustbound.attacks.margin_pgd import Run
+from trustbound.attacks.methods.margin_pgd import Run
 from trustbound.attacks.registry import find
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.threat import Access, Threat

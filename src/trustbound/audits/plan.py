@@ -13,8 +13,8 @@ import torch
 from trustbound.attacks import build
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.suites import suite
-from trustbound.audits.bracket import TRIAL
-from trustbound.audits.curve import curve_count
+from trustbound.audits.parts.bracket import TRIAL
+from trustbound.audits.parts.curve import curve_count
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import UnsupportedError
 from trustbound.measure.margin import margin

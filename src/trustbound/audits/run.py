@@ -16,17 +16,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from trustbound.attacks.suites import suite
-from trustbound.audits.bracket import Search
 from trustbound.audits.checks.restored import fingerprint
-from trustbound.audits.clean import Clean, backward_cost, clean_pass
 from trustbound.audits.context import Context, Progress, Silent, derived_key, drawn
-from trustbound.audits.curve import curve, curve_count
-from trustbound.audits.doubting import attacked_logits, doubt, witnesses
 from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
-from trustbound.audits.health import after_search, before_search
-from trustbound.audits.ledger import Ledger
-from trustbound.audits.proving import prepare
+from trustbound.audits.parts.bracket import Search
+from trustbound.audits.parts.clean import Clean, backward_cost, clean_pass
+from trustbound.audits.parts.curve import curve, curve_count
+from trustbound.audits.parts.doubting import attacked_logits, doubt, witnesses
+from trustbound.audits.parts.health import after_search, before_search
+from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.parts.proving import prepare
 from trustbound.audits.request import described
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, UnsoundError

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.reading import read
-from trustbound.certificates.interval import reaches
+from trustbound.certificates.methods.interval import reaches
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS, Row
 from trustbound.certificates.slack import rounding

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trustbound.certificates.certifying import margin_slack
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.interval import Interval
+from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.region import Region
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import InputError

@@ -20,7 +20,7 @@ class Row:
 CERTIFIERS: tuple[Row, ...] = (
     Row(
         name="interval",
-        target="trustbound.certificates.interval:Interval",
+        target="trustbound.certificates.methods.interval:Interval",
         line="limits of every number pushed forward; cheap, tight only for networks trained for it",
         norms=("linf", "l2", "l1"),
         deterministic=True,
@@ -28,7 +28,7 @@ CERTIFIERS: tuple[Row, ...] = (
     ),
     Row(
         name="lipschitz",
-        target="trustbound.certificates.lipschitz:Lipschitz",
+        target="trustbound.certificates.methods.lipschitz:Lipschitz",
         line="clean margin minus radius × product of layer norms; made for l2",
         norms=("linf", "l2", "l1"),
         deterministic=True,
@@ -36,7 +36,7 @@ CERTIFIERS: tuple[Row, ...] = (
     ),
     Row(
         name="crown",
-        target="trustbound.certificates.linear:Crown",
+        target="trustbound.certificates.methods.linear:Crown",
         line="backward linear bounds with one line per ReLU; dearer and far tighter",
         norms=("linf", "l2", "l1"),
         deterministic=True,

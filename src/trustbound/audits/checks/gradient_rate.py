@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.iterative import AscentState, begin
+from trustbound.attacks.methods.iterative import AscentState, begin
 from trustbound.attacks.problem import Problem
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck

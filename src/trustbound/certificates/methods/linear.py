@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trustbound.certificates.backward import Rows, descend
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation
-from trustbound.certificates.interval import Reach, advance, conclude
+from trustbound.certificates.methods.backward import Rows, descend
+from trustbound.certificates.methods.interval import Reach, advance, conclude
+from trustbound.certificates.methods.slopes import Lines, Picks, lines, picks
+from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
-from trustbound.certificates.slopes import Lines, Picks, lines, picks
 from trustbound.certificates.specification import Certifier
-from trustbound.certificates.windows import Window
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class Crown(Certifier):
     >>> network = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
     >>> inputs, labels = torch.full((1, 4), 0.5), torch.tensor([0])
     >>> graph, region = read(network, inputs), Region.around(inputs, (0.0, 1.0), "linf", 0.1)
-    >>> from trustbound.certificates.interval import Interval
+    >>> from trustbound.certificates.methods.interval import Interval
     >>> bool(Crown().margins(graph, region, labels) > Interval().margins(graph, region, labels))
     True
     """

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.ddn import cosine, directed
+from trustbound.attacks.methods.ddn import cosine, directed
+from trustbound.attacks.methods.targets import DUAL
 from trustbound.attacks.problem import Problem, State
-from trustbound.attacks.targets import DUAL
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trustbound.attacks.margin_pgd import VARIED, MarginMemory, MarginPGD, MarginState, Run
+from trustbound.attacks.methods.margin_pgd import VARIED, MarginMemory, MarginPGD, MarginState, Run
 from trustbound.attacks.problem import Problem
 from trustbound.attacks.smoothing import SmoothBackward
 from trustbound.threat import Access

@@ -11,10 +11,10 @@ from torch import Tensor
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.mixing import Convolution
 from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation, Scale, Sum
+from trustbound.certificates.methods.slopes import Lines, Picks
+from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
-from trustbound.certificates.slopes import Lines, Picks
-from trustbound.certificates.windows import Window
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle
-from trustbound.audits.clean import Clean
 from trustbound.audits.context import Context, Unit
-from trustbound.audits.ledger import Ledger
+from trustbound.audits.parts.clean import Clean
+from trustbound.audits.parts.ledger import Ledger
 from trustbound.errors import InputError
 from trustbound.record.cost import Cost
 from trustbound.record.scores import Assessment

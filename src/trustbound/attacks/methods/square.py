@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.patches import grid, layout, patterns, rearranged, tiled, window_size, windows
+from trustbound.attacks.methods.patches import grid, layout, patterns, rearranged, tiled, window_size, windows
 from trustbound.attacks.problem import Problem, State
 from trustbound.threat import Access
 from trustbound.threat.sets.l2 import unit_length

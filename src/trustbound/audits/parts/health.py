@@ -11,9 +11,9 @@ from torch import Tensor
 
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import examine
-from trustbound.audits.clean import Clean
 from trustbound.audits.context import Context, derived_key
-from trustbound.audits.ledger import Ledger
+from trustbound.audits.parts.clean import Clean
+from trustbound.audits.parts.ledger import Ledger
 from trustbound.data.labelled import LabelledSet
 from trustbound.record.audit import Check, StepFacts
 from trustbound.record.cost import Cost

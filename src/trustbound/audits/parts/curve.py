@@ -14,10 +14,10 @@ from torch import Tensor
 
 from trustbound.attacks import build
 from trustbound.attacks.registry import find
-from trustbound.audits.attacking import attack_unit
 from trustbound.audits.context import Context, Unit
-from trustbound.audits.ledger import Ledger
-from trustbound.audits.proving import Proofs, certifiers
+from trustbound.audits.parts.attacking import attack_unit
+from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.parts.proving import Proofs, certifiers
 from trustbound.certificates.radius import certified_radius
 from trustbound.errors import UnsupportedError
 from trustbound.model.wrapping import Model

@@ -11,11 +11,11 @@ from torch import Tensor
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.mixing import Dense
 from trustbound.certificates.graph.operations import Activation, Concatenate, Input, Linear, MaxPool, Sum
-from trustbound.certificates.interval import conclude, reaches
+from trustbound.certificates.methods.interval import conclude, reaches
+from trustbound.certificates.methods.spectral import step_norm
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth, rounding
 from trustbound.certificates.specification import Certifier
-from trustbound.certificates.spectral import step_norm
 from trustbound.errors import UnsupportedError
 
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.apgd import APGD, MomentumState
+from trustbound.attacks.methods.apgd import APGD, MomentumState
+from trustbound.attacks.methods.sparse_ascent import SparseState
+from trustbound.attacks.methods.targets import DUAL, by_gap, by_slope
 from trustbound.attacks.problem import Problem, Rows
-from trustbound.attacks.sparse_ascent import SparseState
-from trustbound.attacks.targets import DUAL, by_gap, by_slope
 from trustbound.threat import Access
 
 

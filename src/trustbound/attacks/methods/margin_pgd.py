@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from trustbound.attacks.methods.targets import DUAL, by_slope
 from trustbound.attacks.problem import Problem, Rows, State
 from trustbound.attacks.smoothing import SmoothBackward
-from trustbound.attacks.targets import DUAL, by_slope
 from trustbound.threat import Access
 
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from trustbound.attacks import Attack, build
 from trustbound.attacks.registry import find
 from trustbound.attacks.suites import Stage, suite
-from trustbound.audits.attacking import attack_unit
 from trustbound.audits.context import Context, Unit
-from trustbound.audits.ledger import Ledger, step_facts
-from trustbound.audits.proving import Proofs, certifiers, proof_unit
+from trustbound.audits.parts.attacking import attack_unit
+from trustbound.audits.parts.ledger import Ledger, step_facts
+from trustbound.audits.parts.proving import Proofs, certifiers, proof_unit
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import UnsupportedError
 from trustbound.model.wrapping import Model

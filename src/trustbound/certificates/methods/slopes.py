@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.operations import Activation, MaxPool
-from trustbound.certificates.interval import Reach
+from trustbound.certificates.methods.interval import Reach
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

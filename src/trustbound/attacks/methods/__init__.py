@@ -1,0 +1,1 @@
+"""The attacks, one idea a file: numbers, `init` and `step`. What they share, `attacks/searching.py` owns."""
