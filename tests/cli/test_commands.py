@@ -42,7 +42,7 @@ def test_json_is_one_object_and_nothing_else(trustbound, weights, tmp_path):
     assert set(said["cost"]) >= {"forwards", "backwards", "seconds"}
     assert said["cost"]["forwards"] > said["cost"]["backwards"] > 0
     assert said["calibration"]["clean"]["n"] == 24
-    assert said["schema"] == 1
+    assert said["schema"] == 2
     assert said["exit_code"] == 0
     assert tb.load_data("digits").sha256 != said["data"]["sha256"]
     # Progress is for people, on stderr.

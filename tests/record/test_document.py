@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from trustbound.errors import RecordError
 from trustbound.record.audit import (
+    SCHEMA,
     AuditRecord,
     Bracket,
     Check,
@@ -93,7 +94,7 @@ def test_every_part_comes_back_equal(kind):
 
 
 @settings(max_examples=20, deadline=None)
-@given(some(AuditRecord, schema=st.just(1)))
+@given(some(AuditRecord, schema=st.just(SCHEMA)))
 def test_a_whole_audit_comes_back_equal(record):
     assert through_json(record) == record
     view = json.loads(json.dumps(json_view(record), allow_nan=False))
@@ -110,6 +111,7 @@ def test_a_whole_audit_comes_back_equal(record):
     assert [one["threat"] for one in view["brackets"]] == [one.threat for one in record.brackets]
     assert view["cost"]["forwards"] == record.cost.forwards
     assert (view["calibration"] is None) == (record.doubt is None)
+    assert list(view["calibrations"]) == list(record.doubts)
     if record.doubt is not None:
         # What the scores' own reading gives, not the record's own text: the view may not invent numbers.
         assert view["calibration"]["clean"]["ece"] == to_document(record.doubt.clean)["ece"]
@@ -152,7 +154,7 @@ def valid():
         brackets=(),
         steps=(),
         curves=(),
-        doubt=None,
+        doubts={},
         checks=(),
         gallery=(),
         examples=(),
@@ -165,7 +167,7 @@ def valid():
 @pytest.mark.parametrize(
     "damage",
     [
-        {"schema": 2},
+        {"schema": SCHEMA + 1},
         {"schema": None},
         {"model": None},
         {"model": "text"},
@@ -175,7 +177,7 @@ def valid():
         {"data": {}},
         {"cost": [1, 2]},
         {"versions": 3},
-        {"doubt": {"n": 3}},
+        {"doubts": {"linf:0.1": {"n": 3}}},
     ],
     ids=str,
 )

@@ -356,7 +356,7 @@ def record(threats=("linf:0.1",), *, shape=(1, 8, 8), classes=10, **changes):
             for norm, largest in (("linf", 0.2), ("l2", 1.5))
             if any(threat.startswith(norm) for threat in threats)
         ),
-        doubt=assessment(),
+        doubts={threat: assessment() for threat in threats},
         checks=CHECKS,
         gallery=tuple(shown),
         examples=examples,
@@ -370,7 +370,7 @@ def record(threats=("linf:0.1",), *, shape=(1, 8, 8), classes=10, **changes):
 
 def light(**changes):
     """A plausible audit without the figures that take long to draw."""
-    return record(**{"curves": (), "steps": (), "doubt": None, **changes})
+    return record(**{"curves": (), "steps": (), "doubts": {}, **changes})
 
 
 def bare(**changes):
@@ -380,7 +380,7 @@ def bare(**changes):
         brackets=(one,),
         steps=(),
         curves=(),
-        doubt=None,
+        doubts={},
         checks=(),
         gallery=(),
         examples=(),

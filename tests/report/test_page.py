@@ -244,7 +244,7 @@ def test_doubt_tables_are_the_record(full):
     record, text = full
     page = Page(text)
     found = record.doubt
-    for state, doubt in (("clean", found.clean), ("attacked", found.attacked)):
+    for state, doubt in (("clean", found.clean), ("attacked, linf:0.1", found.attacked)):
         table = next(t for t in page.tables if t["caption"].startswith(f"Reliability, {state}"))
         for cells, each in zip(table["rows"][1:], doubt.reliability.bins, strict=True):
             assert int(cells[2]) == each.count
@@ -262,16 +262,48 @@ def test_doubt_tables_are_the_record(full):
             assert span(binomial_interval(round(risk[k / doubt.n] * k), k)) in cells[2]
         assert table["rows"][-1][0] == "100\u00a0%"
     head, rows = page.table("doubt", "Scores of doubt")
-    assert head == ["score", "clean", "attacked", "clean, scaled", "attacked, scaled"]
+    assert head[:4] == ["score", "clean", "attacked, linf:0.1", "attacked, l2:0.5"]
+    assert head[4:] == ["clean, scaled", "attacked, linf:0.1, scaled", "attacked, l2:0.5, scaled"]
     for name, field in (("NLL, nats", "nll"), ("Brier score", "brier"), ("AURC", "aurc")):
         assert [float(c) for c in rows[name]] == [
-            getattr(d, field) for d in (found.clean, found.attacked, found.scaled_clean, found.scaled_attacked)
+            getattr(d, field)
+            for d in (found.clean, *2 * [found.attacked], found.scaled_clean, *2 * [found.scaled_attacked])
         ]
     assert "Scale: divide logits by 1.383." in page.sections["doubt"]
     assert found.temperature.reason in page.sections["doubt"]
     _, rows = page.table("doubt", "Split conformal sets")
     assert rows["threshold"][1] == f"91.3\u00a0% ({span(binomial_interval(137, 150))})"
-    assert rows["aps"][5] == "∞"
+    assert rows["aps"][7] == "∞"
+
+
+def test_every_threat_has_its_own_attacked_doubt(specimens):
+    weak, strong = specimens.assessment(), specimens.assessment()
+    strong = dataclasses.replace(
+        strong,
+        attacked=specimens.doubt(0.2, seed=5),
+        conformal=tuple(dataclasses.replace(each, coverage_attacked=0.25) for each in strong.conformal),
+    )
+    record, _ = specimens.light(threats=("linf:0.1", "l2:0.5"), doubts={"linf:0.1": weak, "l2:0.5": strong})
+    text = render(record)
+    page = Page(text)
+    head, rows = page.table("doubt", "Scores of doubt")
+    assert head == [
+        "score",
+        "clean",
+        "attacked, linf:0.1",
+        "attacked, l2:0.5",
+        "clean, scaled",
+        "attacked, linf:0.1, scaled",
+        "attacked, l2:0.5, scaled",
+    ]
+    assert [float(cell) for cell in rows["NLL, nats"][:3]] == [weak.clean.nll, weak.attacked.nll, strong.attacked.nll]
+    head, rows = page.table("doubt", "Split conformal sets")
+    at = head.index("attacked, l2:0.5 coverage") - 1
+    assert rows["threshold"][at].startswith("25.0")
+    assert not rows["threshold"][at - 2].startswith("25.0")
+    captions = [table["caption"] for table in page.tables]
+    assert sum(caption.startswith("Reliability, attacked, l2:0.5:") for caption in captions) == 1
+    assert text.count("attacked, l2:0.5: accuracy<") == 2  # drawn wide and narrow
 
 
 def test_gallery_shows_the_pixels(specimens):
@@ -342,12 +374,12 @@ def test_missing_parts_say_so(specimens):
         "checks": "No checks were made",
     }.items():
         assert words in page.sections[section], section
-    record, _ = specimens.light(doubt=specimens.assessment(scale=False, attacked=False))
+    record, _ = specimens.light(doubts={"linf:0.1": specimens.assessment(scale=False, attacked=False)})
     page = Page(render(record))
     assert "under attack was not measured" in page.sections["doubt"]
     assert "Do not scale." in page.sections["doubt"]
     assert "not measured" in page.table("doubt", "Split conformal")[1]["aps"]
-    page = Page(render(dataclasses.replace(record, brackets=(), curves=(), doubt=None)))
+    page = Page(render(dataclasses.replace(record, brackets=(), curves=(), doubts={})))
     for section in ("verdict", "brackets", "threats", "errors"):
         assert "No threat was examined" in page.sections[section]
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,7 +27,8 @@ from trustbound.audits.parts.curve import curve, curve_count
 from trustbound.audits.parts.doubting import attacked_logits, doubt, witnesses
 from trustbound.audits.parts.health import after_search, before_search
 from trustbound.audits.parts.ledger import Ledger
-from trustbound.audits.parts.proving import prepare
+from trustbound.audits.parts.proving import Proofs, prepare
+from trustbound.audits.parts.telling import example_rows, exhibits, model_facts
 from trustbound.audits.request import described
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, UnsoundError
@@ -35,20 +37,18 @@ from trustbound.record.atomic import write_atomically
 from trustbound.record.audit import (
     AuditRecord,
     Bracket,
+    Check,
     Curve,
     DataFacts,
     ExampleRow,
     Exhibit,
-    ModelFacts,
     StepFacts,
 )
 from trustbound.record.document import to_document
 from trustbound.record.interval import binomial_interval
+from trustbound.record.scores import Assessment
 from trustbound.record.store import Store
 from trustbound.threat import Threat
-
-#: Pictures in the gallery, per threat.
-EXHIBITS = 6
 
 
 def audit(
@@ -125,6 +125,20 @@ def audit(
             scratch.cleanup()
 
 
+@dataclass(frozen=True, eq=False)
+class _Answer:
+    """What one threat's search came to."""
+
+    bracket: Bracket
+    steps: list[StepFacts]
+    curve: Curve | None
+    doubt: Assessment | None
+    examples: list[ExampleRow]
+    gallery: list[Exhibit]
+    checks: tuple[Check, ...]
+    unsound: list[int]
+
+
 def _audit(
     context: Context, curve_examples: int, training: LabelledSet | None, command: str | None, *, keep: bool
 ) -> AuditRecord:
@@ -133,43 +147,24 @@ def _audit(
     untouched = fingerprint(model.module)
     clean = clean_pass(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
-    checks = before_search(context, training)
+    before = before_search(context, training)
     double = model.in_float64() if model.dtype == torch.float32 else None
     proofs = prepare(context, torch.arange(min(2, len(data))))
-    brackets: list[Bracket] = []
-    steps: list[StepFacts] = []
-    curves: list[Curve] = []
-    examples: list[ExampleRow] = []
-    gallery: list[Exhibit] = []
     pictures: dict[str, Tensor] = {}
-    unsound: list[int] = []
-    assessment = None
-    for number, threat in enumerate(context.threats):
-        ledger = Ledger.of(clean.correct)
-        search = Search(context, threat, proofs, double, ledger, [])
-        search.run()
-        drawn = curve(context, threat, proofs, double, ledger, curve_examples)
-        brackets.append(search.bracket())
-        steps.extend(search.facts)
-        if drawn is not None:
-            curves.append(drawn)
-        logits = attacked_logits(context, threat, ledger, clean)
-        if number == 0:
-            assessment = doubt(context, clean, logits)
-        found = witnesses(context, threat, ledger)
-        examples.extend(_rows(context, threat, ledger, clean, logits))
-        gallery.extend(_exhibits(context, threat, ledger, clean, logits, found, pictures))
-        checks = (*checks, *after_search(context, threat, ledger, clean, search.facts, found, untouched))
-        unsound.extend(ledger.conflicts())
-    exit_code = 3 if unsound or any(check.verdict == "FAIL" and check.severity == "error" for check in checks) else 0
-    cost = store.cost()
+    answers = {
+        str(threat): _answer(context, threat, clean, proofs, double, untouched, curve_examples, pictures)
+        for threat in context.threats
+    }
+    told = list(answers.values())
+    checks = (*before, *(check for answer in told for check in answer.checks))
+    unsound = [place for answer in told for place in answer.unsound]
     record = AuditRecord(
         command=command or " ".join(sys.argv),
         created=str(store.fact("created", lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))),
         versions=versions(),
         seed=context.seed,
         budget=context.budget,
-        model=_model_facts(model, clean, data),
+        model=model_facts(model, clean, data),
         data=DataFacts(
             name=data.name,
             sha256=data.sha256,
@@ -179,16 +174,16 @@ def _audit(
         ),
         clean_accuracy=float(clean.correct.double().mean()),
         clean_interval=binomial_interval(int(clean.correct.sum()), len(data)),
-        brackets=tuple(brackets),
-        steps=tuple(steps),
-        curves=tuple(curves),
-        doubt=assessment,
-        checks=tuple(checks),
-        gallery=tuple(gallery),
-        examples=tuple(examples),
-        cost=cost,
+        brackets=tuple(answer.bracket for answer in told),
+        steps=tuple(step for answer in told for step in answer.steps),
+        curves=tuple(answer.curve for answer in told if answer.curve is not None),
+        doubts={threat: answer.doubt for threat, answer in answers.items() if answer.doubt is not None},
+        checks=checks,
+        gallery=tuple(shown for answer in told for shown in answer.gallery),
+        examples=tuple(row for answer in told for row in answer.examples),
+        cost=store.cost(),
         backward_cost=price,
-        exit_code=exit_code,
+        exit_code=3 if unsound or any(check.verdict == "FAIL" and check.severity == "error" for check in checks) else 0,
         events=(*store.events(), f"wall clock {time.perf_counter() - started:.1f} s"),
     )
     if keep:
@@ -199,6 +194,35 @@ def _audit(
             "This is a defect of trustbound; please report it with the run directory."
         )
     return record
+
+
+def _answer(
+    context: Context,
+    threat: Threat,
+    clean: Clean,
+    proofs: Proofs,
+    double: Model | None,
+    untouched: dict[str, str],
+    curve_examples: int,
+    pictures: dict[str, Tensor],
+) -> _Answer:
+    """Search, curve, doubt and checks under one threat; what the gallery shows is added to `pictures`."""
+    ledger = Ledger.of(clean.correct)
+    search = Search(context, threat, proofs, double, ledger, [])
+    search.run()
+    drawn = curve(context, threat, proofs, double, ledger, curve_examples)
+    logits = attacked_logits(context, threat, ledger, clean)
+    found = witnesses(context, threat, ledger)
+    return _Answer(
+        bracket=search.bracket(),
+        steps=search.facts,
+        curve=drawn,
+        doubt=doubt(context, clean, logits),
+        examples=example_rows(context, threat, ledger, clean, logits),
+        gallery=exhibits(context, threat, ledger, clean, logits, found, pictures),
+        checks=after_search(context, threat, ledger, clean, search.facts, found, untouched),
+        unsound=ledger.conflicts(),
+    )
 
 
 def _asked(threats: Sequence[Threat | str], budget: str) -> tuple[Threat, ...]:
@@ -222,91 +246,6 @@ def _control_group(data: LabelledSet, key: int) -> Tensor:
     mask = torch.zeros(count, dtype=torch.bool)
     mask[drawn(key, "control", data, torch.arange(count), max(50, math.ceil(0.05 * count)))] = True
     return mask
-
-
-def _rows(context: Context, threat: Threat, ledger: Ledger, clean: Clean, logits: Tensor) -> list[ExampleRow]:
-    confidence, prediction = logits.softmax(dim=1).max(dim=1)
-    rows = []
-    for place in range(len(clean.correct)):
-        verdict = ledger.verdict(place)
-        broken = verdict == "broken"
-        settled = {"broken": ledger.broken_by[place], "certified": ledger.certified_by[place]}.get(verdict, "")
-        rows.append(
-            ExampleRow(
-                threat=str(threat),
-                index=int(context.data.indices[place]),
-                label=int(context.data.labels[place]),
-                prediction=int(clean.prediction[place]),
-                confidence=float(clean.confidence[place]),
-                verdict=verdict,
-                settled_by=settled.removeprefix(f"{threat}/"),
-                size=float(ledger.size[place]) if broken else None,
-                adversarial_prediction=int(prediction[place]) if broken else None,
-                adversarial_confidence=float(confidence[place]) if broken else None,
-                margin=_finite(ledger.margin[place]),
-                certified_margin=_finite(ledger.proven_margin[place]),
-            )
-        )
-    return rows
-
-
-def _finite(value: Tensor) -> float | None:
-    return float(value) if math.isfinite(float(value)) else None
-
-
-def _exhibits(
-    context: Context,
-    threat: Threat,
-    ledger: Ledger,
-    clean: Clean,
-    logits: Tensor,
-    found: dict[int, Tensor],
-    pictures: dict[str, Tensor],
-) -> list[Exhibit]:
-    """The most confidently wrong adversarial examples, one of each true class first."""
-    confidence, prediction = logits.softmax(dim=1).max(dim=1)
-    ranked = sorted(found, key=lambda place: -float(confidence[place]))
-    labels = context.data.labels
-    seen: dict[int, int] = {}
-    for place in ranked:
-        seen.setdefault(int(labels[place]), place)
-    chosen = sorted(seen.values(), key=lambda place: -float(confidence[place]))
-    chosen += [place for place in ranked if place not in set(chosen)]
-    exhibits = []
-    for place in chosen[:EXHIBITS]:
-        key = f"{len(pictures) // 2:03d}"
-        pictures[f"clean/{key}"] = context.data.batch([place])[0].float().contiguous()
-        pictures[f"adversarial/{key}"] = found[place].float().cpu().contiguous()
-        exhibits.append(
-            Exhibit(
-                threat=str(threat),
-                key=key,
-                index=int(context.data.indices[place]),
-                label=int(labels[place]),
-                clean_prediction=int(clean.prediction[place]),
-                clean_confidence=float(clean.confidence[place]),
-                adversarial_prediction=int(prediction[place]),
-                adversarial_confidence=float(confidence[place]),
-                size=float(ledger.size[place]),
-                broken_by=ledger.broken_by[place].removeprefix(f"{threat}/"),
-            )
-        )
-    return exhibits
-
-
-def _model_facts(model: Model, clean: Clean, data: LabelledSet) -> ModelFacts:
-    origin = getattr(model, "origin", None)
-    return ModelFacts(
-        name=model.name,
-        sha256=model.sha256,
-        parameters=sum(weight.numel() for weight in model.module.parameters()),
-        classes=clean.logits.shape[1],
-        input_shape=tuple(data.shape),
-        box=(float(torch.as_tensor(model.box.low).min()), float(torch.as_tensor(model.box.high).max())),
-        device=str(model.device),
-        dtype=str(model.dtype).removeprefix("torch."),
-        notes=tuple(f"executed {what}" for what in getattr(origin, "executed", ())),
-    )
 
 
 def _write(run: Path, record: AuditRecord, pictures: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from trustbound.record.cost import Cost
 from trustbound.record.scores import Assessment
 
-SCHEMA = 1
+SCHEMA = 2
 
 #: Per example and threat. Ties (a margin below rounding error) stay unknown: neither broken nor proven.
 VERDICTS = ("misclassified", "broken", "certified", "unknown")
@@ -190,7 +190,8 @@ class AuditRecord:
     """One audit, whole.
 
     `exit_code` 0 done and thresholds met · 1 a threshold missed · 3 finished but not to be trusted.
-    `backward_cost` is r, the measured price of a backward in forwards.
+    `backward_cost` is r, the measured price of a backward in forwards. `doubts` holds one assessment a threat: the
+    clean part is the same in each; empty with too few examples.
     """
 
     command: str
@@ -205,7 +206,7 @@ class AuditRecord:
     brackets: tuple[Bracket, ...]
     steps: tuple[StepFacts, ...]
     curves: tuple[Curve, ...]
-    doubt: Assessment | None
+    doubts: dict[str, Assessment]
     checks: tuple[Check, ...]
     gallery: tuple[Exhibit, ...]
     examples: tuple[ExampleRow, ...]
@@ -215,3 +216,8 @@ class AuditRecord:
     verdict: str = ""
     events: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def doubt(self) -> Assessment | None:
+        """Under the first threat."""
+        return next(iter(self.doubts.values()), None)

@@ -14,24 +14,26 @@ def json_view(record: AuditRecord) -> dict[str, Any]:
     """The record as `audit --json` prints it: the whole of it, with the calibration scores on the first level.
 
     Keys        schema, clean_accuracy, brackets, calibration, checks, cost, exit_code stay where they are; others
-                may be added.
+                may be added. `calibration` is that of the first threat, `calibrations` has one for each.
     """
     document: dict[str, Any] = to_document(record)
-    doubt = document.pop("doubt")
-    calibration = None
-    if doubt is not None:
-        calibration = {
-            state: None if doubt[state] is None else {name: doubt[state][name] for name in _SCORES}
-            for state in ("clean", "attacked")
-        }
-        calibration["temperature"] = doubt["temperature"]
-        calibration["conformal"] = doubt["conformal"]
+    calibrations = {threat: _scores(doubt) for threat, doubt in document.pop("doubts").items()}
     first = ("schema", "clean_accuracy", "brackets")
     return {
         **{name: document.pop(name) for name in first},
-        "calibration": calibration,
+        "calibration": next(iter(calibrations.values()), None),
         "checks": document.pop("checks"),
         "cost": document.pop("cost"),
         "exit_code": document.pop("exit_code"),
+        "calibrations": calibrations,
         **document,
     }
+
+
+def _scores(doubt: dict[str, Any]) -> dict[str, Any]:
+    """An assessment without its curves."""
+    states: dict[str, Any] = {
+        state: None if doubt[state] is None else {name: doubt[state][name] for name in _SCORES}
+        for state in ("clean", "attacked")
+    }
+    return {**states, "temperature": doubt["temperature"], "conformal": doubt["conformal"]}

@@ -49,7 +49,7 @@ def render(record: AuditRecord, *, gallery: Mapping[str, Array] | None = None) -
     >>> data = DataFacts(name="pair", sha256="", n=2, class_names=("no", "yes"), indices=(0, 1))
     >>> record = AuditRecord(command="trustbound audit tiny", created="2025-01-01", versions={}, seed=0,
     ...     budget="quick", model=model, data=data, clean_accuracy=0.5, clean_interval=(0.013, 0.987),
-    ...     brackets=(), steps=(), curves=(), doubt=None, checks=(), gallery=(), examples=(), cost=Cost(),
+    ...     brackets=(), steps=(), curves=(), doubts={}, checks=(), gallery=(), examples=(), cost=Cost(),
     ...     backward_cost=3.0, exit_code=0)
     >>> page = render(record)
     >>> page.startswith("<!doctype html>"), "No threat was examined" in page, "<script" in page

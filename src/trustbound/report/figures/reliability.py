@@ -9,13 +9,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from trustbound.record.scores import Doubt
-from trustbound.report.figures.canvas import SMALL, panel, picture
+from trustbound.report.figures.canvas import SMALL, label, panel, picture
 from trustbound.report.figures.palette import colour
 from trustbound.report.numbers import number
 
 _QUARTERS = [0.0, 0.25, 0.5, 0.75, 1.0]
-#: What the two states are drawn in: neutral ink when nobody interferes, the colour of breaking otherwise.
-ROLE = {"clean": "muted", "attacked": "broken"}
+
+
+def role(state: str) -> str:
+    """What a state is drawn in: neutral ink when nobody interferes, the colour of breaking otherwise."""
+    return "muted" if state == "clean" else "broken"
 
 
 def reliability_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str) -> str:
@@ -23,7 +26,7 @@ def reliability_picture(states: Sequence[tuple[str, Doubt]], *, width: float, na
     wide = width >= 500
     across = 2 if wide else 1
     cell = (width / across, 376.0)
-    height = cell[1] * (1 if wide else len(states))
+    height = cell[1] * -(-len(states) // across)
 
     def draw(figure: Figure) -> None:
         for index, (state, doubt) in enumerate(states):
@@ -67,7 +70,7 @@ def _diagram(
             accuracy,
             width=each.high - each.low,
             align="edge",
-            facecolor=colour(ROLE[state]),
+            facecolor=colour(role(state)),
             alpha=0.45,
             edgecolor=colour("paper"),
             linewidth=1.0,
@@ -83,7 +86,7 @@ def _diagram(
     figure.text(
         (left + 54) / size[0],
         1 - (top + 20) / size[1],
-        f"{state}: accuracy",
+        f"{label(state, 24)}: accuracy",
         va="baseline",
         fontsize=14,
         fontweight="bold",
@@ -95,7 +98,7 @@ def _diagram(
             each.count,
             width=each.high - each.low,
             align="edge",
-            facecolor=colour(ROLE[state]),
+            facecolor=colour(role(state)),
             edgecolor=colour("paper"),
             linewidth=1.0,
         )

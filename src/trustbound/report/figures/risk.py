@@ -3,45 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
 from trustbound.record.scores import Doubt
-from trustbound.report.figures.canvas import SMALL, panel, picture, sheet
+from trustbound.report.figures.canvas import SMALL, label, panel, picture, sheet
 from trustbound.report.figures.palette import colour
-from trustbound.report.figures.reliability import ROLE
+from trustbound.report.figures.reliability import role
 from trustbound.report.numbers import number, share
 
-_DASH = {"clean": "solid", "attacked": (0, (6, 2))}
+#: Clean is solid; each attack has a dash of its own, because colour alone must not tell lines apart.
+_DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (8, 2, 2, 2, 2, 2)))
+_PITCH, _LINE = 165.0, 18.0
 
 
 def risk_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str) -> str:
     """One line for each state over the coverage, with the area beneath it named."""
-    height = 320.0
+    across = max(1, int((width - 54) // _PITCH))
+    top = 16 + _LINE * -(-len(states) // across)
+    height = 286.0 + top
 
     def draw(figure: Figure) -> None:
-        axes = panel(figure, (width, height), left=54, top=34, width=width - 54 - 16, height=height - 34 - 50)
+        axes = panel(figure, (width, height), left=54, top=top, width=width - 54 - 16, height=height - top - 50)
         keys = sheet(figure, width, height)
         highest = 0.0
         for index, (state, doubt) in enumerate(states):
             points = doubt.risk_coverage
             highest = max([highest, *points.risk])
-            axes.plot(
-                points.coverage,
-                points.risk,
-                color=colour("ink" if state == "clean" else ROLE[state]),
-                linestyle=_DASH[state],
-                marker="o" if len(points.coverage) == 1 else None,
-            )
-            left = 54 + index * 150
-            keys.plot(
-                [left, left + 26],
-                [15, 15],
-                color=colour("ink" if state == "clean" else ROLE[state]),
-                linestyle=_DASH[state],
-            )
-            keys.text(left + 33, 20, state, va="baseline", fontsize=SMALL)
+            clean = state == "clean"
+            look: dict[str, Any] = {
+                "color": colour("ink" if clean else role(state)),
+                "linestyle": "solid" if clean else _DASHES[(index - 1) % len(_DASHES)],
+            }
+            marker = "o" if len(points.coverage) == 1 else None
+            axes.plot(points.coverage, points.risk, marker=marker, **look)
+            left, line = 54 + (index % across) * _PITCH, 15 + _LINE * (index // across)
+            keys.plot([left, left + 26], [line, line], **look)
+            keys.text(left + 33, line + 5, label(state, 22), va="baseline", fontsize=SMALL)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, min(max(highest * 1.1, 0.02), 1.0))
         axes.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1.0]))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trustbound.record.audit import AuditRecord
-from trustbound.record.scores import Assessment, Doubt, TemperatureFit
+from trustbound.record.scores import Assessment, ConformalScore, Doubt, TemperatureFit
 from trustbound.report.figures.bracket import NARROW, WIDE
+from trustbound.report.figures.canvas import label
 from trustbound.report.figures.reliability import reliability_picture
 from trustbound.report.figures.risk import risk_picture
 from trustbound.report.numbers import (
@@ -30,7 +31,7 @@ def reliability_section(record: AuditRecord) -> Section:
     title = "Reliability of the confidence"
     if record.doubt is None:
         return Section(id="reliability", title=title, blocks=(missing(_UNMEASURED),))
-    states = _states(record.doubt)
+    states = _states(record)
     blocks: list[Block] = [
         Paragraph(
             text="A confidence of 90 % should be right nine times in ten: bars on the dashed line. Below it the "
@@ -70,7 +71,7 @@ def risk_section(record: AuditRecord) -> Section:
     title = "Risk and coverage"
     if record.doubt is None:
         return Section(id="risk-coverage", title=title, blocks=(missing(_UNMEASURED),))
-    states = [(state, doubt) for state, doubt in _states(record.doubt) if doubt.risk_coverage.coverage]
+    states = [(state, doubt) for state, doubt in _states(record) if doubt.risk_coverage.coverage]
     if not states:
         return Section(id="risk-coverage", title=title, blocks=(missing("No coverages were recorded."),))
     blocks: list[Block] = [
@@ -118,11 +119,14 @@ def doubt_section(record: AuditRecord) -> Section:
     found = record.doubt
     if found is None:
         return Section(id="doubt", title=title, blocks=(missing(_UNMEASURED),))
-    columns: list[tuple[str, Doubt]] = _states(found)
+    columns: list[tuple[str, Doubt]] = _states(record)
     if found.scaled_clean is not None:
         columns.append(("clean, scaled", found.scaled_clean))
-    if found.scaled_attacked is not None:
-        columns.append(("attacked, scaled", found.scaled_attacked))
+    columns += [
+        (f"{_attacked(record, threat)}, scaled", under.scaled_attacked)
+        for threat, under in record.doubts.items()
+        if under.scaled_attacked is not None
+    ]
     blocks: list[Block] = [
         Table(
             caption="Scores of doubt: lower is better for NLL, Brier score, ECE and AURC, higher for AUROC. "
@@ -134,7 +138,7 @@ def doubt_section(record: AuditRecord) -> Section:
     if found.attacked is None:
         blocks.append(missing(_UNATTACKED))
     blocks += _temperature(found.temperature)
-    blocks.append(_conformal(found))
+    blocks.append(_conformal(record, found))
     return Section(id="doubt", title=title, blocks=tuple(blocks))
 
 
@@ -177,7 +181,7 @@ def _temperature(fit: TemperatureFit | None) -> list[Block]:
     ]
 
 
-def _conformal(found: Assessment) -> Block:
+def _conformal(record: AuditRecord, found: Assessment) -> Block:
     """Coverage and size of conformal sets."""
     if not found.conformal:
         return missing("No conformal sets were made: too few examples to set some apart for them.")
@@ -190,8 +194,7 @@ def _conformal(found: Assessment) -> Block:
             "promised",
             "clean coverage",
             "size",
-            "attacked coverage",
-            "size",
+            *(head for threat in record.doubts for head in (f"{_attacked(record, threat)} coverage", "size")),
             "quantile",
             "examples",
         ),
@@ -201,10 +204,13 @@ def _conformal(found: Assessment) -> Block:
                 share(each.level),
                 share_with_interval(each.coverage_clean, each.coverage_interval),
                 number(each.mean_set_size),
-                "not measured"
-                if each.coverage_attacked is None
-                else f"{share(each.coverage_attacked)} ({interval(each.coverage_interval_attacked)})",
-                "not measured" if each.mean_set_size_attacked is None else number(each.mean_set_size_attacked),
+                *(
+                    cell
+                    for under in record.doubts.values()
+                    for row in under.conformal
+                    if row.method == each.method
+                    for cell in _under_attack(row)
+                ),
                 number(each.quantile),
                 f"{count(each.n_calibration)} + {count(each.n)}",
             )
@@ -213,10 +219,27 @@ def _conformal(found: Assessment) -> Block:
     )
 
 
-def _states(found: Assessment) -> list[tuple[str, Doubt]]:
-    """Clean, and attacked where it was measured."""
-    states = [("clean", found.clean)]
-    return states if found.attacked is None else [*states, ("attacked", found.attacked)]
+def _under_attack(row: ConformalScore) -> tuple[str, str]:
+    """Coverage and mean size on the attacked inputs."""
+    if row.coverage_attacked is None or row.mean_set_size_attacked is None:
+        return "not measured", "not measured"
+    coverage = f"{share(row.coverage_attacked)} ({interval(row.coverage_interval_attacked)})"
+    return coverage, number(row.mean_set_size_attacked)
+
+
+def _states(record: AuditRecord) -> list[tuple[str, Doubt]]:
+    """Clean once, and attacked under each threat where it was measured."""
+    states = [("clean", under.clean) for under in list(record.doubts.values())[:1]]
+    return states + [
+        (_attacked(record, threat), under.attacked)
+        for threat, under in record.doubts.items()
+        if under.attacked is not None
+    ]
+
+
+def _attacked(record: AuditRecord, threat: str) -> str:
+    """What the attacked state of a threat is called; the only one needs no name."""
+    return "attacked" if len(record.doubts) == 1 else f"attacked, {label(threat, 24)}"
 
 
 def _spread(total: int, most: int) -> list[int]:

@@ -1,0 +1,106 @@
+"""What an audit tells of each example, of its most telling ones, and of the model."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from trustbound.audits.context import Context
+from trustbound.audits.parts.clean import Clean
+from trustbound.audits.parts.ledger import Ledger
+from trustbound.data.labelled import LabelledSet
+from trustbound.model.wrapping import Model
+from trustbound.record.audit import ExampleRow, Exhibit, ModelFacts
+from trustbound.threat import Threat
+
+#: Pictures in the gallery, per threat.
+EXHIBITS = 6
+
+
+def example_rows(context: Context, threat: Threat, ledger: Ledger, clean: Clean, logits: Tensor) -> list[ExampleRow]:
+    """One row an example: what it was taken for, its verdict, who settled it, at what size."""
+    confidence, prediction = logits.softmax(dim=1).max(dim=1)
+    rows = []
+    for place in range(len(clean.correct)):
+        verdict = ledger.verdict(place)
+        broken = verdict == "broken"
+        settled = {"broken": ledger.broken_by[place], "certified": ledger.certified_by[place]}.get(verdict, "")
+        rows.append(
+            ExampleRow(
+                threat=str(threat),
+                index=int(context.data.indices[place]),
+                label=int(context.data.labels[place]),
+                prediction=int(clean.prediction[place]),
+                confidence=float(clean.confidence[place]),
+                verdict=verdict,
+                settled_by=settled.removeprefix(f"{threat}/"),
+                size=float(ledger.size[place]) if broken else None,
+                adversarial_prediction=int(prediction[place]) if broken else None,
+                adversarial_confidence=float(confidence[place]) if broken else None,
+                margin=_finite(ledger.margin[place]),
+                certified_margin=_finite(ledger.proven_margin[place]),
+            )
+        )
+    return rows
+
+
+def _finite(value: Tensor) -> float | None:
+    return float(value) if math.isfinite(float(value)) else None
+
+
+def exhibits(
+    context: Context,
+    threat: Threat,
+    ledger: Ledger,
+    clean: Clean,
+    logits: Tensor,
+    found: dict[int, Tensor],
+    pictures: dict[str, Tensor],
+) -> list[Exhibit]:
+    """The most confidently wrong adversarial examples, one of each true class first."""
+    confidence, prediction = logits.softmax(dim=1).max(dim=1)
+    ranked = sorted(found, key=lambda place: -float(confidence[place]))
+    labels = context.data.labels
+    seen: dict[int, int] = {}
+    for place in ranked:
+        seen.setdefault(int(labels[place]), place)
+    chosen = sorted(seen.values(), key=lambda place: -float(confidence[place]))
+    chosen += [place for place in ranked if place not in set(chosen)]
+    exhibits = []
+    for place in chosen[:EXHIBITS]:
+        key = f"{len(pictures) // 2:03d}"
+        pictures[f"clean/{key}"] = context.data.batch([place])[0].float().contiguous()
+        pictures[f"adversarial/{key}"] = found[place].float().cpu().contiguous()
+        exhibits.append(
+            Exhibit(
+                threat=str(threat),
+                key=key,
+                index=int(context.data.indices[place]),
+                label=int(labels[place]),
+                clean_prediction=int(clean.prediction[place]),
+                clean_confidence=float(clean.confidence[place]),
+                adversarial_prediction=int(prediction[place]),
+                adversarial_confidence=float(confidence[place]),
+                size=float(ledger.size[place]),
+                broken_by=ledger.broken_by[place].removeprefix(f"{threat}/"),
+            )
+        )
+    return exhibits
+
+
+def model_facts(model: Model, clean: Clean, data: LabelledSet) -> ModelFacts:
+    """What was audited."""
+    origin = getattr(model, "origin", None)
+    return ModelFacts(
+        name=model.name,
+        sha256=model.sha256,
+        parameters=sum(weight.numel() for weight in model.module.parameters()),
+        classes=clean.logits.shape[1],
+        input_shape=tuple(data.shape),
+        box=(float(torch.as_tensor(model.box.low).min()), float(torch.as_tensor(model.box.high).max())),
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        notes=tuple(f"executed {what}" for what in getattr(origin, "executed", ())),
+    )
