@@ -244,7 +244,7 @@ def test_doubt_tables_are_the_record(full):
     record, text = full
     page = Page(text)
     found = record.doubt
-    for state, doubt in (("clean", found.clean), ("attacked, linf:0.1", found.attacked)):
+    for state, doubt in (("clean", found.clean), ("attacked (linf:0.1)", found.attacked)):
         table = next(t for t in page.tables if t["caption"].startswith(f"Reliability, {state}"))
         for cells, each in zip(table["rows"][1:], doubt.reliability.bins, strict=True):
             assert int(cells[2]) == each.count
@@ -262,8 +262,8 @@ def test_doubt_tables_are_the_record(full):
             assert span(binomial_interval(round(risk[k / doubt.n] * k), k)) in cells[2]
         assert table["rows"][-1][0] == "100\u00a0%"
     head, rows = page.table("doubt", "Scores of doubt")
-    assert head[:4] == ["score", "clean", "attacked, linf:0.1", "attacked, l2:0.5"]
-    assert head[4:] == ["clean, scaled", "attacked, linf:0.1, scaled", "attacked, l2:0.5, scaled"]
+    assert head[:4] == ["score", "clean", "attacked (linf:0.1)", "attacked (l2:0.5)"]
+    assert head[4:] == ["clean, scaled", "attacked (linf:0.1), scaled", "attacked (l2:0.5), scaled"]
     for name, field in (("NLL, nats", "nll"), ("Brier score", "brier"), ("AURC", "aurc")):
         assert [float(c) for c in rows[name]] == [
             getattr(d, field)
@@ -290,20 +290,20 @@ def test_every_threat_has_its_own_attacked_doubt(specimens):
     assert head == [
         "score",
         "clean",
-        "attacked, linf:0.1",
-        "attacked, l2:0.5",
+        "attacked (linf:0.1)",
+        "attacked (l2:0.5)",
         "clean, scaled",
-        "attacked, linf:0.1, scaled",
-        "attacked, l2:0.5, scaled",
+        "attacked (linf:0.1), scaled",
+        "attacked (l2:0.5), scaled",
     ]
     assert [float(cell) for cell in rows["NLL, nats"][:3]] == [weak.clean.nll, weak.attacked.nll, strong.attacked.nll]
     head, rows = page.table("doubt", "Split conformal sets")
-    at = head.index("attacked, l2:0.5 coverage") - 1
+    at = head.index("attacked (l2:0.5) coverage") - 1
     assert rows["threshold"][at].startswith("25.0")
     assert not rows["threshold"][at - 2].startswith("25.0")
     captions = [table["caption"] for table in page.tables]
-    assert sum(caption.startswith("Reliability, attacked, l2:0.5:") for caption in captions) == 1
-    assert text.count("attacked, l2:0.5: accuracy<") == 2  # drawn wide and narrow
+    assert sum(caption.startswith("Reliability, attacked (l2:0.5):") for caption in captions) == 1
+    assert text.count("attacked (l2:0.5): accuracy<") == 2  # drawn wide and narrow
 
 
 def test_gallery_shows_the_pixels(specimens):

@@ -38,7 +38,7 @@ def reliability_section(record: AuditRecord) -> Section:
             "network claims more than it knows. Lines on the bars: exact 95 % intervals."
         ),
         Picture(
-            caption="Reliability " + " and ".join(state for state, _ in states) + ".",
+            caption="Reliability: " + ", ".join(state for state, _ in states) + ".",
             wide=reliability_picture(states, width=WIDE, name="reliability-wide"),
             narrow=reliability_picture(states, width=NARROW, name="reliability-narrow"),
         ),
@@ -80,7 +80,7 @@ def risk_section(record: AuditRecord) -> Section:
             "keeps the line low on the left."
         ),
         Picture(
-            caption="Error among the answers given, " + " and ".join(state for state, _ in states) + ".",
+            caption="Error among the answers given: " + ", ".join(state for state, _ in states) + ".",
             wide=risk_picture(states, width=WIDE, name="risk-wide"),
             narrow=risk_picture(states, width=NARROW, name="risk-narrow"),
         ),
@@ -239,7 +239,7 @@ def _states(record: AuditRecord) -> list[tuple[str, Doubt]]:
 
 def _attacked(record: AuditRecord, threat: str) -> str:
     """What the attacked state of a threat is called; the only one needs no name."""
-    return "attacked" if len(record.doubts) == 1 else f"attacked, {label(threat, 24)}"
+    return "attacked" if len(record.doubts) == 1 else f"attacked ({label(threat, 24)})"
 
 
 def _spread(total: int, most: int) -> list[int]:
