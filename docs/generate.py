@@ -55,8 +55,8 @@ def tables() -> dict[str, str]:
             ["objective", "lifts", "what it does"],
             [[f"`{row.name}`", row.lifts, row.line] for row in OBJECTIVES],
         ),
-        "models": table(["model", "what it is"], [[f"`{row.name}`", row.summary] for row in ZOO]),
-        "data": table(["data", "what it is"], [[f"`{row.name}`", row.summary] for row in DATA]),
+        "models": table(["model", "what it is"], [[f"`{row.name}`", row.line] for row in ZOO]),
+        "data": table(["data", "what it is"], [[f"`{row.name}`", row.line] for row in DATA]),
     }
 
 

@@ -196,7 +196,7 @@ def test_lookup_and_registry_agree():
     for row in LOSS_ROWS:
         module, attribute = row.reference.split(":")
         assert getattr(importlib.import_module(module), attribute) is LOSSES[row.name] is loss(row.name)
-        assert row.summary
+        assert row.line
     with pytest.raises(InputError, match=r"must be one of ce, margin.*got 'cw'.*Choose"):
         loss("cw")
 

@@ -29,7 +29,7 @@ class PublishedSet:
 
     name: str
     reader: str
-    summary: str
+    line: str
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
     splits: tuple[str, ...] = ("train", "test")
@@ -52,14 +52,14 @@ DATA: tuple[PublishedSet, ...] = (
     PublishedSet(
         name="digits",
         reader="trustbound.data.formats.digits:read_digits",
-        summary="scikit-learn's 8×8 handwritten digits, embedded, 1,797 real pictures",
+        line="scikit-learn's 8×8 handwritten digits, embedded, 1,797 real pictures",
         shape=(1, 8, 8),
         class_names=tuple("0123456789"),
     ),
     PublishedSet(
         name="mnist",
         reader="trustbound.data.formats.idx:read_idx_pair",
-        summary="MNIST handwritten digits, 28×28 grey, 60,000 + 10,000",
+        line="MNIST handwritten digits, 28×28 grey, 60,000 + 10,000",
         shape=(1, 28, 28),
         class_names=tuple("0123456789"),
         mirrors=(
@@ -97,7 +97,7 @@ DATA: tuple[PublishedSet, ...] = (
     PublishedSet(
         name="fashion-mnist",
         reader="trustbound.data.formats.idx:read_idx_pair",
-        summary="Fashion-MNIST articles of clothing, 28×28 grey, 60,000 + 10,000",
+        line="Fashion-MNIST articles of clothing, 28×28 grey, 60,000 + 10,000",
         shape=(1, 28, 28),
         class_names=(
             "T-shirt/top",
@@ -147,7 +147,7 @@ DATA: tuple[PublishedSet, ...] = (
     PublishedSet(
         name="cifar10",
         reader="trustbound.data.formats.cifar:read_cifar10",
-        summary="CIFAR-10 colour photographs, 32×32, 50,000 + 10,000, the original python archive",
+        line="CIFAR-10 colour photographs, 32×32, 50,000 + 10,000, the original python archive",
         shape=(3, 32, 32),
         class_names=(
             "airplane",

@@ -13,7 +13,7 @@ class ZooRow:
 
     name: str
     factory: str
-    summary: str
+    line: str
     input_shape: tuple[int, ...]
     classes: int = 10
 
@@ -22,37 +22,37 @@ ZOO: tuple[ZooRow, ...] = (
     ZooRow(
         name="fc",
         factory="trustbound.model.zoo.dense:fully_connected",
-        summary="fully connected, any hidden widths (200, 200)",
+        line="fully connected, any hidden widths (200, 200)",
         input_shape=(1, 28, 28),
     ),
     ZooRow(
         name="cnn-small",
         factory="trustbound.model.zoo.cnn:cnn_small",
-        summary="two strided convolutions and one hidden layer, the small network of the certification papers",
+        line="two strided convolutions and one hidden layer, the small network of the certification papers",
         input_shape=(1, 28, 28),
     ),
     ZooRow(
         name="cnn-large",
         factory="trustbound.model.zoo.cnn:cnn_large",
-        summary="four convolutions and two hidden layers, the large network of the certification papers",
+        line="four convolutions and two hidden layers, the large network of the certification papers",
         input_shape=(1, 28, 28),
     ),
     ZooRow(
         name="resnet18",
         factory="trustbound.model.zoo.resnet:resnet18",
-        summary="residual network with batch norm, 18 layers, stem for small pictures",
+        line="residual network with batch norm, 18 layers, stem for small pictures",
         input_shape=(3, 32, 32),
     ),
     ZooRow(
         name="wrn-28-10",
         factory="trustbound.model.zoo.wide_resnet:wide_resnet",
-        summary="wide residual network, 28 layers, 10 times as wide (depth and width can be given)",
+        line="wide residual network, 28 layers, 10 times as wide (depth and width can be given)",
         input_shape=(3, 32, 32),
     ),
     ZooRow(
         name="vit-small",
         factory="trustbound.model.zoo.vit:vit_small",
-        summary="small vision transformer: patches of 4, width 128, 6 blocks of 4 heads",
+        line="small vision transformer: patches of 4, width 128, 6 blocks of 4 heads",
         input_shape=(3, 32, 32),
     ),
 )

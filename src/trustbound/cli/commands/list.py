@@ -35,13 +35,13 @@ def _checks() -> Rows:
 def _data() -> Rows:
     from trustbound.data.registry import DATA
 
-    return [{"name": row.name, "line": row.summary} for row in DATA]
+    return [{"name": row.name, "line": row.line} for row in DATA]
 
 
 def _models() -> Rows:
     from trustbound.model.registry import ZOO
 
-    return [{"name": row.name, "line": row.summary} for row in ZOO]
+    return [{"name": row.name, "line": row.line} for row in ZOO]
 
 
 def _objectives() -> Rows:
