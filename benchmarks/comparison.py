@@ -58,7 +58,7 @@ def table(draw: int) -> str:
         lines.append(
             f"| {named(row)} | {row['examples']:,} | {told['unbroken']:g} ({ours}) | "
             f"{told['reference_unbroken']:g} ({theirs}) | {told['units_per_image']:,.0f} | "
-            f"{told['reference_units_per_image']:,.0f} | {told['ratio']:.1%} | {told['ratio_with_checks']:.1%} |"
+            f"{told['reference_units_per_image']:,.0f} | {100 * told['ratio']:.1f} % | {100 * told['ratio_with_checks']:.1f} % |"
         )
     return "\n".join(lines)
 
@@ -111,7 +111,7 @@ def curves(draw: int) -> str:
 
     said = [
         f"{named(row)}: {row['summary']['unbroken']:g} against {row['summary']['reference_unbroken']:g} unbroken at "
-        f"{row['summary']['ratio']:.1%} of the cost."
+        f"{100 * row['summary']['ratio']:.1f} % of the cost."
         for row in compared
     ]
     return picture(
