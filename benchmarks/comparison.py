@@ -58,7 +58,8 @@ def table(draw: int) -> str:
         lines.append(
             f"| {named(row)} | {row['examples']:,} | {told['unbroken']:g} ({ours}) | "
             f"{told['reference_unbroken']:g} ({theirs}) | {told['units_per_image']:,.0f} | "
-            f"{told['reference_units_per_image']:,.0f} | {100 * told['ratio']:.1f} % | {100 * told['ratio_with_checks']:.1f} % |"
+            f"{told['reference_units_per_image']:,.0f} | {100 * told['ratio']:.1f} % | "
+            f"{100 * told['ratio_with_checks']:.1f} % |"
         )
     return "\n".join(lines)
 

@@ -64,6 +64,16 @@ def test_rows_in_another_order_belong_to_their_owners():
     torch.testing.assert_close(problem.trail.margin, torch.tensor([0.4, 0.3]))
 
 
+def test_rows_that_repeat_an_example_keep_its_smallest_margin():
+    inputs = torch.full((2, 3), 0.9)
+    problem = problem_of(inputs, torch.arange(2))
+    thrice = problem.select(torch.arange(2).repeat(3))
+    theta = thrice.inputs.clone()
+    theta[:, 0] = torch.tensor([0.8, 0.7, 0.6, 0.55, 0.9, 0.9])
+    thrice.outputs(theta)
+    torch.testing.assert_close(problem.trail.margin, torch.tensor([0.1, 0.05]))
+
+
 def test_what_lies_outside_is_no_success():
     inputs = torch.full((1, 3), 0.9)
     problem = problem_of(inputs, torch.arange(1))

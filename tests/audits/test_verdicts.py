@@ -13,7 +13,7 @@ from trustbound.attacks import suites
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.certificates.methods import interval
 from trustbound.model.planted import DropoutOn, GradientKiller
-from trustbound.record.read import read_record
+from trustbound.record.files import read_record
 from trustbound.record.store import EvidenceRow, Store
 
 
@@ -257,9 +257,9 @@ def test_python_that_no_graph_can_hold_is_a_finding_too():
 
 
 def test_where_gradients_end_the_search_goes_by_scores():
-    record = audited(GradientKiller(net(), keep_graph=False), "linf:0.3")
+    record = audited(GradientKiller(net(), keep_graph=False), "linf:0.2")
     assert [step.method for step in record.steps if step.kind == "attack"][-1] == "square"
-    honest = audited(net(), "linf:0.3")
+    honest = audited(net(), "linf:0.2")
     assert record.brackets[0].broken >= 0.8 * honest.brackets[0].broken > 0
     assert finding(record, "broken-graph").verdict == "FAIL"
     assert record.exit_code == 3
@@ -378,3 +378,40 @@ def test_a_suite_in_which_only_controls_serve_is_no_search():
 def test_without_gradients_the_query_attack_searches_everything():
     stages = suites.suite("quick", tb.Threat.parse("linf:0.1;access=scores"))
     assert [(stage.attack, stage.share) for stage in stages if not stage.control] == [("square", 1.0)]
+
+
+def test_examples_that_the_goal_does_not_concern_are_out_of_its_reach():
+    """Of the wanted class already, or not of the class that is to be changed: nothing is left to be reached."""
+    torch.manual_seed(3)
+    inputs = torch.rand(60, 4)
+    module = nn.Linear(4, 3)
+    labels = module(inputs).argmax(dim=1).detach()
+    data = tb.LabelledSet(inputs, labels)
+    wanted = int(labels.mode().values)
+    other = next(int(label) for label in labels.unique() if int(label) != wanted)
+    for goal, settled in (
+        (f"target:{wanted}", labels == wanted),
+        (f"source:{other},target:{wanted}", labels != other),
+    ):
+        record = tb.audit(module, data, [f"linf:0.2;goal={goal}"], budget="quick", curve_examples=0)
+        by = [row.settled_by == "not-concerned" for row in record.examples]
+        assert by == settled.tolist()
+        assert record.brackets[0].certified >= int(settled.sum())
+        assert sum(step.settled for step in record.steps) == 60 - record.brackets[0].unknown
+
+
+def test_how_well_the_search_saw_is_of_no_account_where_nothing_is_unknown():
+    """A linear model whose gradients vanish in float32: every example is proven or broken all the same."""
+    module = nn.Linear(2, 2)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[500.0, 0.0], [-500.0, 0.0]]))
+        module.bias.zero_()
+    inputs = torch.rand(60, 2) * 0.4 + 0.6
+    wrapped = tb.wrap(module, box=(-1.0, 1.0))
+    record = tb.audit(wrapped, tb.LabelledSet(inputs, [0] * 60, box=(-1.0, 1.0)), ["linf:0.1"], curve_examples=0)
+    (bracket,) = record.brackets
+    assert (bracket.unknown, bracket.certified) == (0, 60)
+    failed = {check.name for check in record.checks if check.verdict == "FAIL"}
+    assert "gradient-rate" in failed
+    assert all(check.severity == "note" for check in record.checks if check.verdict == "FAIL")
+    assert record.exit_code == 0

@@ -1,6 +1,7 @@
 """What each command says when all is well: stdout for programs, stderr for people, and the exit code."""
 
 import dataclasses
+import hashlib
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 import trustbound as tb
 from trustbound.audits import run as audit_run
 from trustbound.record.document import to_document
-from trustbound.record.read import read_record
+from trustbound.record.files import read_record
 
 ONE = ["--limit", "24", "--threat", "linf:0.05", "--budget", "quick", "--curve", "4"]
 
@@ -362,3 +363,115 @@ def test_the_progress_protocol_counts_every_example(weights):
     assert seen
     assert all(total == done for _, total, done in seen)
     assert "clean" in [step for step, _, _ in seen]
+
+
+CHANGING = """
+from torch import nn
+import torch
+
+class Net(nn.Module):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.scale = scale
+
+    def forward(self, inputs):
+        return self.layers(inputs * self.scale)
+
+def make(scale=FACTOR):
+    return Net(scale)
+"""
+
+
+def test_evidence_of_one_model_is_never_given_as_anothers(trustbound, tmp_path):
+    """Same weights, same layers: only the arguments, the file, or a module that the file imports differ."""
+    path = tmp_path / "net.py"
+    path.write_text(CHANGING.replace("FACTOR", "1.0"))
+    line = ["audit", f"{path}:make", "--data", "digits", *ONE]
+    first = trustbound(*line, "--run", "run")
+    assert first.code == 0, first.err
+    assert "loaded was" in trustbound(*line, "--run", "run", "--arguments", '{"scale": -1.0}').error
+    path.write_text(CHANGING.replace("FACTOR", "-1.0"))
+    assert "loaded was" in trustbound(*line, "--run", "run").error
+    assert trustbound(*line).code in (0, 3)  # without --run the edited file has a directory of its own
+    (tmp_path / "helper.py").write_text(CHANGING.replace("FACTOR", "1.0"))
+    path.write_text("import sys; sys.path.insert(0, '.'); sys.modules.pop('helper', None)\nfrom helper import make\n")
+    assert trustbound(*line, "--run", "other").code == 0
+    (tmp_path / "helper.py").write_text(CHANGING.replace("FACTOR", "-1.0") + "\n")
+    assert "answered these examples otherwise" in trustbound(*line, "--run", "other").error
+
+
+def test_training_data_belong_to_the_question(trustbound, weights, tmp_path):
+    examples = tb.load_data("digits", limit=24)
+    np.savez(tmp_path / "held.npz", inputs=examples.inputs.numpy(), labels=examples.labels.numpy())
+    line = ["audit", f"fc:{weights}", "--data", "held.npz", *ONE]
+    assert trustbound(*line, "--run", "run").code == 0
+    assert "training was" in trustbound(*line, "--run", "run", "--training", "held.npz").error
+    assert trustbound(*line, "--training", "held.npz").code == 3
+
+
+def test_the_report_says_which_threshold_was_missed(trustbound, weights, tmp_path):
+    line = ["audit", f"fc:{weights}", "--data", "digits", *ONE, "--run", "run"]
+    told = trustbound(*line, "--fail-under", "1.0", "--json")
+    assert told.code == 1
+    assert json.loads(told.out)["exit_code"] == 1
+    assert "missed: linf:0.05: unbroken share" in told.err
+    assert json.loads(told.out)["misses"] == list(read_record(tmp_path / "run").misses)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "a threshold missed" in page
+    assert "missed: linf:0.05: unbroken share" in page
+    assert trustbound(*line).code == 0  # asked without a threshold, none is missed
+    assert "a threshold missed" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_record_names_every_file_that_was_read(trustbound, weights, tmp_path):
+    assert trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE, "--run", "run").code == 0
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert f"read {weights.name}, SHA-256 {digest}" in read_record(tmp_path / "run").model.notes
+    assert digest in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_the_gate_knows_a_threat_by_any_of_its_forms(trustbound, weights):
+    line = ["audit", f"fc:{weights}", "--data", "digits", "--limit", "20", "--budget", "quick", "--curve", "0"]
+    assert trustbound(*line, "--threat", "l2:0.4", "--threat", "linf:8/255", "--run", "run").code == 0
+    assert [bracket.threat for bracket in read_record("run").brackets] == ["l2:0.4", "linf:8/255"]
+    for threat in ("l2:0.4", "l2:0.40", "linf:16/510"):
+        assert trustbound("gate", "run", "--upper", "0", "--threat", threat).code == 0
+    assert "was audited" in trustbound("gate", "run", "--upper", "0", "--threat", "l2:0.3").error
+    assert "[0, 1]" in trustbound("gate", "run", "--upper", "nan").error
+
+
+def test_a_stop_from_the_keyboard_is_no_missed_threshold(trustbound, weights, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(audit_run, "audit", stopped)
+    told = trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE)
+    assert told.code == 130
+    assert "same command" in told.err
+
+    def defect(*_, **__):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(audit_run, "audit", defect)
+    told = trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE)
+    assert told.code == 70
+    assert "ZeroDivisionError" in told.err
+
+
+def test_a_box_for_each_feature_comes_from_a_file(trustbound, tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,kind\n" + "".join(f"{i % 3},{100 * (i % 5)},{i % 2}\n" for i in range(30)))
+    (tmp_path / "box.json").write_text('{"low": [0, 0], "high": [2, 400]}')
+    (tmp_path / "net.py").write_text(
+        "import torch\ndef make():\n    torch.manual_seed(0)\n    return torch.nn.Linear(2, 2)\n"
+    )
+    line = ["audit", "net.py:make", "--data", "t.csv", "--label-column", "kind", "--threat", "linf:1"]
+    told = trustbound(*line, "--budget", "quick", "--curve", "0", "--box", "box.json", "--run", "run")
+    assert told.code in (0, 3), told.err
+    found = {name: array for name, array in load_file(tmp_path / "run" / "gallery.safetensors").items()}
+    for name, array in found.items():
+        assert (array >= 0).all(), name
+        assert (array <= torch.tensor([2.0, 400.0])).all(), name
+    (tmp_path / "box.json").write_text('{"low": 0}')
+    assert "--box takes LOW,HIGH or a JSON file" in trustbound(*line, "--box", "box.json").error

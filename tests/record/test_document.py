@@ -22,7 +22,7 @@ from trustbound.record.audit import (
 )
 from trustbound.record.cost import Cost
 from trustbound.record.document import from_document, to_document
-from trustbound.record.read import read_record
+from trustbound.record.files import read_record
 from trustbound.record.scores import (
     Assessment,
     ConformalScore,

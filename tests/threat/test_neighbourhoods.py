@@ -35,7 +35,7 @@ def nearest_convex(point, centre, epsilon, norm):
     count = len(centre)
     if norm == "linf":
         low, high = np.maximum(0, centre - epsilon), np.minimum(1, centre + epsilon)
-        return math.sqrt(2 * optimize.lsq_linear(np.eye(count), point, bounds=(low, high)).cost)
+        return math.sqrt(2 * optimize.lsq_linear(np.eye(count), point, bounds=(low, high), method="bvls").cost)
     wish = point - centre
     lift = np.eye(count) if norm == "l2" else np.concatenate([np.eye(count), -np.eye(count)])
     if norm == "l2":

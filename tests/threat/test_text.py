@@ -35,6 +35,7 @@ GOALS = [Misclassify(), Target(3), SourceTarget(3, 5), ReduceConfidence(0.5)]
 )
 @settings(max_examples=200, deadline=None)
 def test_round_trip(norm, epsilon, goal, access):
+    epsilon = float(int(epsilon)) if norm == "l0" and math.isfinite(epsilon) else epsilon
     threat = Threat(NormBall(norm, epsilon), goal, access)
     again = Threat.parse(str(threat))
     assert again == threat
@@ -53,6 +54,8 @@ def test_round_trip(norm, epsilon, goal, access):
         ("l1:1e1", 10.0, "l1:10"),
         (" linf:1/7 ; access=scores ", 1 / 7, f"linf:{1 / 7!r};access=scores"),
         ("linf:0", 0.0, "linf:0"),
+        ("linf:51/255", 0.2, "linf:0.2"),
+        ("l2:0.4", 0.4, "l2:0.4"),
     ],
 )
 def test_known_forms(text, epsilon, shown):
@@ -83,6 +86,7 @@ def test_parts_are_read():
         "linf:eight",
         "",
         "rotation:30",
+        "l0:2.5",
         "linf:0.1;goal=win",
         "linf:0.1;access=root",
         "linf:0.1;speed=3",
@@ -109,7 +113,7 @@ def test_larger_than_the_box_is_refused_and_inf_is_not():
         NormBall(norm, diameter).check(box, 16)
         NormBall(norm, math.inf).check(box, 16)
         with pytest.raises(InputError, match=f"{norm}:inf"):
-            NormBall(norm, diameter * 1.01).check(box, 16)
+            NormBall(norm, 17.0 if norm == "l0" else diameter * 1.01).check(box, 16)
 
 
 def test_goals_say_what_success_is():

@@ -46,7 +46,7 @@ class State(Rows):
 
 @dataclass(eq=False)
 class _Current:
-    """The examples that advance at present: rows (R,) of the search, each once, their margins and what is found."""
+    """The examples that advance at present: rows (R,) of the search, their margins and what is found."""
 
     place: Tensor
     margin: Tensor
@@ -140,7 +140,7 @@ class Trail:
         self.size[where[kept]] = size[kept]
         self._found[where[kept]] = True
         if current is not None:
-            current.found[rows[kept]] = True
+            current.found = self._found[place]
 
     def _at(self, place: Tensor) -> _Current:
         """The current examples, which these become."""
@@ -153,7 +153,7 @@ class Trail:
     def _settle(self) -> None:
         """Write the margins at hand to their rows."""
         if self._current is not None:
-            self._margin[self._current.place] = self._current.margin
+            self._margin.scatter_reduce_(0, self._current.place, self._current.margin, "amin")
             self._current = None
 
 

@@ -24,6 +24,13 @@ class Thresholds:
     lower: float | None = None
     threat: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse what no share can be compared with."""
+        for name in ("clean", "upper", "lower"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 <= value <= 1.0:
+                raise InputError(f"the threshold `{name}` must lie in [0, 1]; got {value}")
+
 
 def missed(record: AuditRecord, thresholds: Thresholds) -> list[str]:
     """What the record misses, in words; empty when it passes.

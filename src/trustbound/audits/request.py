@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -27,11 +28,13 @@ def described(
     seed: int,
     curve: int,
     batch_size: int | None,
+    training: LabelledSet | None = None,
 ) -> dict[str, Any]:
     """Everything that the verdicts depend on, as plain values.
 
-    A weights file alone does not say what is computed with it: the layers, the box, the normalisation and the place
-    of the logits are part of the question too.
+    A weights file alone does not say what is computed with it: the function that built the layers with its file and
+    arguments, the box, the normalisation, the place of the logits and the declared adaptation are part of the question
+    too. What no description shows, `parts.clean.same_answers` asks the model itself.
 
     >>> import torch
     >>> from trustbound.model.wrapping import wrap
@@ -50,6 +53,13 @@ def described(
         "box": [_plain(model.box.low), _plain(model.box.high)],
         "normalisation": [None if one is None else one.tolist() for one in (model.mean, model.std)],
         "output": model.output if isinstance(model.output, str | int | None) else "a function",
+        "loaded": _loaded(model),
+        "adaptation": [
+            model.adaptation.draws,
+            sorted(model.adaptation.stand_ins),
+            model.adaptation.detector is not None,
+        ],
+        "training": None if training is None else training.sha256,
         "data": data.sha256,
         "examples": len(data),
         "rows": hashlib.sha256(data.indices.numpy().tobytes()).hexdigest(),
@@ -61,6 +71,18 @@ def described(
         "device": str(model.device),
         "dtype": str(model.dtype),
     }
+
+
+def _loaded(model: Model) -> Any:
+    """The function, its arguments and the digests of the files that were read; None for a module in memory."""
+    if model.origin is None:
+        return None
+    function = model.origin.spec.rpartition(":")[2] if model.origin.executed else ""
+    return [function, _as_json(model.origin.arguments), sorted(digest for _, digest in model.origin.files)]
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def _plain(limit: Limit) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import sys
 import tempfile
@@ -22,10 +21,10 @@ from trustbound.audits.context import Context, Progress, Silent, derived_key, dr
 from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
 from trustbound.audits.parts.bracket import Search
-from trustbound.audits.parts.clean import Clean, backward_cost, clean_pass
+from trustbound.audits.parts.clean import Clean, backward_cost, clean_pass, same_answers
 from trustbound.audits.parts.curve import curve, curve_count
 from trustbound.audits.parts.doubting import attacked_logits, doubt, witnesses
-from trustbound.audits.parts.health import after_search, before_search
+from trustbound.audits.parts.health import after_search, before_search, weighed
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.audits.parts.proving import Proofs, prepare
 from trustbound.audits.parts.telling import example_rows, exhibits, model_facts
@@ -44,7 +43,7 @@ from trustbound.record.audit import (
     Exhibit,
     StepFacts,
 )
-from trustbound.record.document import to_document
+from trustbound.record.files import write_record
 from trustbound.record.interval import binomial_interval
 from trustbound.record.scores import Assessment
 from trustbound.record.store import Store
@@ -98,7 +97,9 @@ def audit(
     classes = check_fit(model, data, asked)
     count = curve_count(curve_examples, budget, len(data))
     key = derived_key(seed, "audit")
-    request = described(model, data, asked, budget=budget, seed=seed, curve=count, batch_size=batch_size)
+    request = described(
+        model, data, asked, budget=budget, seed=seed, curve=count, batch_size=batch_size, training=training
+    )
     scratch: tempfile.TemporaryDirectory[str] | None = None
     if run is None:
         store, scratch = Store.temporary(request)
@@ -145,6 +146,7 @@ def _audit(
     started = time.perf_counter()
     model, data, store = context.model, context.data, context.store
     untouched = fingerprint(model.module)
+    same_answers(context)
     clean = clean_pass(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
     before = before_search(context, training)
@@ -156,7 +158,8 @@ def _audit(
         for threat in context.threats
     }
     told = list(answers.values())
-    checks = (*before, *(check for answer in told for check in answer.checks))
+    brackets = tuple(answer.bracket for answer in told)
+    checks = weighed((*before, *(check for answer in told for check in answer.checks)), brackets)
     unsound = [place for answer in told for place in answer.unsound]
     record = AuditRecord(
         command=command or " ".join(sys.argv),
@@ -174,7 +177,7 @@ def _audit(
         ),
         clean_accuracy=float(clean.correct.double().mean()),
         clean_interval=binomial_interval(int(clean.correct.sum()), len(data)),
-        brackets=tuple(answer.bracket for answer in told),
+        brackets=brackets,
         steps=tuple(step for answer in told for step in answer.steps),
         curves=tuple(answer.curve for answer in told if answer.curve is not None),
         doubts={threat: answer.doubt for threat, answer in answers.items() if answer.doubt is not None},
@@ -251,5 +254,4 @@ def _control_group(data: LabelledSet, key: int) -> Tensor:
 def _write(run: Path, record: AuditRecord, pictures: dict[str, Tensor]) -> None:
     if pictures:
         write_atomically(run / "gallery.safetensors", lambda path: path.write_bytes(save(pictures)))
-    text = json.dumps(to_document(record), allow_nan=False)
-    write_atomically(run / "record.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_record(run, record)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 
 import click
 
@@ -40,14 +41,21 @@ def cli() -> None:
     """How far can this neural network be trusted?
 
     Attacks bound its robust accuracy from above, proofs from below; doubt and the health of the evaluation stand
-    beside them. Exit codes: 0 done, 1 a threshold missed, 2 wrong usage or input, 3 finished but not to be trusted.
+    beside them. Exit codes: 0 done, 1 a threshold missed, 2 wrong usage or input, 3 finished but not to be
+    trusted, 130 stopped from the keyboard.
     """
 
 
 def main() -> None:
     """Run the command line; every error that trustbound raises on purpose is one message, not a traceback."""
     try:
-        cli.main(standalone_mode=True)
+        sys.exit(cli.main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped; an audit or a training goes on from here when the same command is given again", err=True)
+        sys.exit(130)
     except UnsoundError as error:
         click.echo(f"unsound: {error}", err=True)
         sys.exit(3)
@@ -60,6 +68,10 @@ def main() -> None:
     except OSError as error:  # a file that cannot be read or written; whoever knows more has said so above
         click.echo(f"error: {error.filename or 'a file'} cannot be used: {error.strerror or error}", err=True)
         sys.exit(2)
+    except Exception:
+        traceback.print_exc()
+        click.echo("This is a defect of trustbound; please report it with the command and the lines above.", err=True)
+        sys.exit(70)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -32,7 +33,10 @@ def model_options(function: F) -> F:
             click.option("--weights", type=click.Path(), help="Weights: .safetensors, .pt or .pth."),
             click.option("--arguments", help="JSON arguments for the architecture or function."),
             click.option(
-                "--box", "model_box", help="Valid inputs LOW,HIGH before normalisation (default: noted, or 0,1)."
+                "--box",
+                "model_box",
+                help="Valid inputs LOW,HIGH before normalisation, or a JSON file with limits per feature "
+                "(default: noted, or 0,1).",
             ),
             click.option("--mean", help="Per-channel mean that the model subtracts, comma-separated."),
             click.option("--std", help="Per-channel std that the model divides by, comma-separated."),
@@ -57,7 +61,11 @@ def data_options(function: F) -> F:
             click.option("--interpolation", default="bilinear", show_default=True, help="Pictures: how to resize."),
             click.option("--class-index", help="Pictures: file that maps class folders to class numbers."),
             click.option("--label-column", help="CSV: the column that holds the label."),
-            click.option("--data-box", help="Valid inputs LOW,HIGH of the data (default: the model's box)."),
+            click.option(
+                "--data-box",
+                help="Valid inputs LOW,HIGH of the data, or a JSON file (default: the model's box; for CSV the "
+                "columns' own).",
+            ),
         ],
         function,
     )
@@ -128,12 +136,25 @@ def numbers(text: str | None, option: str) -> list[float] | None:
         raise InputError(f"{option} takes numbers separated by commas; got {text!r}") from error
 
 
-def pair(text: str, option: str) -> tuple[float, float]:
-    """LOW,HIGH."""
+def pair(text: str, option: str) -> tuple[Any, Any]:
+    """LOW,HIGH as numbers, or from a JSON file `{"low": …, "high": …}` with a number or one number a feature."""
+    if text.endswith(".json"):
+        return _limits(Path(text), option)
     values = numbers(text, option)
     if values is None or len(values) != 2:
         raise InputError(f"{option} takes LOW,HIGH; got {text!r}")
     return values[0], values[1]
+
+
+def _limits(path: Path, option: str) -> tuple[Any, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        return held["low"], held["high"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f'{option} takes LOW,HIGH or a JSON file {{"low": …, "high": …}} with a number or one number a feature; '
+            f"{path} cannot be read so ({type(error).__name__}: {error})"
+        ) from error
 
 
 def as_json(value: Any) -> str:

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from trustbound.threat import Threat
 
 
-def default_run(model: Model, data: LabelledSet, threats: Sequence[Threat], asked: Sequence[Any]) -> Path:
+def default_run(
+    model: Model, data: LabelledSet, threats: Sequence[Threat], asked: Sequence[Any], training: LabelledSet | None
+) -> Path:
     """A directory that depends on all that is asked, so that the same command finds its evidence again.
 
     `asked` holds what the command line says beyond model, data and threats: budget or time, seed, curve …
     """
     from trustbound.audits.request import described
 
-    question = described(model, data, threats, budget="", seed=0, curve=0, batch_size=None)
+    question = described(model, data, threats, budget="", seed=0, curve=0, batch_size=None, training=training)
     digest = hashlib.sha256(json.dumps([question, *asked], sort_keys=True).encode()).hexdigest()
     clean = "".join(letter if letter.isalnum() else "-" for letter in model.name).strip("-") or "model"
     return Path("runs") / f"{clean}-{digest[:8]}"

@@ -86,16 +86,40 @@ class Model(nn.Module):
         self.origin: Origin | None = None
         self._sha256 = sha256
         self.training = module.training
+        self._writes: bool | None = None  # into its inputs; not known before the first call
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (B, C) of inputs (B, *F) in the box."""
+        """Logits (B, C) of inputs (B, *F) in the box; they stay as they are, whatever the module does with its own."""
+        given = inputs
         if inputs.dtype != (dtype := self.dtype):
             inputs = inputs.to(dtype)
         if self.mean is not None:
             inputs = inputs - self.mean.reshape(-1, *(1,) * (inputs.dim() - 2))
         if self.std is not None:
             inputs = inputs / self.std.reshape(-1, *(1,) * (inputs.dim() - 2))
-        return self._logits(self.module(inputs))
+        if inputs is not given:
+            return self._logits(self.module(inputs))
+        return self._logits(self._kept(inputs))
+
+    def _kept(self, inputs: Tensor) -> Any:
+        """The module's outputs; one that writes into its inputs gets a copy.
+
+        The first call is made with a copy and tells whether one is needed.
+        """
+        copied = self._writes is not False
+        own = inputs.clone() if copied else inputs
+        if torch.compiler.is_compiling() or own.is_inference():
+            return self.module(own)
+        version = own._version
+        outputs = self.module(own)
+        written = own._version != version
+        if written and not copied:
+            raise InputError(
+                f"{self.name} wrote into its inputs, which it had not done before. Let it work on a copy: "
+                "`inputs = inputs.clone()` at the top of its forward."
+            )
+        self._writes = written or bool(self._writes)
+        return outputs
 
     def _logits(self, outputs: Any) -> Tensor:
         if callable(self.output):

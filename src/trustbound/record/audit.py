@@ -189,7 +189,8 @@ class ExampleRow:
 class AuditRecord:
     """One audit, whole.
 
-    `exit_code` 0 done and thresholds met · 1 a threshold missed · 3 finished but not to be trusted.
+    `exit_code` 0 done, and thresholds met where some were set · 1 a threshold missed, `misses` says which · 3 finished
+    but not to be trusted.
     `backward_cost` is r, the measured price of a backward in forwards. `doubts` holds one assessment a threat: the
     clean part is the same in each; empty with too few examples.
     """
@@ -214,6 +215,7 @@ class AuditRecord:
     backward_cost: float
     exit_code: int
     verdict: str = ""
+    misses: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
     schema: int = SCHEMA
 

@@ -74,7 +74,7 @@ def change_words(bracket: Bracket, what: Noun) -> str:
 
 def kept(bracket: Bracket) -> str:
     """What an example does that counts for the bounds: the opposite of the adversary's goal."""
-    return "classified correctly" if is_misclassify(bracket) else "out of reach of the adversary's goal"
+    return "classified correctly" if is_misclassify(bracket) else "classified correctly and out of reach of the goal"
 
 
 def is_misclassify(bracket: Bracket) -> bool:

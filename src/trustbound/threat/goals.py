@@ -38,6 +38,10 @@ class Objective:
         """Which examples reach the goal, (B,) bool; NaN outputs do not."""
         return self.margin(outputs) < 0
 
+    def concerned(self) -> Tensor:
+        """Which examples the goal can be reached for at all, (B,) bool."""
+        return self.goal.concerns(self.labels)
+
     def loss(self, name: str, outputs: Tensor) -> Tensor:
         """A named surrogate to climb, (B,)."""
         return loss(name)(outputs, self.labels, self.targets)
@@ -61,6 +65,9 @@ class Goal(Protocol):
     def bind(self, labels: Tensor, classes: int) -> Objective:
         """The goal for a batch of labels (B,)."""
 
+    def concerns(self, labels: Tensor) -> Tensor:
+        """Which examples the goal can be reached for at all, (B,) bool."""
+
     def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """Below zero when reached, (B,)."""
 
@@ -82,6 +89,10 @@ class Misclassify:
     def bind(self, labels: Tensor, classes: int) -> Objective:
         """Every example is concerned."""
         return Objective(self, labels)
+
+    def concerns(self, labels: Tensor) -> Tensor:
+        """All."""
+        return torch.ones_like(labels, dtype=torch.bool)
 
     def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """True logit minus the best other."""
@@ -108,6 +119,10 @@ class Target:
             raise InputError(f"the target must be a class 0..{classes - 1}; got {self.target}")
         return Objective(self, labels, torch.full_like(labels, self.target))
 
+    def concerns(self, labels: Tensor) -> Tensor:
+        """Those that are not of the wanted class already."""
+        return labels != self.target
+
     def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """Best other logit minus the target's."""
         return -targeted_margin(outputs, torch.full_like(labels, self.target))
@@ -131,6 +146,10 @@ class SourceTarget:
                 f"source and target must be two different classes 0..{classes - 1}; got {self.source} and {self.target}"
             )
         return Objective(self, labels, torch.full_like(labels, self.target))
+
+    def concerns(self, labels: Tensor) -> Tensor:
+        """Those of the one class."""
+        return labels == self.source
 
     def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """Best other logit minus the target's; infinite for examples that are not concerned."""
@@ -161,6 +180,10 @@ class ReduceConfidence:
     def bind(self, labels: Tensor, classes: int) -> Objective:
         """Every example is concerned."""
         return Objective(self, labels)
+
+    def concerns(self, labels: Tensor) -> Tensor:
+        """All."""
+        return torch.ones_like(labels, dtype=torch.bool)
 
     def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """Log-probability of the true class minus the log of the wanted confidence."""

@@ -25,6 +25,7 @@ class CheckRow:
         unit        of the value.
         warn, fail  the verdict is WARN above `warn` and FAIL above `fail`; None: that verdict is never given.
         reason      why the thresholds lie there.
+        search      a failure makes the search doubtful, not what it found: it counts where a bound rests on it.
     """
 
     name: str
@@ -37,6 +38,7 @@ class CheckRow:
     warn: float | None
     fail: float | None
     reason: str
+    search: bool = False
 
 
 _ROOM = "trustbound.audits.checks."
@@ -61,6 +63,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="Are the outputs logits, and alive: not probabilities, not rounded to one-hot rows?",
         when="before",
         scope="model",
+        search=True,
         severity="error",
         unit="share of examples whose outputs are one-hot to the last bit and whose gradient is zero",
         warn=0.02,
@@ -74,6 +77,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="Would the same attack break more if the logits were multiplied by 1e-3 to 1e3?",
         when="before",
         scope="threat",
+        search=True,
         severity="warning",
         unit="gain in broken share at the best other scale",
         warn=0.05,
@@ -87,6 +91,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="How often is the gradient zero, NaN or infinite, over examples and steps?",
         when="before",
         scope="threat",
+        search=True,
         severity="error",
         unit="share of example-steps",
         warn=0.02,
@@ -99,6 +104,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="Does the gradient reach the inputs, and if not, in which module does it die?",
         when="before",
         scope="model",
+        search=True,
         severity="error",
         unit="share of examples whose gradient dies in one module",
         warn=0.05,
@@ -112,6 +118,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="Is the gradient the slope of the function, and has the function a slope at all?",
         when="before",
         scope="model",
+        search=True,
         severity="error",
         unit="share of examples where slope and gradient disagree, or the outputs jump",
         warn=0.05,
@@ -125,6 +132,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="Does an unlimited attack break everything, and does a larger budget never break less?",
         when="after",
         scope="threat",
+        search=True,
         severity="error",
         unit="share that survives an attack limited by the box alone",
         warn=0.05,
@@ -137,6 +145,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="Did a search without gradients break examples that the gradient attacks left standing?",
         when="after",
         scope="threat",
+        search=True,
         severity="error",
         unit="share of the control group broken by the black box only",
         warn=0.0,
@@ -150,6 +159,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="How many successes does the attack walk away from before its last step?",
         when="after",
         scope="threat",
+        search=True,
         severity="note",
         unit="share broken on the path but not at the last point",
         warn=0.1,
@@ -163,6 +173,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="Was the loss still rising in the last tenth of the steps?",
         when="after",
         scope="threat",
+        search=True,
         severity="warning",
         unit="share of the whole improvement made in the last tenth of the steps",
         warn=0.08,
@@ -187,6 +198,7 @@ CHECKS: tuple[CheckRow, ...] = (
         line="Do adversarials made on a stand-in of the model break what the direct attacks left standing?",
         when="after",
         scope="threat",
+        search=True,
         severity="error",
         unit="share broken through a stand-in only",
         warn=0.03,
@@ -262,7 +274,7 @@ CHECKS: tuple[CheckRow, ...] = (
         target=_ROOM + "inputs:SampleSize",
         line="Are there enough examples for the precision that the shares are quoted with?",
         when="after",
-        scope="model",
+        scope="threat",
         severity="warning",
         unit="half width of the exact 95 % interval, in units of the claimed precision",
         warn=1.0,

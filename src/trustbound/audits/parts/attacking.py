@@ -77,9 +77,7 @@ def attack_unit(
 
 def _concerned(found: Found, objective: Objective) -> Found:
     """Without examples that are of the wanted class already: there is nothing to reach for them."""
-    if objective.targets is None:
-        return found
-    concerned = objective.targets != objective.labels
+    concerned = objective.concerned()
     return replace(found, success=found.success & concerned, margin=found.margin.masked_fill(~concerned, torch.inf))
 
 

@@ -36,6 +36,9 @@ TRIAL = 64
 #: What runs on everything when no gradient reaches the inputs.
 WITHOUT_GRADIENTS = Stage(name="scores", attack="square", numbers={"steps": 2000})
 
+#: What settles the examples that the goal does not concern.
+UNCONCERNED = "not-concerned"
+
 _REFUSED = "refused: "
 
 
@@ -56,6 +59,7 @@ class Search:
         """All stages and proofs, in order of their price."""
         stages = suite(self.context.budget, self.threat)
         provers, left_out = certifiers(self.context, self.proofs, self.threat)
+        self._unconcerned()
         smooth = self._trial(stages)
         survivors = 0
         searches = [stage for stage in stages if not stage.control]
@@ -75,6 +79,21 @@ class Search:
             if stage.control:
                 self._attack(stage, smooth, torch.zeros(0, dtype=torch.int64))
         self._left_out, self._provers = left_out, [name for name, _ in provers]
+
+    def _unconcerned(self) -> None:
+        """Examples for which the goal has nothing to reach (of the wanted class already) are safe by definition."""
+        concerned = self.threat.goal.concerns(self.context.data.labels)
+        positions = (self.ledger.correct & ~concerned).nonzero()[:, 0]
+        if not len(positions):
+            return
+        step = f"{self.threat}/{UNCONCERNED}"
+
+        def work(rows: Tensor, shard: int) -> Unit:
+            return Unit(rows=[EvidenceRow(position=place, found=True) for place in rows.tolist()], cost=Cost())
+
+        rows = self.context.run(step, positions, work)
+        first = self.ledger.proved(step, rows)
+        self.facts.append(step_facts(str(self.threat), UNCONCERNED, "proof", "goal", rows, first, Cost()))
 
     def _spread(self, stage: Stage, smooth: bool, count: int) -> None:
         """A stage on the `count` smallest margins, then on the next ones for as long as that still pays.
@@ -108,7 +127,7 @@ class Search:
 
     def _no_proof(self) -> str:
         """Why nothing was proven, in words; empty where something was, or where every proof ran and failed."""
-        if bool(self.ledger.certified.any()):
+        if any(step and not step.endswith(UNCONCERNED) for step in self.ledger.certified_by):
             return ""
         refused = {name: self._refusals(name) for name in self._provers}
         if all(refused.values()):
@@ -205,8 +224,13 @@ class Search:
         return _smooth_serves(results[True], results[False])
 
     def _sample(self) -> Tensor:
-        """Correctly classified examples, drawn at random."""
-        return self.context.drawn("trial", self.ledger.correct.nonzero()[:, 0], TRIAL)
+        """Examples asked about, drawn at random."""
+        return self.context.drawn("trial", self._asked(), TRIAL)
+
+    def _asked(self) -> Tensor:
+        """Correctly classified examples that the goal concerns, in their order."""
+        concerned = self.threat.goal.concerns(self.context.data.labels)
+        return (self.ledger.correct & concerned).nonzero()[:, 0]
 
     def _tried(self, stage: Stage) -> Tensor:
         """Examples whose run of this stage the trial has made already."""
@@ -214,7 +238,7 @@ class Search:
         return self._sample() if first else torch.zeros(0, dtype=torch.int64)
 
     def _untried(self, stage: Stage) -> Tensor:
-        rows = self.ledger.correct.nonzero()[:, 0]
+        rows = self._asked()
         return rows[~_member(self._tried(stage), len(self.ledger.correct))[rows]]
 
 

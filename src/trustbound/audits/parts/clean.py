@@ -11,11 +11,15 @@ from torch import Tensor
 from trustbound.attacks.attacking import check_clean
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.context import Context, Unit
+from trustbound.errors import InputError
 from trustbound.measure.margin import margin
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 
 STEP = "clean"
+
+#: Examples whose answers say whether a resumed run still asks the same model.
+SAMPLE = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +65,27 @@ def clean_pass(context: Context) -> Clean:
     logits = torch.cat([part["logits"] for part in context.tensors(STEP, whole=True)])
     confidence, prediction = logits.softmax(dim=1).max(dim=1)
     return Clean(logits, prediction, confidence, prediction == context.data.labels)
+
+
+def same_answers(context: Context) -> None:
+    """Refuse to go on with evidence of a model that answered otherwise: edited code leaves no other trace.
+
+    Cost        one forward of a few examples.
+    Raises      InputError when this run was begun with a model that gave other logits for them.
+    """
+    rows = torch.arange(min(SAMPLE, len(context.data)))
+    with Oracle(context.model, examples=len(rows), key=context.key) as oracle:
+        outputs = oracle.outputs(context.inputs(rows), rows).double().cpu()
+    known = context.store.fact("first-answers", lambda: [[str(value) for value in row] for row in outputs.tolist()])
+    before = torch.tensor([[float(value) for value in row] for row in known], dtype=torch.float64)
+    reach = 1e-3 * (1.0 + before.abs().amax(dim=1, keepdim=True))
+    if before.shape != outputs.shape or not bool(
+        ((before - outputs).abs().le(reach) | before.eq(outputs) | (before.isnan() & outputs.isnan())).all()
+    ):
+        raise InputError(
+            f"the run directory {context.store.run} holds evidence of a model that answered these examples otherwise: "
+            "its code was changed since. Choose another --run, or remove the directory."
+        )
 
 
 def backward_cost(context: Context, repeats: int = 5) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import examine
+from trustbound.audits.checks.registry import find
 from trustbound.audits.context import Context, derived_key
 from trustbound.audits.parts.clean import Clean
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.data.labelled import LabelledSet
-from trustbound.record.audit import Check, StepFacts
+from trustbound.record.audit import Bracket, Check, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.document import from_document, to_document
 from trustbound.threat import Threat
@@ -76,6 +78,24 @@ def after_search(
         evidence=evidence,
     )
     return _kept(context, f"{threat}/checks-after", probe, None)
+
+
+def weighed(checks: Sequence[Check], brackets: Sequence[Bracket]) -> tuple[Check, ...]:
+    """Checks of the search condemn only bounds that rest on a search.
+
+    Where nothing is unknown, every example carries a witness that was measured again or a proof: how well the search
+    could see is of no account, and a failure becomes a note.
+    """
+    closed = {bracket.threat for bracket in brackets if not bracket.unknown}
+    every = len(closed) == len(brackets)
+    return tuple(
+        dataclasses.replace(
+            check, severity="note", finding=f"{check.finding} (no bound rests on it: nothing is left unknown)"
+        )
+        if check.verdict == "FAIL" and find(check.name).search and (check.threat in closed if check.threat else every)
+        else check
+        for check in checks
+    )
 
 
 def _sides(ledger: Ledger, facts: list[StepFacts]) -> tuple[Tensor | None, Tensor | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from trustbound.audits.context import Context
 from trustbound.audits.parts.clean import Clean
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.data.labelled import LabelledSet
+from trustbound.model.files.origin import Origin
 from trustbound.model.wrapping import Model
 from trustbound.record.audit import ExampleRow, Exhibit, ModelFacts
 from trustbound.threat import Threat
@@ -102,5 +105,13 @@ def model_facts(model: Model, clean: Clean, data: LabelledSet) -> ModelFacts:
         box=(float(torch.as_tensor(model.box.low).min()), float(torch.as_tensor(model.box.high).max())),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
-        notes=tuple(f"executed {what}" for what in getattr(origin, "executed", ())),
+        notes=() if origin is None else _origin(origin),
     )
+
+
+def _origin(origin: Origin) -> tuple[str, ...]:
+    """What was read and run to make the model: each file with its digest, as `sha256sum` prints it."""
+    said = [f"read {Path(path).name}, SHA-256 {digest}" for path, digest in origin.files]
+    if origin.arguments:
+        said.append(f"called with {json.dumps(origin.arguments, sort_keys=True, default=repr)}")
+    return (*said, *(f"executed {what}" for what in origin.executed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def audit_command(
     from trustbound.cli.progress import Bars
     from trustbound.cli.runs import chosen_before, default_run
     from trustbound.errors import UnsoundError
-    from trustbound.record.read import read_record
+    from trustbound.record.files import read_record, write_record
     from trustbound.record.view import json_view
     from trustbound.report import read_gallery, summary, write
     from trustbound.threat import Threat
@@ -73,7 +74,7 @@ def audit_command(
     data = read_data(options, seed, model)
     check_fit(model, data, parsed)
     asked = [budget if time_limit is None else f"time {seconds(time_limit):g}", seed, curve, batch_size]
-    folder = Path(run) if run is not None else default_run(model, data, parsed, asked)
+    folder = Path(run) if run is not None else default_run(model, data, parsed, asked, known)
     if time_limit is not None:
         before = chosen_before(folder, data, seed)
         budget, data = before or choose(model, data, parsed, seconds(time_limit), curve, seed)
@@ -99,17 +100,19 @@ def audit_command(
     except UnsoundError as error:  # the record is written: its exit code is 3, its numbers are shown all the same
         click.echo(f"unsound: {error}", err=True)
         record = read_record(folder)
+    misses = tuple(missed(record, Thresholds(upper=fail_under, lower=fail_under_lower)))
+    if misses:
+        record = replace(record, misses=misses, exit_code=record.exit_code or 1)
+        write_record(folder, record)
     page = write(record, folder / "report.html", gallery=read_gallery(folder))
-    misses = missed(record, Thresholds(upper=fail_under, lower=fail_under_lower))
-    exit_code = record.exit_code or (1 if misses else 0)
+    for miss in misses:
+        click.echo(miss, err=True)
     if json_output:
-        click.echo(as_json({**json_view(record), "exit_code": exit_code, "report": str(page)}))
+        click.echo(as_json({**json_view(record), "report": str(page)}))
     else:
         Console().print(summary(record))
-        for miss in misses:
-            click.echo(miss, err=True)
         click.echo(f"report: {page}")
-    sys.exit(exit_code)
+    sys.exit(record.exit_code)
 
 
 def seconds(text: str) -> float:

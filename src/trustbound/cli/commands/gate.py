@@ -17,11 +17,15 @@ def gate_command(run: str, threat: str, clean: float | None, upper: float | None
     """Exit 0 when the audit in RUN meets every threshold, 1 when it misses one, 3 when it is not to be trusted."""
     from trustbound.audits.gate import Thresholds, missed
     from trustbound.errors import InputError
-    from trustbound.record.read import read_record
+    from trustbound.record.files import read_record
 
     if clean is None and upper is None and lower is None:
         raise InputError("gate needs at least one of --clean, --upper, --lower")
     record = read_record(run)
+    if threat and threat not in [bracket.threat for bracket in record.brackets]:
+        from trustbound.threat import Threat
+
+        threat = str(Threat.parse(threat))
     if record.exit_code == 3:
         click.echo("not to be trusted: a health check failed; see the report", err=True)
         sys.exit(3)

@@ -20,7 +20,7 @@ from trustbound.report.verdict import ordered_checks
 
 _READ = ("FAIL", "WARN", "PASS", "SKIP")
 _EXIT = {
-    0: "done, thresholds met",
+    0: "done; no threshold was missed",
     1: "a threshold missed",
     2: "wrong usage or input",
     3: "finished but not to be trusted",
@@ -89,6 +89,8 @@ def reproduce_section(record: AuditRecord) -> Section:
             words=(0, 1),
         ),
     ]
+    if record.misses:
+        blocks.append(Items(title="Thresholds missed", items=record.misses))
     if record.model.notes:
         blocks.append(Items(title="Notes on the model", items=record.model.notes))
     return Section(id="reproduce", title="How to reproduce", blocks=tuple(blocks))

@@ -47,6 +47,8 @@ class NormBall:
             raise InputError(
                 f"epsilon must be a number ≥ 0 (or inf for no limit but the box); got {self.epsilon} for {self.norm}"
             )
+        if self.norm == "l0" and math.isfinite(self.epsilon) and self.epsilon != int(self.epsilon):
+            raise InputError(f"epsilon of l0 counts input values and must be a whole number; got {self.epsilon}")
 
     def __str__(self) -> str:
         return f"{self.norm}:{_fraction(self.epsilon)}"
@@ -106,9 +108,11 @@ def _limits(box: Box, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _fraction(value: float) -> str:
-    """A number as people write it: k/255 where it is one, else the shortest that reads back the same."""
+    """A number as people write it: k/255 where it is one and longer as a decimal, else the shortest decimal."""
     if not math.isfinite(value):
         return "inf"
+    if len(repr(value)) <= 7:
+        return str(int(value)) if value == int(value) else repr(value)
     count = round(value * 255)
     if 0 < count and count / 255 == value and count % 255:
         return f"{count}/255"

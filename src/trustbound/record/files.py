@@ -1,4 +1,4 @@
-"""Read a finished audit back from its run directory."""
+"""A finished audit as a file of its run directory."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import json
 from pathlib import Path
 
 from trustbound.errors import RecordError
+from trustbound.record.atomic import write_atomically
 from trustbound.record.audit import AuditRecord
-from trustbound.record.document import from_document
+from trustbound.record.document import from_document, to_document
+
+
+def write_record(run: str | Path, record: AuditRecord) -> None:
+    """Write the record into a run directory, whole or not at all."""
+    text = json.dumps(to_document(record), allow_nan=False)
+    write_atomically(Path(run) / "record.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def read_record(run: str | Path) -> AuditRecord:
