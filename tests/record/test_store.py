@@ -158,6 +158,14 @@ def test_a_request_that_found_nothing_does_not_bar_the_next_one(tmp_path):
         Store.open(tmp_path, ASKED)
 
 
+def test_a_run_that_was_asked_with_other_keys_is_another_versions(tmp_path):
+    with Store.open(tmp_path, {**ASKED, "bygone": 1}) as store:
+        store.fact("x", lambda: 1)
+    with pytest.raises(RecordError, match=r"bygone.*another version"):
+        Store.open(tmp_path, ASKED)
+    assert Store.asked(tmp_path) == {**ASKED, "bygone": 1}
+
+
 def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
     code = """
         try:

@@ -160,13 +160,14 @@ class Store:
                 self._connection.execute("DELETE FROM asked")
                 self._connection.executemany("INSERT INTO asked VALUES (?, ?)", sorted(now.items()))
         else:
+            version = "" if set(before) == set(now) else "; another version of trustbound may have begun it"
             said = "; ".join(
                 f"{key} was {_short(before.get(key, 'not given'))}, is {_short(now.get(key, 'not given'))}"
                 for key in different[:4]
             )
             raise RecordError(
-                f"the run directory {self.run} holds another audit ({said}). Give the same request to go on "
-                "with it, or another --run."
+                f"the run directory {self.run} holds another audit ({said}{version}). Give the same request "
+                "to go on with it, or another --run, or remove the directory."
             )
 
     def _read(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
