@@ -19,10 +19,8 @@ def untouched(model: Model, key: int) -> Iterator[None]:
     """Freeze the weights and remember everything that a forward pass may change."""
     thawed = [weight for weight in model.parameters() if weight.requires_grad]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = [model.device] if model.device.type == "cuda" else []
     states = python_random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(key)
+    with _seeded(model.device, key):
         for weight in thawed:
             weight.requires_grad_(False)
         try:
@@ -36,6 +34,26 @@ def untouched(model: Model, key: int) -> Iterator[None]:
                         buffer.copy_(before)
             python_random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device, key: int) -> Iterator[None]:
+    """Global generators of torch, seeded for a while.
+
+    For a model on the CPU its generator alone: `torch.manual_seed` would also order a seed for accelerators that were
+    not used yet, which nothing could take back.
+    """
+    if device.type == "cuda":
+        with torch.random.fork_rng(devices=[device]):
+            torch.manual_seed(key)
+            yield
+        return
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(key)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 @contextlib.contextmanager
