@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -247,11 +248,7 @@ def unseen() -> tuple[list[Subject], list[Subject]]:
 def _table() -> tuple[list[Subject], list[Subject]]:
     from sklearn.datasets import load_breast_cancer
 
-    source = load_breast_cancer()
-    values = source.data.astype(np.float32)
-    unit = (values - values.min(0)) / (values.max(0) - values.min(0))
-    order = torch.randperm(len(unit), generator=torch.Generator().manual_seed(5))
-    inputs, labels = torch.from_numpy(unit)[order], torch.from_numpy(source.target)[order].long()
+    inputs, labels = _in_unit_box(load_breast_cancer(), seed=5)
     learn = LabelledSet(inputs[:169], labels[:169], name="breast cancer/train")
     rest = inputs[169:], labels[169:]
     honest = []
@@ -313,14 +310,18 @@ def _letters() -> tuple[LabelledSet, LabelledSet]:
     return LabelledSet(images[learn], labels[learn], name="letters/train"), test
 
 
+def _in_unit_box(source: Any, *, seed: int) -> tuple[Tensor, Tensor]:
+    """A table of scikit-learn in an order of its own, every column stretched to [0, 1]."""
+    values = source.data.astype(np.float32)
+    unit = (values - values.min(0)) / (values.max(0) - values.min(0))
+    order = torch.randperm(len(unit), generator=torch.Generator().manual_seed(seed))
+    return torch.from_numpy(unit)[order], torch.from_numpy(source.target)[order].long()
+
+
 def _wine() -> list[Subject]:
     from sklearn.datasets import load_wine
 
-    source = load_wine()
-    values = source.data.astype(np.float32)
-    unit = (values - values.min(0)) / (values.max(0) - values.min(0))
-    order = torch.randperm(len(unit), generator=torch.Generator().manual_seed(7))
-    inputs, labels = torch.from_numpy(unit)[order], torch.from_numpy(source.target)[order].long()
+    inputs, labels = _in_unit_box(load_wine(), seed=7)
     learn = LabelledSet(inputs[:78], labels[:78], name="wine/train")
     nets = {"wine: logistic": nn.Sequential(nn.Linear(13, 3)), "wine: dense tanh": _dense(13, 3, nn.Tanh)}
     return [

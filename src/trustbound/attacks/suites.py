@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trustbound.attacks.methods.margin_pgd import Run
+from trustbound.attacks.methods.margin_pgd import VARIED, Run
 from trustbound.attacks.registry import find
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.threat import Access, Threat
@@ -51,15 +51,7 @@ def _margin(name: str, share: float, *runs: Run, steps: int = 10, sharpness: tup
 
 
 _FIRST = _margin("first", 1.0, Run())
-_VARIED = (
-    Run(target=1, start="random", coarse=True),
-    Run(start="random", coarse=True),
-    Run(target=2, start="random", coarse=True),
-    Run(start="blocks"),
-    Run(target=3, start="random", coarse=True),
-    Run(target=1, start="random"),
-)
-_POLISH = Run(start="closest")
+*_KINDS, _POLISH = VARIED
 
 SUITES: dict[str, tuple[Stage, ...]] = {
     "quick": (
@@ -71,7 +63,7 @@ SUITES: dict[str, tuple[Stage, ...]] = {
         _FIRST,
         _margin("wide", 0.6, Run(target=1)),
         _margin("near", 0.2, Run(start="random"), Run(target=2)),
-        _margin("last", 0.06, *_VARIED, _POLISH, steps=20, sharpness=(16.0, 32.0)),
+        _margin("last", 0.06, *VARIED, steps=20, sharpness=(16.0, 32.0)),
         Stage(name="control-apgd", attack="apgd", numbers={"steps": 50}, control=True),
         Stage(name="control-square", attack="square", numbers={"steps": 300}, control=True),
     ),
@@ -79,7 +71,7 @@ SUITES: dict[str, tuple[Stage, ...]] = {
         _FIRST,
         _margin("wide", 1.0, Run(target=1), Run(start="random")),
         _margin("near", 0.6, Run(target=2), Run(target=3), Run(start="random", coarse=True)),
-        _margin("last", 0.3, *_VARIED, *_VARIED, _POLISH, steps=30, sharpness=(16.0, 32.0, 8.0)),
+        _margin("last", 0.3, *_KINDS, *VARIED, steps=30, sharpness=(16.0, 32.0, 8.0)),
         Stage(name="apgd", attack="apgd", numbers={"steps": 100, "loss": "ce"}, share=0.5),
         Stage(name="apgd-t", attack="apgd-t", numbers={"steps": 100}, share=0.3),
         Stage(name="square", attack="square", numbers={"steps": 5000}, share=0.2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ def judge(row: CheckRow, finding: Finding) -> str:
 AnyContext = TypeVar("AnyContext", bound=Before)
 
 
-class HealthCheck(Generic[AnyContext]):
+class HealthCheck(abc.ABC, Generic[AnyContext]):
     """One check: its numbers (a frozen dataclass) and `measure`; the thresholds are in its registry row.
 
     Parameters
@@ -72,9 +73,9 @@ class HealthCheck(Generic[AnyContext]):
     name: ClassVar[str]
     needs: ClassVar[Access] = Access.DECISIONS
 
+    @abc.abstractmethod
     def measure(self, context: AnyContext) -> Finding:
         """The number and its sentence."""
-        raise NotImplementedError
 
     def look(self, context: AnyContext) -> tuple[Check, Finding]:
         """The judged record, and what it was judged by."""
