@@ -15,6 +15,7 @@ from trustbound.certificates.methods import interval
 from trustbound.model.planted import DropoutOn, GradientKiller
 from trustbound.record.files import read_record
 from trustbound.record.store import EvidenceRow, Store
+from trustbound.report.verdict import judge
 
 
 def audited(module, threat="linf:0.1", n=40, **options):
@@ -398,6 +399,10 @@ def test_examples_that_the_goal_does_not_concern_are_out_of_its_reach():
         assert by == settled.tolist()
         assert record.brackets[0].certified >= int(settled.sum())
         assert sum(step.settled for step in record.steps) == 60 - record.brackets[0].unknown
+        (claim,) = judge(record).claims
+        said = " ".join(claim.sentences)
+        assert f"{int(settled.sum())} of these needed no proof: the goal does not concern them" in said
+        assert "classified correctly when nothing is changed, and out of reach" in said
 
 
 def test_how_well_the_search_saw_is_of_no_account_where_nothing_is_unknown():

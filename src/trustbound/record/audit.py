@@ -9,6 +9,9 @@ from trustbound.record.scores import Assessment
 
 SCHEMA = 2
 
+#: The step that settles examples which the goal does not concern.
+UNCONCERNED = "not-concerned"
+
 #: Per example and threat. Ties (a margin below rounding error) stay unknown: neither broken nor proven.
 VERDICTS = ("misclassified", "broken", "certified", "unknown")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trustbound.record.audit import AuditRecord, Bracket, Check
+from trustbound.record.audit import UNCONCERNED, AuditRecord, Bracket, Check
 from trustbound.report.numbers import amount, count, interval, share
 from trustbound.report.wording import Noun, change_words, kept, noun
 
@@ -59,7 +59,8 @@ def judge(record: AuditRecord) -> Verdict:
     """Put a record into plain words, claiming nothing beyond it."""
     what = noun(record.model.input_shape)
     reasons = _distrust(record)
-    claims = tuple(_claim(bracket, what, bool(reasons)) for bracket in record.brackets)
+    beyond = {step.threat: step.settled for step in record.steps if step.name == UNCONCERNED}
+    claims = tuple(_claim(bracket, what, bool(reasons), beyond.get(bracket.threat, 0)) for bracket in record.brackets)
     right = round(record.clean_accuracy * record.data.n)
     clean = (
         f"Without interference {share(record.clean_accuracy)} of {count(record.data.n)} "
@@ -132,8 +133,8 @@ def _bracketed(record: AuditRecord, what: Noun) -> str:
     return f"Of {count(n)} {what.of(n)}, {'; '.join(parts)}."
 
 
-def _claim(bracket: Bracket, what: Noun, distrusted: bool) -> Claim:
-    """The sentences of one threat."""
+def _claim(bracket: Bracket, what: Noun, distrusted: bool, beyond: int) -> Claim:
+    """The sentences of one threat; `beyond` of the certified are none of the goal's concern."""
     n, changed = bracket.n, change_words(bracket, what)
     state = kept(bracket)
     said = [
@@ -146,6 +147,11 @@ def _claim(bracket: Bracket, what: Noun, distrusted: bool) -> Claim:
             f"{'was' if bracket.certified == 1 else 'were'} certified; the proof covers every allowed change "
             f"(95 % interval of the share {interval(bracket.lower_interval)})."
         )
+        if beyond:
+            said.append(
+                f"{count(beyond)} of these needed no proof: the goal does not concern them (they are of the wanted "
+                "class already, or not of the class to be changed)."
+            )
     else:
         why = f" ({bracket.no_proof})" if bracket.no_proof else ""
         said.append(

@@ -73,8 +73,13 @@ def change_words(bracket: Bracket, what: Noun) -> str:
 
 
 def kept(bracket: Bracket) -> str:
-    """What an example does that counts for the bounds: the opposite of the adversary's goal."""
-    return "classified correctly" if is_misclassify(bracket) else "classified correctly and out of reach of the goal"
+    """What an example does that counts for the bounds: the opposite of the adversary's goal.
+
+    Out of reach of a goal does not mean right under every change: another wrong class may be within reach.
+    """
+    if is_misclassify(bracket):
+        return "classified correctly"
+    return "classified correctly when nothing is changed, and out of reach of the adversary's goal"
 
 
 def is_misclassify(bracket: Bracket) -> bool:

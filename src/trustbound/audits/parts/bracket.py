@@ -25,7 +25,7 @@ from trustbound.audits.parts.proving import Proofs, certifiers, proof_unit
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import UnsupportedError
 from trustbound.model.wrapping import Model
-from trustbound.record.audit import Bracket, StepFacts
+from trustbound.record.audit import UNCONCERNED, Bracket, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
@@ -35,9 +35,6 @@ TRIAL = 64
 
 #: What runs on everything when no gradient reaches the inputs.
 WITHOUT_GRADIENTS = Stage(name="scores", attack="square", numbers={"steps": 2000})
-
-#: What settles the examples that the goal does not concern.
-UNCONCERNED = "not-concerned"
 
 _REFUSED = "refused: "
 
