@@ -52,7 +52,7 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
             raise UnsupportedError(f"no proof: the model cannot be copied to float64 ({error})") from error
         shown = inputs.detach().to(device, torch.float64)
         sample = shown[torch.arange(_BATCH, device=device) % len(shown)].clone()
-        translator = Translator(_prefix(model), sample)
+        translator = Translator(_prefix(model), sample, dtype)
         graph = Graph(operations=fold(translator.translate(_export(double, sample))), dtype=dtype, device=device)
         if len(graph.operations[-1].shape) != 1 or isinstance(graph.operations[-1], Input):
             raise UnsupportedError(

@@ -25,14 +25,17 @@ class Translator:
     """Walk an exported program; `operations` grows by what each node computes.
 
     `prefix` is cut from module paths; `sample` (B, *F) is what the program was exported with: its batch size
-    tells the batch axis in the shapes that the program recorded.
+    tells the batch axis in the shapes that the program recorded; `dtype` is the precision of every step.
     """
 
-    def __init__(self, prefix: str, sample: Tensor) -> None:
+    def __init__(self, prefix: str, sample: Tensor, dtype: torch.dtype) -> None:
         self.prefix = prefix
+        self.dtype = dtype
         self.batch = len(sample)
         self.device = sample.device
-        self.operations: list[Operation] = [Input(sources=(), shape=tuple(sample.shape[1:]), where="input")]
+        self.operations: list[Operation] = [
+            Input(sources=(), shape=tuple(sample.shape[1:]), where="input", dtype=dtype)
+        ]
         self._node: fx.Node | None = None
 
     def translate(self, program: torch.export.ExportedProgram) -> list[Operation]:
@@ -60,7 +63,9 @@ class Translator:
 
     def add(self, kind: Callable[..., Operation], *sources: int, shape: Any = None, **numbers: Any) -> Place:
         """Append a step; its shape is the one recorded at the current node unless it is given."""
-        self.operations.append(kind(sources=sources, shape=shape or self.shape, where=self.where, **numbers))
+        self.operations.append(
+            kind(sources=sources, shape=shape or self.shape, where=self.where, dtype=self.dtype, **numbers)
+        )
         return Place(len(self.operations) - 1)
 
     @property
