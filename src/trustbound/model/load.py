@@ -17,7 +17,7 @@ from trustbound.model.files.origin import Origin, sha256_of
 from trustbound.model.files.save import noted_box, read_notes
 from trustbound.model.files.weights import fit_weights, read_checkpoint, read_weights
 from trustbound.model.registry import ZOO
-from trustbound.model.wrapping import Model, wrap
+from trustbound.model.wrapping import Model, check_agrees, wrap
 from trustbound.model.zoo.build import build
 from trustbound.record.box import Box, Limit
 
@@ -47,7 +47,8 @@ def load_model(
         weights       .safetensors, or .pt / .pth read with weights_only.
         arguments     what the architecture or function is called with: a mapping or JSON text.
         box, mean, std  the valid inputs, and the normalisation that the model does itself. Unless given, those
-                      noted in the weights file hold, else (0, 1) and none.
+                      noted in the weights file hold, else (0, 1) and none. A function that returns a `Model` has
+                      said them already; others are refused.
         output        where the logits are, when the model returns a tuple, a dict or an object.
         trust_pickle  unpickle what cannot be read otherwise, which runs the code in it.
 
@@ -87,23 +88,31 @@ def load_model(
     if weights is not None and zoo is None:
         extra = Path(weights).expanduser()
         files.append((str(extra), sha256_of(extra)))
-        fit_weights(module, read_weights(extra, trust_pickle=trust_pickle), extra)
+        bare = module.module if isinstance(module, Model) else module
+        fit_weights(bare, read_weights(extra, trust_pickle=trust_pickle), extra)
         notes = read_notes(extra) if extra.suffix.lower() == ".safetensors" else {}
     if trust_pickle and any(not name.endswith((".safetensors", ".py")) for name, _ in files):
         executed.append("the pickle, which was trusted")
     origin = Origin(spec=text, arguments=given, files=tuple(files), executed=tuple(executed))
-    shape = given.get("input_shape") if zoo is not None else None
-    model = wrap(
-        module.to(place),
-        box=box if box is not None else noted_box(notes) or Box(0.0, 1.0),
-        mean=mean if mean is not None else notes.get("mean"),
-        std=std if std is not None else notes.get("std"),
-        output=output,
-        name=zoo or text,
-        sha256=None if weights is None and function is not None else origin.sha256,
-        input_shape=None if shape is None else tuple(shape),
-        classes=given.get("classes") if zoo is not None else None,
-    )
+    box = box if box is not None else noted_box(notes)
+    mean, std = (notes.get(name) if said is None else said for name, said in (("mean", mean), ("std", std)))
+    if isinstance(module, Model):  # the function wrapped it already
+        check_agrees(module, box=box, mean=mean, std=std, output=output)
+        model = module.to(place)
+        model._sha256 = model._sha256 if weights is None else origin.sha256
+    else:
+        shape = given.get("input_shape") if zoo is not None else None
+        model = wrap(
+            module.to(place),
+            box=box,
+            mean=mean,
+            std=std,
+            output=output,
+            name=zoo or text,
+            sha256=None if weights is None and function is not None else origin.sha256,
+            input_shape=None if shape is None else tuple(shape),
+            classes=given.get("classes") if zoo is not None else None,
+        )
     model.origin = origin
     return model.eval()
 

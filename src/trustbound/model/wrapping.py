@@ -45,8 +45,9 @@ class Adaptation:
 class Model(nn.Module):
     """Inputs in the box → logits. Normalisation happens inside, never in the caller.
 
-    Shapes      inputs (B, *F) in `box`; returns logits (B, C).
-    Raises      InputError when the module returns anything but a (B, C) tensor, C ≥ 2.
+    Shapes      inputs (B, *F) in `box`; mean, std (F₁,) or (1,), one number per channel; returns logits (B, C).
+    Raises      InputError when the module returns anything but a (B, C) tensor, C ≥ 2, and for inputs that have
+                not as many channels as mean and std.
 
     The module is held, not copied: its weights and modes are the caller's, and every public function of
     trustbound leaves them as they came.
@@ -94,12 +95,22 @@ class Model(nn.Module):
         if inputs.dtype != (dtype := self.dtype):
             inputs = inputs.to(dtype)
         if self.mean is not None:
-            inputs = inputs - self.mean.reshape(-1, *(1,) * (inputs.dim() - 2))
+            inputs = inputs - self._per_channel("mean", self.mean, inputs)
         if self.std is not None:
-            inputs = inputs / self.std.reshape(-1, *(1,) * (inputs.dim() - 2))
+            inputs = inputs / self._per_channel("std", self.std, inputs)
         if inputs is not given:
             return self._logits(self.module(inputs))
         return self._logits(self._kept(inputs))
+
+    def _per_channel(self, name: str, values: Tensor, inputs: Tensor) -> Tensor:
+        """The numbers of the normalisation against inputs (B, *F); other counts would broadcast in silence."""
+        if values.numel() not in (1, inputs.shape[1]):
+            raise InputError(
+                f"`{name}` must have one number per channel of the inputs; {self.name} has {values.numel()}, the "
+                f"inputs of shape {tuple(inputs.shape)} have {inputs.shape[1]}. Give inputs (B, C, …) with as many "
+                f"channels, or wrap the module with another `{name}`."
+            )
+        return values.reshape(-1, *(1,) * (inputs.dim() - 2))
 
     def _kept(self, inputs: Tensor) -> Any:
         """The module's outputs; one that writes into its inputs gets a copy.
@@ -184,7 +195,7 @@ def _parts(outputs: Any) -> str:
 
 def wrap(
     module: nn.Module,
-    box: Box | tuple[Limit, Limit] = (0.0, 1.0),
+    box: Box | tuple[Limit, Limit] | None = None,
     mean: Any = None,
     std: Any = None,
     *,
@@ -198,30 +209,46 @@ def wrap(
     """Put a module that is already in memory under test.
 
     Parameters
-        box         the valid inputs (low, high), before normalisation.
+        module      a torch module; a `Model` comes back as it is, and nothing else may be said of it.
+        box         the valid inputs (low, high), before normalisation; (0, 1) unless given.
         mean, std   per channel, of inputs in the box; the model subtracts and divides, the caller never does.
         output      where the logits are when the module returns a tuple, a dict or an object.
 
-    Raises      InputError when `module` is no torch module, or mean and std do not match.
+    Raises      InputError when `module` is no torch module, mean and std are no finite numbers or do not match, or a
+                `Model` comes with a box, a normalisation or anything else that is not its own.
 
     >>> model = wrap(nn.Linear(4, 3), box=(0.0, 1.0), mean=[0.5], std=[0.25])
     >>> model.box
     Box(low=0.0, high=1.0)
     """
     if isinstance(module, Model):
+        check_agrees(
+            module,
+            box=box,
+            mean=mean,
+            std=std,
+            output=output,
+            adaptation=adaptation,
+            name=name,
+            sha256=sha256,
+            input_shape=input_shape,
+            classes=classes,
+        )
         return module
     if not isinstance(module, nn.Module):
         raise InputError(
             f"`module` must be a torch.nn.Module; got {type(module).__name__}. "
             "Wrap a plain function in a module with a forward method."
         )
-    like = next(iter(module.parameters()), torch.zeros(()))
+    like = next((weight for weight in module.parameters() if weight.is_floating_point()), torch.zeros(()))
     centre, scale = _statistic("mean", mean, like), _statistic("std", std, like)
     if scale is not None and not bool((scale > 0).all()):
-        raise InputError(f"`std` must be positive in every channel; got {scale.tolist()}")
+        raise InputError(f"`std` must be positive in every channel; got {std!r}, in {scale.dtype} {scale.tolist()}")
+    if centre is not None and scale is not None and len({1, centre.numel(), scale.numel()}) > 2:
+        raise InputError(f"`mean` and `std` must have one number per channel; got {centre.numel()} and {scale.numel()}")
     return Model(
         module,
-        box=Box.of(box),
+        box=Box(0.0, 1.0) if box is None else Box.of(box),
         mean=centre,
         std=scale,
         output=output,
@@ -233,10 +260,41 @@ def wrap(
     )
 
 
+def check_agrees(model: Model, **given: Any) -> None:
+    """Refuse what is said of a model that has been wrapped already and has its own; None says nothing.
+
+    Raises      InputError naming what was given and what the model has.
+    """
+    for name, wanted in given.items():
+        if wanted is None:
+            continue
+        own: Any = model._sha256 if name == "sha256" else getattr(model, name)
+        if name == "box":
+            same = Box.of(wanted) == own
+        elif name in ("mean", "std"):
+            told = None if own is None else _statistic(name, wanted, own)
+            same = told is not None and torch.equal(told, own)
+        else:
+            same = own is wanted or own == (tuple(wanted) if name == "input_shape" else wanted)
+        if not same:
+            raise InputError(
+                f"`{name}` of a model that is wrapped already cannot be changed: {model.name} has "
+                f"{_shown(own)}; got {_shown(wanted)}. Leave it out, or wrap the module itself: "
+                f"wrap(model.module, {name}=…)."
+            )
+
+
+def _shown(value: Any) -> str:
+    return repr(value.tolist() if isinstance(value, Tensor) else value)
+
+
 def _statistic(name: str, values: Any, like: Tensor) -> Tensor | None:
     if values is None:
         return None
-    tensor = torch.as_tensor(values, dtype=like.dtype, device=like.device).flatten()
-    if not bool(torch.isfinite(tensor).all()):
+    try:
+        tensor = torch.as_tensor(values, dtype=like.dtype, device=like.device).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"`{name}` must be numbers, one per channel; got {values!r} ({error})") from error
+    if not tensor.numel() or not bool(torch.isfinite(tensor).all()):
         raise InputError(f"`{name}` must be finite numbers, one per channel; got {values!r}")
     return tensor
