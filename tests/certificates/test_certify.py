@@ -138,7 +138,7 @@ def test_what_has_no_proof_is_refused():
     assert not calls
     with pytest.raises(InputError, match="needs the box"):
         certify("crown", identity(), inputs, labels, Threat.parse("l2:1"))
-    with pytest.raises(InputError, match=r"must lie in the box \[0.0, 1.0\]; got \[2.*"):
+    with pytest.raises(InputError, match=r"must lie in the box \[0, 1\]; got \[2.*"):
         certify("crown", identity(), inputs + 2, labels, Threat.parse("l2:1"), box=BOX)
     with pytest.raises(InputError, match=r"`labels` must lie in 0 … 1; got 0 … 5"):
         certify("crown", identity(), inputs, torch.tensor([0, 5]), Threat.parse("l2:1"), box=BOX)

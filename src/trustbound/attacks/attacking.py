@@ -14,6 +14,7 @@ from trustbound.attacks.oracle import Oracle, default_batch_size
 from trustbound.attacks.registry import AttackRow, find
 from trustbound.attacks.searching import Attack, Found, Watch, search
 from trustbound.errors import InputError, TrustboundError, UnsupportedError
+from trustbound.measure.inside import placed
 from trustbound.measure.losses import loss
 from trustbound.model.wrapping import Model, wrap
 from trustbound.record.cost import Cost
@@ -72,21 +73,9 @@ def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:
         raise InputError(f"`labels` must be int64 of shape ({len(inputs)},); got {came}")
     if not len(inputs):
         raise InputError("`inputs` must hold at least one example; got none")
-    low = torch.as_tensor(model.box.low, dtype=inputs.dtype, device=inputs.device)
-    high = torch.as_tensor(model.box.high, dtype=inputs.dtype, device=inputs.device)
-    slack = 1e-6 * model.box.width
-    if not bool(((inputs >= low - slack) & (inputs <= high + slack)).all()):
-        raise InputError(
-            f"`inputs` must lie in the box [{_range(model.box.low, model.box.high)}]; got "
-            f"[{float(inputs.min()):.4g}, {float(inputs.max()):.4g}], shape {tuple(inputs.shape)}. "
-            "If you normalise outside the model, pass mean/std to load_model or wrap instead."
-        )
+    placed(inputs, model.box)
     if int(labels.min()) < 0:
         raise InputError(f"`labels` must be classes ≥ 0; got {int(labels.min())}")
-
-
-def _range(low: Any, high: Any) -> str:
-    return f"{float(torch.as_tensor(low).min()):g}, {float(torch.as_tensor(high).max()):g}"
 
 
 def attack(
@@ -109,7 +98,7 @@ def attack(
 
     Parameters
         name        registry name, or an attack of your own.
-        inputs      (B, *F) in the model's box.
+        inputs      (B, *F) in the model's box; what is outside by rounding (1e-6 of its width) is put on the limit.
         labels      (B,) int64.
         threat      a Threat or its text form.
         generator   one 63-bit key is drawn from it; without one the key is 0.
@@ -145,7 +134,7 @@ def attack(
     check_numbers(method)
     key = new_key(generator)
     dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
-    inputs, labels = inputs.to(model.device, dtype), labels.to(model.device, torch.int64)
+    inputs, labels = placed(inputs.to(model.device, dtype), model.box), labels.to(model.device, torch.int64)
     names = torch.arange(len(inputs)) if ids is None else ids
     rows_per_call = batch_size or default_batch_size(model)
     # Where nothing is dropped, whole batches stay in the cache; where it is, many rows keep calls full.

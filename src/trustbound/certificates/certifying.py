@@ -96,7 +96,9 @@ def certify(
     rows = torch.arange(len(inputs)) if targets is None else (targets != labels).nonzero()[:, 0].cpu()
     margin = torch.full((len(inputs),), float("nan"), dtype=torch.float64, device=graph.device)
     slack = torch.full_like(margin, float("nan"))
-    inputs, labels = inputs.to(graph.device), labels.to(graph.device)
+    # A search rounds its inputs to the precision that it works in: the proof stands around the same points.
+    working = torch.float64 if graph.dtype == torch.float64 else torch.float32
+    inputs, labels = inputs.to(graph.device, working), labels.to(graph.device)
     for part in rows.split(batch_size or max(1, len(rows))) if len(rows) else ():
         at = part.to(graph.device)
         region = Region.around(inputs[at], limits, norm, radius)

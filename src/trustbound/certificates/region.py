@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trustbound.certificates.slack import growth
 from trustbound.errors import InputError, UnsupportedError
+from trustbound.measure.inside import placed
 from trustbound.record.box import Box, Limit
 
 NORMS = ("linf", "l2", "l1")
@@ -46,12 +47,12 @@ class Region:
         """Enclose ball ∩ box around inputs (B, *F); `radius` is a number or (B,), infinity means the box alone.
 
         Raises      UnsupportedError for a norm without a proof. InputError for a radius that is negative or NaN
-                    and for inputs outside the box.
+                    and for inputs outside the box; what is outside by rounding is put on the limit, as in a search.
         """
         if norm not in NORMS:
             raise UnsupportedError(f"proofs exist for the norms {', '.join(NORMS)}; got {norm!r}")
         box = Box.of(box)
-        centre = inputs.detach().double()
+        centre = placed(inputs.detach(), box).double()
         reach = torch.as_tensor(radius, dtype=torch.float64, device=inputs.device).expand(len(inputs))
         if not bool((reach >= 0).all()):
             raise InputError(f"`radius` must be a number ≥ 0 for every example; got {radius}")
@@ -61,12 +62,6 @@ class Region:
         # A box of 0.1 means float32(0.1) to whoever holds float32 inputs: enclose both.
         floor = torch.minimum(floor, floor.to(inputs.dtype).double())
         ceiling = torch.maximum(ceiling, ceiling.to(inputs.dtype).double())
-        if not bool(((centre >= floor) & (centre <= ceiling)).all()):
-            raise InputError(
-                f"`inputs` must lie in the box [{box.low}, {box.high}]; got "
-                f"[{float(centre.min()):g}, {float(centre.max()):g}], shape {tuple(inputs.shape)}. "
-                "If you normalise outside the model, pass mean and std to wrap or load_model."
-            )
         wide = reach.reshape(-1, *[1] * (inputs.ndim - 1))
         infinity = torch.full_like(centre, math.inf)
         low = torch.maximum(torch.nextafter(centre - wide, -infinity), floor)

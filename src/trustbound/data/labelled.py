@@ -13,10 +13,8 @@ from torch import Tensor
 
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
+from trustbound.measure.inside import outside
 from trustbound.record.box import Box, Limit
-
-#: Values this far outside the box, in units of its width, are rounding of an earlier step and are clamped.
-ROUNDING = 1e-6
 
 
 class LabelledSet:
@@ -243,8 +241,7 @@ def _in_box(inputs: Tensor, low: Tensor, high: Tensor, box: Box) -> Tensor:
             f"`inputs` must be finite; got {int(bad.sum())} NaN or infinite values, the first in row {row}, "
             f"shape {tuple(inputs.shape)}. Drop or repair these examples."
         )
-    slack = ROUNDING * (high - low)
-    if bool(((inputs < low - slack) | (inputs > high + slack)).any()):
+    if bool(outside(inputs, box).any()):
         span = f"[{box.low:g}, {box.high:g}]" if np.ndim(box.low) + np.ndim(box.high) == 0 else "per feature"
         raise InputError(
             f"`inputs` must lie in the box {span}; got [{float(inputs.min()):.3g}, "

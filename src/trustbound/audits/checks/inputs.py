@@ -15,6 +15,7 @@ from trustbound.audits.checks.lattice import levels_of
 from trustbound.audits.checks.probe import answers
 from trustbound.data.duplicates import overlap
 from trustbound.data.labelled import LabelledSet
+from trustbound.measure.inside import outside
 from trustbound.record.cost import Cost
 from trustbound.record.interval import binomial_interval
 
@@ -39,9 +40,7 @@ class InputRange(HealthCheck[Before]):
         inputs, box = context.inputs.detach(), context.model.box
         low = torch.as_tensor(box.low, dtype=inputs.dtype, device=inputs.device)
         high = torch.as_tensor(box.high, dtype=inputs.dtype, device=inputs.device)
-        slack = 1e-6 * box.width
-        inside = (inputs >= low - slack) & (inputs <= high + slack)
-        share = 1.0 - float(inside.double().mean())
+        share = float(outside(inputs, box).double().mean())
         least, most = float(inputs.min()), float(inputs.max())
         mean, deviation = float(inputs.double().mean()), float(inputs.double().std(correction=0))
         floor, ceiling = float(low.min()), float(high.max())

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
+from trustbound.measure.inside import outside
 from trustbound.record.box import Box
 
 Ranges = Mapping[str, Sequence[float]]
@@ -140,14 +142,12 @@ def _read_ranges(path: Path) -> dict[str, Any]:
 
 
 def _refuse_outside(path: Path, columns: list[str], values: NDArray[np.float32], lines: list[int], box: Box) -> None:
-    low, high = np.asarray(box.low, dtype=np.float32), np.asarray(box.high, dtype=np.float32)
-    slack = 1e-6 * (high - low)
-    outside = (values < low - slack) | (values > high + slack)
-    if outside.any():
-        row, column = np.argwhere(outside)[0]
-        wide = np.broadcast_to(low, values.shape[1:]), np.broadcast_to(high, values.shape[1:])
+    far = outside(torch.from_numpy(values), box).numpy()
+    if far.any():
+        row, column = np.argwhere(far)[0]
+        wide = [np.broadcast_to(limit, values.shape[1:]) for limit in (box.low, box.high)]
         raise InputError(
             f"{path}, line {lines[row]}, column {columns[column]!r}: the value must lie in "
             f"[{wide[0][column]:g}, {wide[1][column]:g}]; got {values[row, column]:g} "
-            f"({int(outside.sum())} values outside in all). Widen the box or repair the table."
+            f"({int(far.sum())} values outside in all). Widen the box or repair the table."
         )
