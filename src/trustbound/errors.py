@@ -2,6 +2,7 @@
 
 TrustboundError
 ├── InputError                  what came in cannot be used: message = required · came · what to do
+├── ModelError                  the model under test raised: message = what · in which step, on which rows · what to do
 ├── UnsupportedError            a sound request that this method cannot serve (named layer, norm, access)
 ├── MissingDependencyError      an optional package is needed: the message names the extra to install
 ├── RecordError                 a run directory cannot be read, written or continued
@@ -15,6 +16,10 @@ class TrustboundError(Exception):
 
 class InputError(TrustboundError, ValueError):
     """Input that cannot be used; raised before the first model call wherever it can be seen there."""
+
+
+class ModelError(TrustboundError, RuntimeError):
+    """The model under test raised an exception of its own, which is this one's cause."""
 
 
 class UnsupportedError(TrustboundError):

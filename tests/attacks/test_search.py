@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import pytest
 import torch
 from torch import nn
 
 from trustbound.attacks import attack
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State, Trail
+from trustbound.errors import ModelError, UnsupportedError
 from trustbound.model.wrapping import wrap
 from trustbound.threat import Access, Misclassify, NormBall, Random
 
@@ -129,3 +131,46 @@ def test_custom_attacks_run_in_the_same_loop():
     found = attack(Walk(steps=6), first_coordinate(), inputs, torch.zeros(3, dtype=torch.int64), "linf:0.3")
     assert found.success.all()
     assert (found.size > 0.2).all()
+
+
+class Breaks(nn.Module):
+    """Answers the first calls; then an exception of the user's own."""
+
+    def __init__(self, error, after=2, backward=False):
+        super().__init__()
+        self.linear = first_coordinate()
+        self.error, self.left, self.backward = error, after, backward
+
+    def forward(self, inputs):
+        self.left -= 1
+        if self.left < 0:
+            if not self.backward:
+                raise self.error
+            inputs.register_hook(self.refuse)
+        return self.linear(inputs)
+
+    def refuse(self, gradient):
+        raise self.error
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_an_exception_of_the_model_says_who_asked_for_which_examples(backward):
+    """Rows 4 to 7 of 8 are the second batch of the first step; the user's own exception is the cause."""
+    own = KeyError("no such key\nand more")
+    inputs, labels = torch.full((8, 3), 0.9), torch.zeros(8, dtype=torch.int64)
+    model = Breaks(own, after=3, backward=backward)
+    with pytest.raises(ModelError) as caught:
+        attack("pgd", model, inputs, labels, "linf:0.1", batch_size=4)
+    assert caught.value.__cause__ is own
+    text = str(caught.value)
+    for said in ("Breaks must answer", "KeyError", "asked by pgd", "4 examples, 4, 5, 6, 7", "(4, 3)", "batch_size"):
+        assert said in text, said
+    assert "and more" not in text.replace("\\nand more", "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), torch.OutOfMemoryError("full"), UnsupportedError("by name")])
+def test_what_is_not_the_models_mistake_passes_as_it_is(error):
+    inputs, labels = torch.full((8, 3), 0.9), torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(type(error)) as caught:
+        attack("pgd", Breaks(error), inputs, labels, "linf:0.1", batch_size=4)
+    assert caught.value is error

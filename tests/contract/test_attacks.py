@@ -14,7 +14,7 @@ from torch import nn
 from trustbound.attacks import attack, build
 from trustbound.attacks.attacking import attack as attack_function
 from trustbound.attacks.registry import ATTACKS, find
-from trustbound.errors import InputError, UnsupportedError
+from trustbound.errors import InputError, ModelError, UnsupportedError
 from trustbound.model.dyadic import dyadic_network
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Access, Threat
@@ -188,8 +188,9 @@ def test_the_model_is_left_as_it_came(row, fails):
         attack(row.name, net, inputs, labels, threat_of(row, row.norms[0]), stop_early=False, **small(row))
 
     if fails:
-        with pytest.raises(Flawed):
+        with pytest.raises(ModelError, match=f"Flawed: no message .asked by {row.name} about") as caught:
             run()
+        assert isinstance(caught.value.__cause__, Flawed)
     else:
         run()
     assert len(calls) >= 3

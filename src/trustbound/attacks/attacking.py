@@ -13,7 +13,7 @@ from torch import Tensor
 from trustbound.attacks.oracle import Oracle, default_batch_size
 from trustbound.attacks.registry import AttackRow, find
 from trustbound.attacks.searching import Attack, Found, Watch, search
-from trustbound.errors import InputError, TrustboundError, UnsupportedError
+from trustbound.errors import InputError, ModelError, UnsupportedError
 from trustbound.measure.inside import placed
 from trustbound.measure.losses import loss
 from trustbound.model.wrapping import Model, wrap
@@ -150,6 +150,8 @@ def attack(
             budget=budget,
             compile=compile,
             key=key + first,
+            task=name if isinstance(name, str) else type(name).__name__,
+            names=torch.arange(first, first + len(inputs[rows])),
         ) as oracle:
             clean = clean_outputs(oracle, inputs[rows])
             check_clean(clean, labels[rows])
@@ -176,15 +178,14 @@ def clean_outputs(oracle: Oracle, inputs: Tensor) -> Tensor:
     """
     try:
         return oracle.outputs(inputs, torch.arange(len(inputs), device=inputs.device))
-    except (TrustboundError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        first = (str(error).splitlines() or ["no message"])[0]
+    except ModelError as error:
+        cause = error.__cause__ or error
+        first = (str(cause).splitlines() or ["no message"])[0]
         raise InputError(
             f"the model must accept inputs of shape {('B', *inputs.shape[1:])}; called with {tuple(inputs.shape)} it "
-            f"raised {type(error).__name__}: {first}. Check that this data is what the model was made for (for "
+            f"raised {type(cause).__name__}: {first}. Check that this data is what the model was made for (for "
             "pictures see --resize and --crop)."
-        ) from error
+        ) from cause
 
 
 def check_clean(outputs: Tensor, labels: Tensor) -> None:

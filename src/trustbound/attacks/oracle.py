@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trustbound.attacks.compiled import Climb, CompiledGradients
 from trustbound.attacks.smoothing import SmoothBackward, measure_scales
 from trustbound.attacks.untouched import stand_ins, untouched
-from trustbound.errors import UnsupportedError
+from trustbound.errors import ModelError, TrustboundError, UnsupportedError
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
@@ -53,6 +53,8 @@ class Oracle:
         budget      forwards allowed per example; the search stops before it is exceeded.
         compile     run full batches through a compiled gradient function (`attacks/compiled.py`).
         key         seeds the global generators that a random model may use; they are restored on exit.
+        task        who asks, in words, and
+        names       (examples,) what each example is called: what an exception of the model is reported with.
 
     Restored on exit: weights' requires_grad, buffers, hooks, global random state. Modes and `.grad` are never
     touched: gradients are taken with respect to the inputs alone.
@@ -74,8 +76,12 @@ class Oracle:
         budget: int | None = None,
         key: int = 0,
         compile: bool = False,
+        task: str = "",
+        names: Tensor | None = None,
     ) -> None:
         self.model = model
+        self.task = task
+        self.names = names
         self.access = access
         self.batch_size = batch_size or default_batch_size(model)
         self.budget = budget
@@ -119,7 +125,7 @@ class Oracle:
         """Logits (R, C) of points (R, *F), each row owned by an example; one-hot for decisions only."""
         self._count(owner, backward=False)
         with torch.no_grad():
-            parts = self._each(len(points), lambda rows: self._averaged(points[rows]))
+            parts = self._each(len(points), lambda rows: self._averaged(points[rows], owner[rows]))
         outputs = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.access is Access.DECISIONS:
             return nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
@@ -128,8 +134,7 @@ class Oracle:
     def scales(self, points: Tensor, owner: Tensor) -> Tensor:
         """Spread of each ReLU's input at points (R, *F): (R, L), for the smooth backward pass; one forward."""
         self._count(owner, backward=False, passes=1)
-        name = self.model.name
-        return torch.cat(self._each(len(points), lambda rows: measure_scales(self.model, points[rows], name)))
+        return torch.cat(self._each(len(points), lambda rows: self._scales(points[rows], owner[rows])))
 
     def gradient(
         self,
@@ -154,7 +159,7 @@ class Oracle:
                 "Choose an attack that needs less: `trustbound list attacks`."
             )
         self._count(owner, backward=True)
-        parts = self._each(len(theta), lambda rows: self._slope(theta, rows, surrogate, apply, smooth))
+        parts = self._each(len(theta), lambda rows: self._slope(theta, owner, rows, surrogate, apply, smooth))
         if len(parts) == 1:
             return parts[0]
         return Slope(
@@ -166,6 +171,7 @@ class Oracle:
     def _slope(
         self,
         theta: Tensor,
+        owner: Tensor,
         rows: slice,
         surrogate: Surrogate,
         apply: Apply | None,
@@ -174,18 +180,18 @@ class Oracle:
         if self._compiled is not None and apply is None and smooth is None:
             part = theta[rows].detach()
             if isinstance(surrogate, Climb) and self._compiled.serves(surrogate, len(part)):
-                return Slope(*self._compiled(part, surrogate, rows))
+                with self._asking(part, owner[rows]):
+                    return Slope(*self._compiled(part, surrogate, rows))
         leaf = theta[rows].detach().requires_grad_(True)
         with torch.enable_grad():
             points = leaf if apply is None else apply(leaf)
             with contextlib.nullcontext() if smooth is None else smooth.on(rows, len(points)):
-                outputs = self._averaged(points)
+                outputs = self._averaged(points, owner[rows])
             loss = surrogate(outputs, rows)
-            gradient = (
-                torch.autograd.grad(loss, leaf, torch.ones_like(loss), allow_unused=True)[0]
-                if loss.requires_grad
-                else None
-            )
+            gradient = None
+            if loss.requires_grad:
+                with self._asking(points, owner[rows]):
+                    gradient = torch.autograd.grad(loss, leaf, torch.ones_like(loss), allow_unused=True)[0]
         if gradient is None:
             raise UnsupportedError(
                 f"no gradient flows from the outputs of {self.model.name} to its inputs: an operation breaks "
@@ -195,10 +201,35 @@ class Oracle:
         # An expanded gradient (of a sum over features, say) is one number in memory: attacks write into theirs.
         return Slope(gradient.contiguous(), outputs.detach(), loss.detach())
 
-    def _averaged(self, points: Tensor) -> Tensor:
-        if self.draws == 1:
-            return self.model(points)  # type: ignore[no-any-return]
-        return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
+    def _averaged(self, points: Tensor, owner: Tensor) -> Tensor:
+        with self._asking(points, owner):
+            if self.draws == 1:
+                return self.model(points)  # type: ignore[no-any-return]
+            return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
+
+    def _scales(self, points: Tensor, owner: Tensor) -> Tensor:
+        with self._asking(points, owner):
+            return measure_scales(self.model, points, self.model.name)
+
+    @contextlib.contextmanager
+    def _asking(self, points: Tensor, owner: Tensor) -> Iterator[None]:
+        """Say of an exception that the model raises who asked it what; memory that ran out is handled elsewhere."""
+        try:
+            yield
+        except (TrustboundError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            first = (str(error).splitlines() or [""])[0] or "no message"
+            rows = owner.unique().cpu()
+            called = (rows if self.names is None else self.names.cpu()[rows]).tolist()
+            listed = ", ".join(map(str, called[:5])) + (" …" if len(called) > 5 else "")
+            asked = f"asked by {self.task}" if self.task else "asked"
+            raise ModelError(
+                f"{self.model.name} must answer every input of its box, in batches of any size; it raised "
+                f"{type(error).__name__}: {first} ({asked} about {len(called)} examples, {listed}: a batch of shape "
+                f"{tuple(points.shape)}, {points.dtype}). Call the model on such a batch to see where; if it fails "
+                "on some batch sizes only, set batch_size."
+            ) from error
 
     def _count(self, owner: Tensor, *, backward: bool, passes: int | None = None) -> None:
         """Calls for the same rows follow each other: two sums run on until the rows change."""

@@ -161,7 +161,7 @@ def _check_outputs(model: Model, data: LabelledSet, sets: Mapping[str, LabelledS
     except RuntimeError as error:
         raise InputError(
             f"the model must accept examples of shape {data.shape}; {model.name} refuses them: "
-            f"{str(error).splitlines()[0]}"
+            f"{str(error.__cause__ or error).splitlines()[0]}"
         ) from error
     finally:
         for module, training in modes:

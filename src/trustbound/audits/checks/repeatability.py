@@ -71,7 +71,8 @@ class Determinism(HealthCheck[Before]):
                 few = places[: self.alone]
                 compare("alone", torch.cat([oracle.outputs(inputs[row], row) for row in few.split(1)]), few)
             except (ValueError, RuntimeError) as error:
-                refused = f"{type(error).__name__}: {error}".splitlines()[0]
+                cause = error.__cause__ or error  # the model's own words
+                refused = f"{type(cause).__name__}: {cause}".splitlines()[0]
         worst = max(changes, key=lambda name: changes[name])
         value = max(0.0, changes[worst] - 8 * torch.finfo(context.model.dtype).eps)
         live = training_parts(context.model)

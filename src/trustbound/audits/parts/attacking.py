@@ -51,6 +51,8 @@ def attack_unit(
         access=threat.access,
         batch_size=context.batch_size,
         key=context.unit_key(step, shard),
+        task=step,
+        names=torch.as_tensor(context.data.indices)[positions],
     ) as oracle:
         found = search(
             attack,
