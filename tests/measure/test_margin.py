@@ -47,9 +47,13 @@ def test_two_classes_and_infinite_logits():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dtype_and_shape_are_kept(dtype):
     logits, labels = torch.tensor([[1.0, 3.0, 2.0]], dtype=dtype), torch.tensor([1])
-    for value in (margin(logits, labels), targeted_margin(logits, labels), rounding_error(logits)):
+    for value in (margin(logits, labels), targeted_margin(logits, labels)):
         assert value.dtype == dtype
         assert value.shape == (1,)
+    assert (
+        rounding_error(logits).dtype == torch.float64
+    )  # of a half precision logit it may be below its smallest number
+    assert rounding_error(logits).shape == (1,)
     assert rival(logits, labels).dtype == torch.int64
 
 
@@ -89,4 +93,20 @@ def test_rounding_error_covers_a_margin_recomputed_in_float64(dtype):
     assert (difference <= rounding_error(rounded).double()).all()
     if dtype != torch.float64:  # and it is no wild exaggeration
         assert (difference > rounding_error(rounded).double() / 64).any()
-    assert rounding_error(rounded)[0] == 4 * torch.finfo(dtype).eps * rounded[0].abs().max()
+    assert rounding_error(rounded)[0] == 4 * torch.finfo(dtype).eps * rounded[0].double().abs().max()
+
+
+def test_a_rounding_error_is_that_of_the_coarser_precision_and_blind_to_scale():
+    logits = torch.tensor([[3.0, 1.0, -2.0]])
+    assert rounding_error(logits, torch.bfloat16) == rounding_error(logits.bfloat16())
+    assert rounding_error(logits, torch.float64) == rounding_error(logits)
+    for scale in (2.0**-30, 2.0**30):
+        assert rounding_error(scale * logits) == scale * rounding_error(logits)
+    assert rounding_error(torch.tensor([[1.0, -torch.inf]])) == rounding_error(torch.tensor([[1.0, 1.0]]))
+
+
+def test_below_normal_numbers_the_spacing_is_the_rounding_error():
+    exact = torch.tensor([[3.1e-7, 2.6e-7]], dtype=torch.float64)  # float16 has steps of 6e-8 there
+    rounded = exact.half()
+    gap = (margin(rounded.double(), torch.tensor([0])) - margin(exact, torch.tensor([0]))).abs()
+    assert gap <= rounding_error(rounded)

@@ -133,8 +133,8 @@ def attack(
             )
     check_numbers(method)
     key = new_key(generator)
-    dtype = model.dtype if model.dtype in (torch.float32, torch.float64) else torch.float32
-    inputs, labels = placed(inputs.to(model.device, dtype), model.box), labels.to(model.device, torch.int64)
+    inputs = placed(inputs.to(model.device, model.input_dtype), model.box)
+    labels = labels.to(model.device, torch.int64)
     names = torch.arange(len(inputs)) if ids is None else ids
     rows_per_call = batch_size or default_batch_size(model)
     # Where nothing is dropped, whole batches stay in the cache; where it is, many rows keep calls full.

@@ -15,6 +15,7 @@ from trustbound.attacks.compiled import Climb, CompiledGradients
 from trustbound.attacks.smoothing import SmoothBackward, measure_scales
 from trustbound.attacks.untouched import stand_ins, untouched
 from trustbound.errors import ModelError, TrustboundError, UnsupportedError
+from trustbound.measure.decision import answered
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
@@ -128,7 +129,8 @@ class Oracle:
             parts = self._each(len(points), lambda rows: self._averaged(points[rows], owner[rows]))
         outputs = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.access is Access.DECISIONS:
-            return nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
+            chosen = nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
+            return chosen.masked_fill(~answered(outputs).unsqueeze(1), torch.nan)
         return outputs
 
     def scales(self, points: Tensor, owner: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State, Trail
+from trustbound.measure.decision import decide
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Neighbourhood, Objective, Random
 
@@ -55,7 +56,8 @@ class Found:
     Shapes      adversarial (B, *F): the success where there is one, else the last point tried (a search for
                 the smallest change returns the clean input there); success (B,) bool; size (B,) float64 of
                 `adversarial`, infinite where a smallest change was sought and none found; margin (B,) the
-                smallest seen; prediction (B,) int64 and confidence (B,) of `adversarial`, measured afresh;
+                smallest seen; prediction (B,) int64 and confidence (B,) float64 of `adversarial`, measured afresh, -1
+                and NaN where the model gave no answer (NaN or infinity);
                 forwards, backwards, queries (B,) int64.
     """
 
@@ -179,8 +181,7 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
     lost = int((trail.found & ~success).sum())
     if lost:
         task.oracle.events.append(f"{lost} successes were not confirmed by a fresh forward")
-    probabilities = outputs.softmax(dim=1)
-    confidence, prediction = probabilities.max(dim=1)
+    prediction, confidence = decide(outputs)
     if smallest:
         size = size.masked_fill(~success, torch.inf)
     forwards, backwards = task.oracle.forwards.clone(), task.oracle.backwards.clone()

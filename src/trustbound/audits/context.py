@@ -84,8 +84,7 @@ class Context:
 
     def inputs(self, positions: Tensor) -> Tensor:
         """Examples at positions, on the model's device, in the dtype that is searched in."""
-        dtype = torch.float64 if self.model.dtype == torch.float64 else torch.float32
-        return self.data.batch(positions).to(self.model.device, dtype)
+        return self.data.batch(positions).to(self.model.device, self.model.input_dtype)
 
     def labels(self, positions: Tensor) -> Tensor:
         """Their labels, on the model's device."""

@@ -37,8 +37,7 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
     for threat in threats:
         threat.allowed.check(model.box, math.prod(data.shape))
     rows = torch.arange(min(2, len(data)))
-    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-    inputs = data.batch(rows).to(model.device, dtype)
+    inputs = data.batch(rows).to(model.device, model.input_dtype)
     with Oracle(model, examples=len(rows)) as oracle:
         outputs = clean_outputs(oracle, inputs)
     classes = outputs.shape[1]

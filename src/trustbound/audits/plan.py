@@ -158,8 +158,7 @@ def _line(threat: Threat, stage: str, name: str, numbers: Mapping[str, Any], cou
 def _timed(model: Model, data: LabelledSet) -> tuple[float, float]:
     """Seconds of one forward, and the price of a backward in forwards."""
     rows = torch.arange(min(len(data), 64))
-    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-    inputs, labels = data.batch(rows).to(model.device, dtype), data.labels[rows].to(model.device)
+    inputs, labels = data.batch(rows).to(model.device, model.input_dtype), data.labels[rows].to(model.device)
     forward, both = [], []
     with Oracle(model, examples=len(rows)) as oracle:
         for _ in range(4):

@@ -126,8 +126,7 @@ class LabelledSet:
             raise InputError(
                 f"labels must lie in 0..{classes - 1} for a model with {classes} classes; got "
                 f"{int(self.labels.min())}..{highest} ({wrong} of {len(self)} too large). "
-                "Check that the data is the one the model was trained for, and that labels count from 0 (class_index "
-                "renumbers folders of pictures)."
+                "Check that the data is the one the model was trained for, and that labels count from 0."
             )
 
     @cached_property

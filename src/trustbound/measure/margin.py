@@ -68,16 +68,23 @@ def top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
     return logits.gather(1, classes), classes
 
 
-def rounding_error(logits: Tensor) -> Tensor:
-    """The size below which a margin of these logits is a tie: 4 eps(dtype) max |logit|.
+def rounding_error(logits: Tensor, precision: torch.dtype | None = None) -> Tensor:
+    """The size below which a margin of these logits is a tie: 4 eps max |logit|, in float64.
+
+    eps is that of the logits' dtype or of `precision`, whichever is coarser: a bfloat16 network that hands over
+    float32 is no more exact for that. Logits that all share a large shift are coarse, and their ties are wide.
+    Below the smallest normal number the spacing is the same everywhere and takes the place of eps |logit|.
 
     A margin is one subtraction of two logits, each good to eps times its own size at best: two roundings of
     the last layer's sum and its bias, two of the subtraction's operands. It is a floor, not a bound on the
     rounding of the whole network; verdicts near it are repeated in float64.
 
-    Shapes      logits (B, C) -> (B,), dtype kept, without gradient.
+    Shapes      logits (B, C) -> (B,) float64, without gradient. Infinite logits count for nothing.
 
     >>> rounding_error(torch.tensor([[8.0, -2.0]])).item() == 32 * 2.0**-23
     True
     """
-    return logits.detach().abs().amax(1) * (4.0 * torch.finfo(logits.dtype).eps)
+    kinds = [torch.finfo(kind) for kind in (logits.dtype, precision or logits.dtype)]
+    size = logits.detach().double().abs()
+    largest = size.masked_fill(size.isinf(), 0.0).amax(1)
+    return 4.0 * max(kind.eps for kind in kinds) * largest.clamp_min(max(kind.tiny for kind in kinds))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -151,20 +152,37 @@ class Model(nn.Module):
             "Pass `output=` to wrap or load_model: a position, a key, an attribute name or a callable."
         )
 
-    def _own(self) -> Tensor | None:
-        for tensor in self.module.parameters():
-            return tensor
-        return next((buffer for buffer in self.module.buffers() if buffer.is_floating_point()), None)
+    def _floating(self) -> Iterator[Tensor]:
+        """Its parameters, then its buffers, as far as they are floating-point numbers."""
+        own = itertools.chain(self.module.parameters(), self.module.buffers())
+        return (tensor for tensor in own if tensor.is_floating_point())
 
     @property
     def device(self) -> torch.device:
-        """Where the module's first parameter lies; the CPU when it has none."""
-        return torch.device("cpu") if (own := self._own()) is None else own.device
+        """Where the module's first parameter lies, or its first buffer; the CPU when it has neither."""
+        own = next(itertools.chain(self.module.parameters(), self.module.buffers()), None)
+        return torch.device("cpu") if own is None else own.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the module's first parameter; float32 when it has none."""
-        return torch.float32 if (own := self._own()) is None else own.dtype
+        """What the module is fed with: the dtype of its first floating-point parameter; float32 when it has none."""
+        return next((tensor.dtype for tensor in self._floating()), torch.float32)
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The coarsest floating dtype among parameters and buffers: no output is more exact than that."""
+        return max(
+            (tensor.dtype for tensor in self._floating()), key=lambda kind: torch.finfo(kind).eps, default=self.dtype
+        )
+
+    @property
+    def input_dtype(self) -> torch.dtype:
+        """The dtype that inputs are kept and searched in; the model itself casts them to its own.
+
+        A change of 8/255 is coarse in half precision, so that narrower models are searched in float32 too: what is
+        inside a set is measured on the float32 input that the model was given.
+        """
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @property
     def sha256(self) -> str:

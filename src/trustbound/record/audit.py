@@ -51,6 +51,9 @@ class Bracket:
         lower_interval, upper_interval      exact binomial 95 % intervals of the two shares.
         unknown             examples that are neither broken nor proven.
         ties                of these, examples whose margin under attack is below rounding error.
+        rounded             of these, examples whose proof holds in exact arithmetic but not after what rounding in the
+                            model's own precision may take: proofs lost to rounding.
+        unanswered          of the broken, examples whose witness makes the model answer NaN or infinity.
         no_proof            why nothing could be proven, e.g. "no proof: layer4.0.act (GELU)"; empty otherwise.
         goal, access, change    the threat in words, for the report's threat table.
 
@@ -68,6 +71,8 @@ class Bracket:
     misclassified: int
     unknown: int
     ties: int = 0
+    rounded: int = 0
+    unanswered: int = 0
     no_proof: str = ""
     goal: str = "misclassify"
     access: str = "gradients"
@@ -97,6 +102,8 @@ class StepFacts:
         kind        "attack", "proof" or "control" (run on the control group whatever came before).
         examined    examples it ran on; `settled` of these were broken (or proven) by it first.
         control     examined examples that belong to the control group and were settled already.
+        rounded     examined examples whose proof was lost to rounding alone.
+        note        why the step could not be made, empty where it was.
     """
 
     threat: str
@@ -106,6 +113,7 @@ class StepFacts:
     examined: int
     settled: int
     control: int = 0
+    rounded: int = 0
     cost: Cost = field(default_factory=Cost)
     note: str = ""
 
@@ -172,7 +180,14 @@ class Exhibit:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleRow:
-    """One example under one threat."""
+    """One example under one threat.
+
+    Parameters
+        tie         its margin, clean or under attack, lies within rounding error.
+        rounded     its proof was lost to rounding alone.
+        adversarial_prediction, adversarial_confidence      None where it is not broken, or where the model gives no
+                    answer (NaN or infinity) to its witness.
+    """
 
     threat: str
     index: int
@@ -186,6 +201,8 @@ class ExampleRow:
     adversarial_confidence: float | None = None
     margin: float | None = None
     certified_margin: float | None = None
+    tie: bool = False
+    rounded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

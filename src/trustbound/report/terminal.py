@@ -10,7 +10,7 @@ from rich.text import Text
 from trustbound.record.audit import AuditRecord, Bracket
 from trustbound.report.numbers import amount, count, duration, interval, number, share
 from trustbound.report.verdict import judge, ordered_checks
-from trustbound.report.wording import legible
+from trustbound.report.wording import legible, precision_words
 
 _STYLE = {"FAIL": "bold red", "WARN": "yellow", "PASS": "green", "SKIP": "dim"}
 _MARK = {"FAIL": "✗", "WARN": "!", "PASS": "✓", "SKIP": "–"}
@@ -35,6 +35,7 @@ def summary(record: AuditRecord) -> RenderableType:
         for bracket in record.brackets
         if bracket.no_proof
     ]
+    parts += [Text(f"{legible(each)}", style="dim") for bracket in record.brackets for each in precision_words(bracket)]
     if any(bracket.unknown for bracket in record.brackets):
         parts.append(Text("unknown: neither broken nor proven. A failure of attacks proves nothing.", style="dim"))
     parts += _checks(record)

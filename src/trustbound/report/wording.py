@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from trustbound.record.audit import AuditRecord, Bracket
-from trustbound.report.numbers import epsilon_of, number
+from trustbound.report.numbers import amount, epsilon_of, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,34 @@ def kept(bracket: Bracket) -> str:
 def is_misclassify(bracket: Bracket) -> bool:
     """Whether the goal is the usual one: any wrong class."""
     return bracket.goal.strip().lower().startswith("misclassify")
+
+
+def precision_words(bracket: Bracket) -> tuple[str, ...]:
+    """What the precision of floating point decides in a bracket: ties, lost proofs, answers that are no numbers.
+
+    >>> bracket = Bracket(threat="linf:0.1", lower=0.0, upper=1.0, lower_interval=(0.0, 1.0),
+    ...     upper_interval=(0.0, 1.0), n=2, certified=0, broken=0, misclassified=0, unknown=2, rounded=1)
+    >>> precision_words(bracket)
+    ('linf:0.1: 1 example lost to rounding: its proof holds in exact arithmetic, not in the precision of the model.',)
+    """
+    said = []
+    if bracket.ties:
+        one = bracket.ties == 1
+        said.append(
+            f"{amount(bracket.ties, 'tie')}: {'its margin' if one else 'their margins'} under attack "
+            f"{'lies' if one else 'lie'} within rounding error."
+        )
+    if bracket.rounded:
+        proofs = "its proof holds" if bracket.rounded == 1 else "their proofs hold"
+        said.append(
+            f"{amount(bracket.rounded, 'example')} lost to rounding: {proofs} in exact arithmetic, not in the "
+            "precision of the model."
+        )
+    if bracket.unanswered:
+        said.append(
+            f"{amount(bracket.unanswered, 'example')} broken by inputs to which the model answers NaN or infinity."
+        )
+    return tuple(f"{bracket.threat}: {each}" for each in said)
 
 
 def class_name(record: AuditRecord, index: int | None) -> str:

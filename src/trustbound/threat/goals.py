@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from trustbound.errors import InputError
+from trustbound.measure.decision import answered
 from trustbound.measure.losses import loss
 from trustbound.measure.margin import margin as true_margin
 from trustbound.measure.margin import targeted_margin
@@ -31,11 +32,17 @@ class Objective:
     targets: Tensor | None = None
 
     def margin(self, outputs: Tensor) -> Tensor:
-        """How far each example is from the goal, (B,): reached when below zero."""
-        return self.goal.margin(outputs, self.labels, self.targets)
+        """How far each example is from the goal, (B,): reached when below zero.
+
+        Outputs that are no answer (`measure.decision.answered`: NaN, +inf) make the label lost and no class reached:
+        minus infinity where the goal is to take the true answer away, infinity where it wants a class.
+        """
+        wide = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        otherwise = -math.inf if self.goal.silenced else math.inf
+        return self.goal.margin(wide, self.labels, self.targets).masked_fill(~answered(wide), otherwise)
 
     def reached(self, outputs: Tensor) -> Tensor:
-        """Which examples reach the goal, (B,) bool; NaN outputs do not."""
+        """Which examples reach the goal, (B,) bool."""
         return self.margin(outputs) < 0
 
     def concerned(self) -> Tensor:
@@ -56,7 +63,12 @@ class Objective:
 
 
 class Goal(Protocol):
-    """What success means: text form, which examples it concerns, how far an output is from it."""
+    """What success means: text form, which examples it concerns, how far an output is from it.
+
+    silenced    whether a model that gives no answer at all has reached it.
+    """
+
+    silenced: ClassVar[bool]
 
     @property
     def name(self) -> str:
@@ -82,6 +94,7 @@ class Misclassify:
     """
 
     name = "misclassify"
+    silenced: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return self.name
@@ -109,6 +122,7 @@ class Target:
 
     target: int
     name = "target"
+    silenced: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return f"target:{self.target}"
@@ -135,6 +149,7 @@ class SourceTarget:
     source: int
     target: int
     name = "source-target"
+    silenced: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return f"source:{self.source},target:{self.target}"
@@ -168,6 +183,7 @@ class ReduceConfidence:
 
     below: float
     name = "reduce-confidence"
+    silenced: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Probabilities only."""
@@ -186,8 +202,8 @@ class ReduceConfidence:
         return torch.ones_like(labels, dtype=torch.bool)
 
     def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
-        """Log-probability of the true class minus the log of the wanted confidence."""
-        return outputs.log_softmax(dim=1).gather(1, labels[:, None])[:, 0] - math.log(self.below)
+        """Log-probability of the true class, in float64, minus the log of the wanted confidence."""
+        return outputs.double().log_softmax(dim=1).gather(1, labels[:, None])[:, 0] - math.log(self.below)
 
 
 def parse_goal(text: str) -> Goal:

@@ -11,6 +11,7 @@ from torch import Tensor
 from trustbound.attacks import Attack, Found, search
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.context import Context, Unit
+from trustbound.measure.decision import NO_ANSWER, answered
 from trustbound.measure.margin import rounding_error
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
@@ -23,11 +24,13 @@ class Verified:
     """Successes measured again.
 
     Shapes      confirmed, tie (B,) bool: broken beyond rounding error at the model's dtype and in float64, or
-                within it; margin64 (B,), NaN where no float64 copy can be made.
+                within it; silent (B,) bool: confirmed by outputs that are no answer (NaN, infinity), which no other
+                precision can take back; margin64 (B,), NaN where no float64 copy can be made.
     """
 
     confirmed: Tensor
     tie: Tensor
+    silent: Tensor
     margin64: Tensor
 
 
@@ -69,11 +72,13 @@ def attack_unit(
     if len(broken):
         tensors = {"position": positions[broken], "adversarial": found.adversarial[broken.to(inputs.device)]}
     measured = int(found.success.sum()) * (1 if double is None else 2)
+    silent = int(verified.silent.sum())
+    said = f"{silent} examples are broken by inputs to which the model gives no answer: NaN or infinity"
     return Unit(
         rows=_rows(positions, found, verified),
         cost=found.cost + Cost(forwards=measured),
         tensors=tensors,
-        events=found.events,
+        events=(*found.events, said) if silent else found.events,
     )
 
 
@@ -92,24 +97,27 @@ def verify(
     batch_size: int,
 ) -> Verified:
     """Measure successes again: a fresh forward at the model's dtype, another in float64, the size in float64."""
-    tie = torch.zeros_like(found.success)
-    confirmed = torch.zeros_like(found.success)
+    tie, confirmed, silent = (torch.zeros_like(found.success) for _ in range(3))
     margins = torch.full(found.success.shape, math.nan, dtype=torch.float64, device=found.success.device)
     for rows in found.success.nonzero()[:, 0].split(batch_size):
         adversarial, goal = found.adversarial[rows], objective.select(rows)
         with torch.no_grad():
             outputs = model(adversarial)
             margin = goal.margin(outputs)
-            near = margin.abs() <= rounding_error(outputs)
+            near = margin.abs() <= rounding_error(outputs, model.precision)
             agrees = margin < 0
+            speechless = agrees & ~answered(outputs)
             if double is not None:
-                exact = goal.margin(double(adversarial.to(torch.float64)))
-                margins[rows] = exact
+                outputs = double(adversarial.to(torch.float64))
+                exact = goal.margin(outputs)
+                margins[rows] = exact.double()
+                near |= exact.abs() <= rounding_error(outputs)
                 agrees &= exact < 0
         inside = neighbourhood.select(rows).contains(adversarial)
-        confirmed[rows] = agrees & ~near & inside
-        tie[rows] = (near | ~agrees) & inside
-    return Verified(confirmed, tie, margins)
+        confirmed[rows] = (agrees & ~near | speechless) & inside
+        tie[rows] = (near | ~agrees) & ~speechless & inside
+        silent[rows] = speechless & inside
+    return Verified(confirmed, tie, silent, margins)
 
 
 def _rows(positions: Tensor, found: Found, verified: Verified) -> list[EvidenceRow]:
@@ -119,7 +127,7 @@ def _rows(positions: Tensor, found: Found, verified: Verified) -> list[EvidenceR
         verified.tie.tolist(),
         found.margin.tolist(),
         found.size.tolist(),
-        found.prediction.tolist(),
+        found.prediction.masked_fill(verified.silent, NO_ANSWER).tolist(),
         found.confidence.tolist(),
         found.forwards.tolist(),
         found.backwards.tolist(),
@@ -134,7 +142,7 @@ def _rows(positions: Tensor, found: Found, verified: Verified) -> list[EvidenceR
             margin=margin if math.isfinite(margin) else None,
             size=size if broken else None,
             prediction=prediction,
-            confidence=confidence,
+            confidence=None if math.isnan(confidence) else confidence,
             forwards=forwards,
             backwards=backwards,
             queries=queries,

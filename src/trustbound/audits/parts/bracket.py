@@ -127,10 +127,16 @@ class Search:
         if any(step and not step.endswith(UNCONCERNED) for step in self.ledger.certified_by):
             return ""
         refused = {name: self._refusals(name) for name in self._provers}
+        said = [self._left_out]
         if all(refused.values()):
-            said = sorted({reason for reasons in refused.values() for reason in reasons})
-            return "; ".join(said) or self._left_out
-        return self._left_out
+            said = sorted({reason for reasons in refused.values() for reason in reasons}) or said
+        return "; ".join(filter(None, [*said, self._rounded()]))
+
+    def _rounded(self) -> str:
+        """How many proofs rounding alone took, in words; empty where it took none."""
+        lost = int(self.ledger.rounded.sum())
+        precision = str(self.context.model.precision).removeprefix("torch.")
+        return f"{lost} proofs lost to rounding in {precision}" if lost else ""
 
     def _refusals(self, name: str) -> list[str]:
         prefix = f"{self.threat}/proof-{name}: "
@@ -249,7 +255,7 @@ def _smooth_serves(smooth: list[EvidenceRow], plain: list[EvidenceRow]) -> bool:
         return False
     ahead = sum(row.found for row in plain) - sum(row.found for row in smooth)
     left = [sum(max(row.margin or 0.0, 0.0) for row in rows) for rows in (smooth, plain)]
-    return ahead < 2 and left[0] <= 1.1 * left[1] + 1e-12
+    return ahead < 2 and left[0] <= 1.1 * left[1]
 
 
 def _member(positions: Tensor, count: int) -> Tensor:

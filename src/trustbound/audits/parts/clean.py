@@ -12,7 +12,8 @@ from trustbound.attacks.attacking import check_clean
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.context import Context, Unit
 from trustbound.errors import InputError
-from trustbound.measure.margin import margin
+from trustbound.measure.decision import decide
+from trustbound.measure.margin import margin, rounding_error
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 
@@ -26,13 +27,15 @@ SAMPLE = 8
 class Clean:
     """What the model says without an attack.
 
-    Shapes      logits (N, C); prediction (N,); confidence (N,); correct (N,) bool; all on the CPU.
+    Shapes      logits (N, C); prediction (N,); confidence (N,); correct (N,) bool; tie (N,) bool, the margin is
+                within rounding error, so that another precision may decide otherwise; all on the CPU.
     """
 
     logits: Tensor
     prediction: Tensor
     confidence: Tensor
     correct: Tensor
+    tie: Tensor
 
 
 def clean_pass(context: Context) -> Clean:
@@ -50,8 +53,8 @@ def clean_pass(context: Context) -> Clean:
             logits = oracle.outputs(inputs, torch.arange(len(rows)))
             cost = oracle.cost
         check_clean(logits, labels)
-        confidence, prediction = logits.softmax(dim=1).max(dim=1)
-        gaps = margin(logits, labels)
+        prediction, confidence = decide(logits)
+        gaps = margin(logits.double(), labels)
         found = [
             EvidenceRow(position=position, found=False, margin=gap, prediction=said, confidence=sure, forwards=1)
             for position, gap, said, sure in zip(
@@ -63,8 +66,10 @@ def clean_pass(context: Context) -> Clean:
 
     context.run(STEP, positions, work)
     logits = torch.cat([part["logits"] for part in context.tensors(STEP, whole=True)])
-    confidence, prediction = logits.softmax(dim=1).max(dim=1)
-    return Clean(logits, prediction, confidence, prediction == context.data.labels)
+    prediction, confidence = decide(logits)
+    gaps = margin(logits.double(), context.data.labels)
+    tie = gaps.abs() <= rounding_error(logits, context.model.precision)
+    return Clean(logits, prediction, confidence, prediction == context.data.labels, tie)
 
 
 def same_answers(context: Context) -> None:
@@ -78,14 +83,22 @@ def same_answers(context: Context) -> None:
         outputs = oracle.outputs(context.inputs(rows), rows).double().cpu()
     known = context.store.fact("first-answers", lambda: [[str(value) for value in row] for row in outputs.tolist()])
     before = torch.tensor([[float(value) for value in row] for row in known], dtype=torch.float64)
-    reach = 1e-3 * (1.0 + before.abs().amax(dim=1, keepdim=True))
     if before.shape != outputs.shape or not bool(
-        ((before - outputs).abs().le(reach) | before.eq(outputs) | (before.isnan() & outputs.isnan())).all()
+        ((before - outputs).abs().le(_reach(before)) | before.eq(outputs) | (before.isnan() & outputs.isnan())).all()
     ):
         raise InputError(
             f"the run directory {context.store.run} holds evidence of a model that answered these examples otherwise: "
             "its code was changed since. Choose another --run, or remove the directory."
         )
+
+
+def _reach(logits: Tensor) -> Tensor:
+    """How far the same model's logits (B, C) may move when kernels or threads change: (B, 1).
+
+    A thousandth of the spread of a row, whatever its scale, and what float32 loses where all of a row is shifted.
+    """
+    spread = logits.amax(dim=1, keepdim=True) - logits.amin(dim=1, keepdim=True)
+    return 1e-3 * spread + 64 * torch.finfo(torch.float32).eps * logits.abs().amax(dim=1, keepdim=True)
 
 
 def backward_cost(context: Context, repeats: int = 5) -> float:

@@ -11,7 +11,7 @@ from trustbound.attacks.oracle import Oracle
 from trustbound.audits.context import Context, Unit
 from trustbound.audits.parts.clean import Clean
 from trustbound.audits.parts.ledger import Ledger
-from trustbound.errors import InputError
+from trustbound.measure.decision import decide
 from trustbound.record.cost import Cost
 from trustbound.record.scores import Assessment
 from trustbound.record.store import EvidenceRow
@@ -52,12 +52,19 @@ def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Cle
         with Oracle(context.model, examples=len(rows), batch_size=context.batch_size, key=key) as oracle:
             outputs = oracle.outputs(inputs, torch.arange(len(rows)))
             cost = oracle.cost + Cost(seconds=time.perf_counter() - started)
-        confidence, prediction = outputs.softmax(dim=1).max(dim=1)
+        prediction, confidence = decide(outputs)
         evidence = [
-            EvidenceRow(position=place, found=False, prediction=said, confidence=sure, forwards=1)
-            for place, said, sure in zip(rows.tolist(), prediction.tolist(), confidence.tolist(), strict=True)
+            EvidenceRow(position=place, found=False, prediction=chosen, confidence=sure, forwards=1)
+            for place, chosen, sure in zip(rows.tolist(), prediction.tolist(), confidence.tolist(), strict=True)
         ]
-        return Unit(rows=evidence, cost=cost, tensors={"position": rows, "logits": outputs})
+        silent = int((~outputs.isfinite().all(dim=1)).sum())
+        said = f"{silent} adversarial inputs have no finite logits: calibration under attack is not measured"
+        return Unit(
+            rows=evidence,
+            cost=cost,
+            tensors={"position": rows, "logits": outputs},
+            events=(said,) if silent else (),
+        )
 
     context.run(step, positions, work)
     for part in context.tensors(step, whole=True):
@@ -66,10 +73,13 @@ def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Cle
 
 
 def doubt(context: Context, clean: Clean, attacked: Tensor | None) -> Assessment | None:
-    """Scores of the softmax network; None with too few examples."""
+    """Scores of the softmax network; None with too few examples.
+
+    The clean logits are finite, as the clean pass saw to it; where attacked ones are not, which `attacked_logits` has
+    noted, the clean scores stand alone.
+    """
     if len(clean.logits) < LEAST:
         return None
-    try:
-        return assess(clean.logits, context.data.labels, attacked, seed=context.seed)
-    except InputError:
-        return None
+    if attacked is not None and not bool(attacked.isfinite().all()):
+        attacked = None
+    return assess(clean.logits, context.data.labels, attacked, seed=context.seed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trustbound.measure.decision import NO_ANSWER
 from trustbound.record.audit import Bracket, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.interval import binomial_interval
@@ -17,6 +18,9 @@ from trustbound.record.store import EvidenceRow
 @dataclass(eq=False)
 class Ledger:
     """Broken by which step, proven by which step, and the smallest margin seen; one entry an example.
+
+    Shapes      tie (N,) bool: a margin within rounding error was seen; rounded (N,) bool: a proof was lost to rounding;
+                unanswered (N,) bool: broken by an input to which the model gives no answer.
 
     >>> ledger = Ledger.of(torch.tensor([True, True, False]))
     >>> ledger.attacked("first", [EvidenceRow(position=0, found=True, margin=-1.0)])
@@ -30,6 +34,8 @@ class Ledger:
     proven_margin: Tensor
     size: Tensor
     tie: Tensor
+    rounded: Tensor
+    unanswered: Tensor
     broken_by: list[str]
     certified_by: list[str]
     #: Broken at least once by each step: what pruning hides from the waterfall, controls show.
@@ -45,6 +51,8 @@ class Ledger:
             proven_margin=torch.full((count,), -torch.inf, dtype=torch.float64),
             size=torch.full((count,), torch.inf, dtype=torch.float64),
             tie=torch.zeros(count, dtype=torch.bool),
+            rounded=torch.zeros(count, dtype=torch.bool),
+            unanswered=torch.zeros(count, dtype=torch.bool),
             broken_by=[""] * count,
             certified_by=[""] * count,
         )
@@ -62,6 +70,7 @@ class Ledger:
                 self.broke[step].add(place)
                 if not self.broken_by[place]:
                     self.broken_by[place] = step
+                    self.unanswered[place] = row.prediction == NO_ANSWER
                     self.size[place] = float("inf") if row.size is None else row.size
                     first += 1
         return first
@@ -73,6 +82,7 @@ class Ledger:
             place = row.position
             if row.margin is not None:
                 self.proven_margin[place] = max(float(self.proven_margin[place]), row.margin)
+            self.rounded[place] |= row.tie
             if row.found and not self.certified_by[place]:
                 self.certified_by[place] = step
                 first += 1
@@ -108,6 +118,7 @@ class Ledger:
     def bracket(self, threat: str, *, no_proof: str, goal: str, access: str, change: str) -> Bracket:
         """Both bounds with their exact intervals."""
         verdicts = [self.verdict(place) for place in range(len(self.correct))]
+        unknown = torch.tensor([verdict == "unknown" for verdict in verdicts], dtype=torch.bool)
         count = {name: verdicts.count(name) for name in ("certified", "broken", "misclassified", "unknown")}
         total, unbroken = len(verdicts), count["certified"] + count["unknown"]
         return Bracket(
@@ -117,7 +128,9 @@ class Ledger:
             lower_interval=binomial_interval(count["certified"], total),
             upper_interval=binomial_interval(unbroken, total),
             n=total,
-            ties=sum(1 for place, verdict in enumerate(verdicts) if verdict == "unknown" and bool(self.tie[place])),
+            ties=int((self.tie & unknown).sum()),
+            rounded=int((self.rounded & unknown).sum()),
+            unanswered=int((self.unanswered & self.broken & self.correct).sum()),
             no_proof=no_proof,
             goal=goal,
             access=access,
@@ -147,6 +160,7 @@ def step_facts(
         examined=len(rows),
         settled=settled,
         control=control,
+        rounded=sum(row.tie for row in rows) if kind == "proof" else 0,
         cost=cost,
         note=note,
     )

@@ -73,7 +73,12 @@ def proof_unit(context: Context, graph: Graph, certifier: Certifier, threat: Thr
         rows = [EvidenceRow(position=position, found=False) for position in positions.tolist()]
         return Unit(rows=rows, cost=Cost(seconds=time.perf_counter() - started), events=(str(error),))
     rows = [
-        EvidenceRow(position=position, found=certified, margin=margin if math.isfinite(margin) else None)
+        EvidenceRow(
+            position=position,
+            found=certified,
+            margin=margin if math.isfinite(margin) else None,
+            tie=margin > 0 and not certified,  # proven in exact arithmetic, lost to rounding
+        )
         for position, certified, margin in zip(
             positions.tolist(), proof.certified.tolist(), proof.margin.tolist(), strict=True
         )

@@ -13,6 +13,7 @@ from trustbound.audits.context import Context
 from trustbound.audits.parts.clean import Clean
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.data.labelled import LabelledSet
+from trustbound.measure.decision import NO_ANSWER, decide
 from trustbound.model.files.origin import Origin
 from trustbound.model.wrapping import Model
 from trustbound.record.audit import ExampleRow, Exhibit, ModelFacts
@@ -24,11 +25,12 @@ EXHIBITS = 6
 
 def example_rows(context: Context, threat: Threat, ledger: Ledger, clean: Clean, logits: Tensor) -> list[ExampleRow]:
     """One row an example: what it was taken for, its verdict, who settled it, at what size."""
-    confidence, prediction = logits.softmax(dim=1).max(dim=1)
+    prediction, confidence = decide(logits)
     rows = []
     for place in range(len(clean.correct)):
         verdict = ledger.verdict(place)
         broken = verdict == "broken"
+        spoke = broken and int(prediction[place]) != NO_ANSWER
         settled = {"broken": ledger.broken_by[place], "certified": ledger.certified_by[place]}.get(verdict, "")
         rows.append(
             ExampleRow(
@@ -40,10 +42,12 @@ def example_rows(context: Context, threat: Threat, ledger: Ledger, clean: Clean,
                 verdict=verdict,
                 settled_by=settled.removeprefix(f"{threat}/"),
                 size=float(ledger.size[place]) if broken else None,
-                adversarial_prediction=int(prediction[place]) if broken else None,
-                adversarial_confidence=float(confidence[place]) if broken else None,
+                adversarial_prediction=int(prediction[place]) if spoke else None,
+                adversarial_confidence=float(confidence[place]) if spoke else None,
                 margin=_finite(ledger.margin[place]),
                 certified_margin=_finite(ledger.proven_margin[place]),
+                tie=bool(ledger.tie[place] | clean.tie[place]),
+                rounded=bool(ledger.rounded[place]) and verdict != "certified",
             )
         )
     return rows
@@ -62,9 +66,13 @@ def exhibits(
     found: dict[int, Tensor],
     pictures: dict[str, Tensor],
 ) -> list[Exhibit]:
-    """The most confidently wrong adversarial examples, one of each true class first."""
-    confidence, prediction = logits.softmax(dim=1).max(dim=1)
-    ranked = sorted(found, key=lambda place: -float(confidence[place]))
+    """The most confidently wrong adversarial examples, one of each true class first.
+
+    Inputs to which the model gave no answer are left out: there is no class to show.
+    """
+    prediction, confidence = decide(logits)
+    spoke = [place for place in found if int(prediction[place]) != NO_ANSWER]
+    ranked = sorted(spoke, key=lambda place: -float(confidence[place]))
     labels = context.data.labels
     seen: dict[int, int] = {}
     for place in ranked:

@@ -6,7 +6,10 @@ from trustbound.record.audit import VERDICTS, AuditRecord
 from trustbound.report.figures.bracket import NARROW, bracket_picture
 from trustbound.report.numbers import count, counted, share_with_interval
 from trustbound.report.sections.blocks import Block, Code, Paragraph, Picture, Section, Table, missing
-from trustbound.report.wording import change_words, noun
+from trustbound.report.wording import change_words, noun, precision_words
+
+#: Beside the verdicts, of which these examples have one: margins within rounding error, proofs that rounding took.
+_TIE, _ROUNDED = "a tie, clean or under attack", "proof lost to rounding"
 
 
 def brackets_section(record: AuditRecord) -> Section:
@@ -54,6 +57,7 @@ def brackets_section(record: AuditRecord) -> Section:
         ),
     ]
     blocks += [missing(f"{b.threat}: {b.no_proof}.") for b in record.brackets if b.no_proof]
+    blocks += [Paragraph(text=each) for b in record.brackets for each in precision_words(b)]
     rows = tuple(
         (threat, verdict, count(len(indices)), Code(text=" ".join(map(str, indices)) or "none"))
         for threat, verdict, indices in _members(record)
@@ -128,14 +132,18 @@ def errors_section(record: AuditRecord) -> Section:
 
 
 def _members(record: AuditRecord) -> list[tuple[str, str, list[int]]]:
-    """Threat, verdict and the rows that got it, in the order of the brackets."""
+    """Threat, verdict and the rows that got it, in the order of the brackets; then what rounding has a say in."""
     found: dict[tuple[str, str], list[int]] = {}
     for row in record.examples:
         found.setdefault((row.threat, row.verdict), []).append(row.index)
+        if row.tie:
+            found.setdefault((row.threat, _TIE), []).append(row.index)
+        if row.rounded:
+            found.setdefault((row.threat, _ROUNDED), []).append(row.index)
     threats = list(dict.fromkeys([b.threat for b in record.brackets] + [t for t, _ in found]))
     return [
         (threat, verdict, sorted(found[threat, verdict]))
         for threat in threats
-        for verdict in VERDICTS
+        for verdict in (*VERDICTS, _TIE, _ROUNDED)
         if (threat, verdict) in found
     ]
