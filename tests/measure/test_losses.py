@@ -49,6 +49,9 @@ def oracle(name, z, y, t):
         aim = y if t is None else t
         odds = math.log(sum(math.exp(v) for i, v in enumerate(z) if i != aim)) - z[aim]
         return odds if t is None else -odds
+    if name == "scaled-soft-margin":
+        heat = (max(z) - sum(z) / len(z)) / 6
+        return heat * oracle("soft-margin", [v / heat for v in z], y, t)
     if name == "dlr":
         return oracle_dlr(z, y, t)
     aim = t if t is not None else max((i for i in range(len(z)) if i != y), key=lambda i: z[i])
@@ -92,7 +95,29 @@ def test_each_loss_equals_its_formula(name, classes, targeted):
 def test_gradients_equal_finite_differences(name, classes, targeted):
     logits, labels, targets = batch(classes, rows=8, seed=3)
     chosen = targets if targeted else None
-    assert torch.autograd.gradcheck(lambda z: LOSSES[name](z, labels, chosen), logits.requires_grad_())
+    function = LOSSES[name]
+    if name == "scaled-soft-margin":  # its temperature is a constant of the row: that of the unperturbed logits
+        heat = ((logits.amax(1) - logits.mean(1)) / 6)[:, None]
+        fixed = LOSSES["soft-margin"]
+        (ours,) = torch.autograd.grad(function(logits.requires_grad_(), labels, chosen).sum(), logits)
+        moved = logits.detach().requires_grad_()
+        (theirs,) = torch.autograd.grad((heat[:, 0] * fixed(moved / heat, labels, chosen)).sum(), moved)
+        torch.testing.assert_close(ours, theirs)
+        return
+    assert torch.autograd.gradcheck(lambda z: function(z, labels, chosen), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e4, 1e30])
+def test_the_scaled_soft_margin_leads_the_same_way_at_every_scale(scale, dtype):
+    logits, labels, _ = batch(7)
+    slopes = []
+    for values in (logits, scale * logits, scale * (logits + 3.0)):
+        leaf = values.to(dtype).requires_grad_()
+        slopes.append(torch.autograd.grad(LOSSES["scaled-soft-margin"](leaf, labels).sum(), leaf)[0])
+    torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(slopes[2], slopes[0], rtol=1e-3, atol=1e-4)
+    assert (slopes[0].abs() > 1e-3).sum(1).float().mean() > 2.5  # of more classes than one
 
 
 @pytest.mark.parametrize("targeted", [False, True])

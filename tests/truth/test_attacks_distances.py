@@ -144,7 +144,7 @@ def test_quantised_ddn_stays_on_the_lattice():
 
 
 def test_saturated_networks_do_not_stop_the_seekers():
-    """At margins of 100 and more cross-entropy has no gradient in float32; the soft margin has."""
+    """At margins of 100 and more cross-entropy has no gradient in float32; what the seekers climb has."""
     exact, inputs, labels = linear(5)
     weight, bias = exact.model.module.linear.weight.detach(), exact.model.module.linear.bias.detach()
     steep = linear_classifier(1000 * weight, 1000 * bias).model
@@ -155,3 +155,80 @@ def test_saturated_networks_do_not_stop_the_seekers():
         ratio = sharp.size / plain.size
         assert (ratio < 1.1).float().mean() >= 0.9
         assert ratio.max() < 2
+
+
+SCALES = [1e-9, 1e-4, 1.0, 1e4, 1e9]
+
+
+def ten_classes(scale=1.0, width=1.0):
+    """A linear 10-class model, far from the walls; the truth does not depend on the scale of its logits."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(10, 64, generator=generator)
+    bias = 0.1 * width * torch.randn(10, generator=generator)
+    inputs = width * (0.3 + 0.4 * torch.rand(40, 64, generator=generator))
+    box = (0.0, width)
+    with torch.no_grad():
+        labels = linear_classifier(weight, bias, box=box).model(inputs).argmax(1)
+    return linear_classifier(scale * weight, scale * bias, box=box), inputs, labels
+
+
+@pytest.mark.parametrize(("name", "norm"), [pair for pair in SEEKERS if pair[1] != "l0"])
+def test_the_scale_of_the_logits_changes_nothing(name, norm):
+    true, inputs, labels = ten_classes()
+    radius = true.exact_radius(inputs, labels, norm, inside_box=True)
+    median, quantile = (1.06, 1.15) if norm == "l1" else (1.01, 1.05)
+    for scale in SCALES:
+        model = ten_classes(scale)[0].model
+        found = attack(name, model, inputs, labels, f"{norm}:inf")
+        ratio = found.size / radius
+        assert found.success.all(), scale
+        assert ratio.min() >= 1 - 1e-3, scale  # scaled weights are rounded anew, and some margins are small
+        assert ratio.median() <= median, scale
+        assert ratio.quantile(0.9) <= quantile, scale
+
+
+@pytest.mark.parametrize(("name", "norm"), [pair for pair in SEEKERS if pair[1] in ("linf", "l2")])
+@pytest.mark.parametrize("distance", [1e-4, 1e-3])
+def test_the_nearest_boundary_is_found_however_near(name, norm, distance):
+    """Examples moved to within a tiny distance of their boundary: no first length or step may be too long for it."""
+    exact, inputs, labels = ten_classes()
+    linear_layer = exact.model.module.linear
+    weight, bias = linear_layer.weight.detach().double(), linear_layer.bias.detach().double()
+    logits = inputs.double() @ weight.T + bias
+    rival = logits.scatter(1, labels[:, None], -math.inf).argmax(1)
+    towards = weight[rival] - weight[labels]
+    gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival[:, None]))[:, 0]
+    length = towards.norm(dim=1)
+    near = (inputs.double() + ((gap / length - distance) / length)[:, None] * towards).float()
+    inside = ((near >= 0) & (near <= 1)).all(1)
+    with torch.no_grad():
+        inside &= exact.model(near).argmax(1) == labels
+    assert inside.sum() > 30
+    near, labels = near[inside], labels[inside]
+    radius = exact.exact_radius(near, labels, norm, inside_box=True)
+    found = attack(name, exact.model, near, labels, f"{norm}:inf")
+    assert found.success.all()
+    assert (found.size / radius).max() <= 1.1
+
+
+@pytest.mark.parametrize(("name", "norm"), [pair for pair in SEEKERS if pair[1] != "l0"])
+def test_the_unit_of_the_inputs_changes_nothing(name, norm):
+    """Pixels of 0 to 255 are the same question as pixels of 0 to 1."""
+    exact, inputs, labels = ten_classes()
+    wide, large, same = ten_classes(width=255.0)
+    assert torch.equal(labels, same)
+    found = attack(name, exact.model, inputs, labels, f"{norm}:inf")
+    scaled = attack(name, wide.model, large, labels, f"{norm}:inf")
+    assert scaled.success.all()
+    torch.testing.assert_close((scaled.size / 255.0).median(), found.size.median(), rtol=0.01, atol=0.0)
+
+
+def test_a_named_loss_is_climbed_throughout():
+    exact, inputs, labels = ten_classes()
+    for name in ("fmn", "ddn"):
+        sizes = [
+            attack(name, exact.model, inputs, labels, "l2:inf", steps=30, **more).size
+            for more in ({}, {"loss": "margin"}, {"loss": "ce"})
+        ]
+        assert not torch.equal(sizes[0], sizes[1])
+        assert sizes[2].median() > 1.005 * sizes[1].median()

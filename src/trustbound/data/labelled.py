@@ -126,7 +126,8 @@ class LabelledSet:
             raise InputError(
                 f"labels must lie in 0..{classes - 1} for a model with {classes} classes; got "
                 f"{int(self.labels.min())}..{highest} ({wrong} of {len(self)} too large). "
-                "Check that the data is the one the model was trained for, and that labels count from 0."
+                "Check that the data is the one the model was trained for, and that labels count from 0 (class_index "
+                "renumbers folders of pictures)."
             )
 
     @cached_property

@@ -87,6 +87,25 @@ def soft_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -
     return ascent if targets is None else -ascent
 
 
+def scaled_soft_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """The soft margin at a temperature of the row's own: a sixth of its largest logit's lead over the mean.
+
+    The soft margin weighs classes by their logits, so that what it leads to changes with the logits' scale: at small
+    ones it climbs towards all classes at once, at large ones towards the best alone. Here the weights, and with them
+    the direction of the gradient, are those of any multiple or shift of the logits. The temperature counts as a
+    constant. Six was best of 3 to 50 in searches for the smallest change, on plain, hardened and linear networks.
+
+    >>> z, y = torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([0])
+    >>> bool((scaled_soft_margin(2 * z + 5, y) - 2 * scaled_soft_margin(z, y)).abs() < 1e-5)
+    True
+    """
+    values = logits.detach()
+    top = values.amax(1, keepdim=True)
+    temperature = (top - values.mean(1, keepdim=True)) / 6.0
+    temperature = temperature.clamp_min(torch.finfo(logits.dtype).tiny)
+    return soft_margin((logits - top) / temperature, labels, targets) * temperature.squeeze(1)
+
+
 def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Difference of logits ratio: the margin over the spread of the top logits, blind to scale and shift.
 
@@ -183,6 +202,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
         "margin": margin,
         "probability-margin": probability_margin,
         "soft-margin": soft_margin,
+        "scaled-soft-margin": scaled_soft_margin,
         "dlr": dlr,
         "f1": f1,
         "f2": f2,

@@ -45,6 +45,12 @@ LOSS_ROWS: tuple[LossRow, ...] = (
         space="logits",
     ),
     LossRow(
+        name="scaled-soft-margin",
+        reference="trustbound.measure.losses:scaled_soft_margin",
+        line="the soft margin at a temperature of the row's own: blind to the scale and shift of the logits",
+        space="logits",
+    ),
+    LossRow(
         name="dlr",
         reference="trustbound.measure.losses:dlr",
         line="difference of logits ratio: blind to the scale and shift of the logits",

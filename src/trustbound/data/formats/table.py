@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trustbound.data.formats.class_index import NUMBER, class_numbers
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.measure.inside import outside
@@ -20,6 +21,9 @@ from trustbound.record.box import Box
 
 Ranges = Mapping[str, Sequence[float]]
 _LABELS = ("label", "class", "target")
+_LARGEST = float(np.finfo(np.float32).max)
+#: The delimiter is looked for in so many characters of the header.
+_HEAD = 1 << 16
 
 
 def read_table(
@@ -32,7 +36,8 @@ def read_table(
 
     Parameters
         label_column  which column holds the class; None takes the one named label, class or target.
-                      Whole numbers are class numbers as they stand; other texts are numbered in sorted order.
+                      Whole numbers are class numbers as they stand, 3.0 too; other texts are numbered in sorted
+                      order, see `class_index.class_numbers`.
         box           one range for all features, or {"column": [low, high]}, a mapping or a JSON file of
                       one; None takes each column's smallest and largest value in this file.
 
@@ -56,7 +61,7 @@ def read_table(
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
+            first = file.readline(_HEAD)
             file.seek(0)
             delimiter = max(",;\t", key=first.count)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
@@ -86,13 +91,10 @@ def _label_place(path: Path, header: list[str], wanted: str | None) -> int:
 
 
 def _number(path: Path, line: int, column: str, cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = float(cell) if NUMBER.fullmatch(cell.strip()) else math.nan
+    if not abs(value) <= _LARGEST:
         raise InputError(
-            f"{path}, line {line}, column {column!r}: a finite number is needed; got {cell.strip()!r}. "
+            f"{path}, line {line}, column {column!r}: a finite number is needed; got {cell.strip()[:80]!r}. "
             "Encode categories as numbers and fill or drop missing values first."
         )
     return value
@@ -102,11 +104,13 @@ def _classes(cells: list[str], path: Path, lines: list[int]) -> tuple[NDArray[np
     for cell, line in zip(cells, lines, strict=True):
         if not cell:
             raise InputError(f"{path}, line {line}: the label is empty")
-    if all(cell.lstrip("+-").isdecimal() for cell in cells):
-        return np.array([int(cell) for cell in cells], dtype=np.int64), None
-    names = sorted(set(cells))
-    numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[cell] for cell in cells], dtype=np.int64), names
+    first = {cell: line for cell, line in zip(reversed(cells), reversed(lines), strict=True)}
+    numbers, names = class_numbers(
+        {cell: f"{path}, line {line}, the label" for cell, line in first.items()},
+        "Write the class numbers 0, 1, … or one name per class into the label column.",
+    )
+    whole = all(NUMBER.fullmatch(cell) for cell in first)
+    return np.array([numbers[cell] for cell in cells], dtype=np.int64), None if whole else names
 
 
 def _box(path: Path, columns: list[str], values: NDArray[np.float32], box: Any) -> Box:
