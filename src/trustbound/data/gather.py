@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from trustbound.data.formats.decoding import flat
 from trustbound.data.labelled import LabelledSet
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
@@ -28,7 +29,7 @@ def gather(
 ) -> LabelledSet:
     """Read (input, label) pairs from a map-style or iterable dataset, or batches from a DataLoader.
 
-    An input may be a tensor, an array or a picture (Pillow; it becomes uint8, channels first). A map-style
+    An input may be a tensor, an array or a picture (Pillow, 8 bits; it becomes uint8, channels first). A map-style
     dataset that lists its labels in `targets` is drawn from before anything is decoded; any other source is
     read completely and drawn from afterwards.
 
@@ -127,7 +128,8 @@ def _stack(items: Iterable[Any]) -> tuple[Tensor, Any]:
 def _tensor(one: Any) -> Tensor:
     if isinstance(one, Tensor):
         return one.detach().cpu()
-    array = np.asarray(one)
-    if hasattr(one, "getbands"):  # a Pillow picture
+    if hasattr(one, "getbands"):  # a Pillow picture: palettes and alpha are no channels
+        array = np.asarray(flat(one, "a picture of the dataset"))
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
-    return torch.from_numpy(np.array(array))
+        return torch.from_numpy(np.array(array))
+    return torch.from_numpy(np.array(one))

@@ -1,8 +1,7 @@
-"""A folder of class folders of pictures, or an archive of one, decoded to uint8."""
+"""A folder of class folders of pictures, or an archive of one, decoded exactly."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trustbound.data.formats.class_index import ClassIndex, class_order
+from trustbound.data.formats.decoding import decode
 from trustbound.data.formats.listing import list_pictures, read_members
 from trustbound.data.labelled import LabelledSet
 from trustbound.data.stratified import draw_stratified
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 Size = int | tuple[int, int]
+Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 
 def read_pictures(
@@ -36,17 +37,20 @@ def read_pictures(
     class_index: ClassIndex | None = None,
     box: Box | None = None,
 ) -> LabelledSet:
-    """Pictures of `[prefix/][split/]class/picture` as (N, 3, H, W) uint8, (N, 1, H, W) if all are grey.
+    """Pictures of `[prefix/][split/]class/picture` as (N, 3, H, W), (N, 1, H, W) if all are grey.
+
+    Kept as uint8; where a picture has 16 bits per channel, all as float32, value / 65535 or value / 255 of the box.
 
     Parameters
         limit, seed    drawn stratified from the names, so that only the chosen pictures are decoded.
         resize         a number: the shorter side, aspect kept; a pair: exactly (height, width).
         crop           a number or (height, width), cut from the centre after resizing.
         interpolation  nearest, bilinear, bicubic or lanczos; shrinking smooths first (Pillow).
-        class_index    which class number each folder has; None numbers the sorted folder names from 0.
+        class_index    which class number each folder has; None asks the folder names, see `class_numbers`.
 
-    Raises      InputError: a picture that cannot be decoded (named), differing sizes, an unknown split.
-    Deviations  transparency is dropped, orientation tags are not applied.
+    Raises      InputError: a picture that cannot be read exactly (named), differing sizes, an unknown split.
+    Deviations  pixels are as stored: orientation tags, gamma and colour profiles are not applied (nor does
+                torchvision). Pictures that are transparent, animated or CMYK are refused, see `decoding.decode`.
     """
     if interpolation not in INTERPOLATIONS:
         raise InputError(f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}")
@@ -57,7 +61,7 @@ def read_pictures(
     rows = draw_stratified(labels, limit, seed)
     chosen = [listing.names[row] for row in rows]
     place = {name: row for row, name in enumerate(chosen)}
-    decoded: list[NDArray[np.uint8] | None] = [None] * len(chosen)
+    decoded: list[Pixels | None] = [None] * len(chosen)
     first: tuple[str, tuple[int, int]] | None = None
     for name, raw in read_members(source, chosen):
         pixels = _decode(raw, f"{source}: {name}", target, window, interpolation)
@@ -76,10 +80,11 @@ def read_pictures(
     stem = source.name
     for ending in (".tar.gz", ".tar.bz2", ".tar.xz", source.suffix if source.is_file() else ""):
         stem = stem.removesuffix(ending) if ending else stem
+    box = box or Box(0.0, 1.0)
     return LabelledSet(
-        np.stack([np.broadcast_to(pixels, (channels, *pixels.shape[1:])) for pixels in whole]),
+        _joined(whole, channels, box),
         labels[rows],
-        box=box or Box(0.0, 1.0),
+        box=box,
         class_names=names,
         name=stem if listing.split is None else f"{stem}/{listing.split}",
         indices=rows,
@@ -96,21 +101,30 @@ def _size(name: str, value: Any) -> Size | None:
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def _decode(raw: bytes, where: str, resize: Size | None, crop: Size | None, interpolation: str) -> NDArray[np.uint8]:
+def _joined(pictures: Sequence[NDArray[Any]], channels: int, box: Box) -> NDArray[Any]:
+    """All pictures with as many channels, uint8 where all are; else values of the box."""
+    pixels = [np.broadcast_to(one, (channels, *one.shape[1:])) for one in pictures]
+    if all(one.dtype == np.uint8 for one in pixels):
+        return np.stack(pixels)
+    unit = np.stack([one / np.float32(255.0) if one.dtype == np.uint8 else one for one in pixels])
+    return (unit if box == Box(0.0, 1.0) else box.low + unit * (np.asarray(box.high) - box.low)).astype(np.float32)
+
+
+def _decode(raw: bytes, where: str, resize: Size | None, crop: Size | None, interpolation: str) -> Pixels:
+    """Channels first: uint8, or float32 in [0, 1] for a picture of 16 bits per channel."""
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(raw)) as opened:
-            if opened.mode.startswith(("I", "F")):
-                raise InputError(f"{where} has more than 8 bits per channel (mode {opened.mode}); use an .npz")
-            picture = opened.convert("L" if opened.mode in ("L", "1", "LA") else "RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where} cannot be decoded as a picture: {error}. Repair or remove it.") from error
-    picture = _cropped(_resized(picture, resize, interpolation), crop, where)
-    pixels = np.asarray(picture, dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    pixels = decode(raw, where)
+    if pixels.dtype == np.uint8:
+        picture = _cropped(_resized(Image.fromarray(pixels), resize, interpolation), crop, where)
+        small = np.asarray(picture, dtype=np.uint8)
+        return small[None] if small.ndim == 2 else small.transpose(2, 0, 1)
+    planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    shaped = [
+        np.asarray(_cropped(_resized(Image.fromarray(plane), resize, interpolation), crop, where))
+        for plane in planes.astype(np.float32)
+    ]
+    return (np.stack(shaped) / np.float32(65535.0)).clip(0.0, 1.0)
 
 
 def _resized(picture: Image, size: Size | None, interpolation: str) -> Image:
