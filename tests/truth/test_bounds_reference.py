@@ -180,14 +180,14 @@ def test_bounds_equal_the_dense_reference(name, norm):
     shape, network = CASES[name]
     torch.manual_seed(2)
     inputs = torch.rand(3, *shape)
-    graph = read(network.float(), inputs)
+    graph = read(network.float(), inputs).without_rounding()
     layers = dense_layers(network, shape)
     network.float()
     labels = torch.arange(3) % graph.classes
     rows = margin_rows(labels, graph.classes)
     for radius in {"linf": (0.02, 0.2), "l2": (0.1, 0.6), "l1": (0.2, 1.5)}[norm]:
         region = Region.around(inputs, (0.0, 1.0), norm, radius)
-        found = [certifier.bounds(graph, region, rows).numpy() for certifier in (Interval(), Crown())]
+        found = [certifier.bounds(graph, region, rows).run.numpy() for certifier in (Interval(), Crown())]
         for i in range(3):
             point = [t[i].flatten().numpy() for t in (region.inputs, region.low, region.high)]
             wanted = [method(layers, *point, norm, radius, rows[i].numpy()) for method in (interval, crown)]
@@ -214,12 +214,12 @@ def test_any_fully_connected_network_equals_the_reference(widths, seed, radius, 
         modules += [nn.Linear(first, second), nn.ReLU()]
     network = nn.Sequential(*modules, nn.Linear(widths[-1], 3))
     inputs = torch.rand(1, widths[0])
-    graph = read(network, inputs)
+    graph = read(network, inputs).without_rounding()
     rows = margin_rows(torch.tensor([seed % 3]), 3)
     region = Region.around(inputs, (0.0, 1.0), norm, radius)
     layers = dense_layers(network, (widths[0],))
     point = [t[0].numpy() for t in (region.inputs, region.low, region.high)]
     for certifier, method in ((Interval(), interval), (Crown(), crown)):
-        found = certifier.bounds(graph, region, rows)[0].numpy()
+        found = certifier.bounds(graph, region, rows).run[0].numpy()
         wanted = method(layers, *point, norm, radius, rows[0].numpy())
         np.testing.assert_allclose(found, wanted, atol=1e-9, rtol=1e-9)

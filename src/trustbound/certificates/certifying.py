@@ -12,11 +12,10 @@ from torch import Tensor, nn
 
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.reading import read
-from trustbound.certificates.methods.interval import reaches
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS, Row
-from trustbound.certificates.slack import rounding
-from trustbound.certificates.specification import Certifier, margin_rows
+from trustbound.certificates.slack import check_kernels
+from trustbound.certificates.specification import Bound, Certifier
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.record.box import Box, Limit
 
@@ -29,10 +28,11 @@ class Proof:
     """What was proven of each example.
 
     Shapes      certified (B,) bool; margin (B,) float64, a lower bound over the region of min over j of
-                (logit of y − logit of j); slack (B,), what rounding in the model's own precision may take.
+                (logit of y − logit of j) in exact arithmetic; slack (B,), what rounding in the precision in which
+                the model computes may take, ∞ where it may overflow or round beyond all bounds.
 
     `certified` says that the margin is larger than the slack. False proves nothing. For a wrongly classified
-    input it is always False.
+    input it is always False. `lost` (B,) bool says where rounding alone costs the proof.
     """
 
     name: str
@@ -40,6 +40,11 @@ class Proof:
     margin: Tensor
     slack: Tensor
     seconds: float
+
+    @property
+    def lost(self) -> Tensor:
+        """Examples proven in exact arithmetic and not as the model runs, (B,) bool."""
+        return (self.margin > 0) & ~self.certified
 
 
 def certify(
@@ -85,6 +90,7 @@ def certify(
             f"`labels` must be one class for each input; got shapes {tuple(inputs.shape)}, {tuple(labels.shape)}"
         )
     graph = model if isinstance(model, Graph) else read(model, inputs)
+    check_kernels(graph)
     limits = box if box is not None else getattr(model, "box", None)
     if limits is None:
         raise InputError("certify needs the box of valid inputs: wrap the model, or pass box=(low, high)")
@@ -95,7 +101,7 @@ def certify(
     # A target that is the label itself cannot be reached by an attack: nothing is to be proven there.
     rows = torch.arange(len(inputs)) if targets is None else (targets != labels).nonzero()[:, 0].cpu()
     margin = torch.full((len(inputs),), float("nan"), dtype=torch.float64, device=graph.device)
-    slack = torch.full_like(margin, float("nan"))
+    slack, certified = torch.full_like(margin, float("nan")), torch.zeros_like(margin, dtype=torch.bool)
     # A search rounds its inputs to the precision that it works in: the proof stands around the same points.
     working = torch.float64 if graph.dtype == torch.float64 else torch.float32
     inputs, labels = inputs.to(graph.device, working), labels.to(graph.device)
@@ -103,28 +109,30 @@ def certify(
         at = part.to(graph.device)
         region = Region.around(inputs[at], limits, norm, radius)
         wanted = None if targets is None else targets.to(graph.device)[at]
-        margin[at] = certifier.margins(graph, region, labels[at], wanted)
-        slack[at] = margin_slack(graph, region, labels[at], wanted)
+        bound = _margins(certifier, graph, region, labels[at], wanted)
+        margin[at], slack[at] = bound.value, bound.slack
+        certified[at] = bound.run > 0
     return Proof(
         name=known.name,
-        certified=margin > slack,
+        certified=certified,
         margin=margin,
         slack=slack,
         seconds=time.perf_counter() - started,
     )
 
 
-def margin_slack(graph: Graph, region: Region, labels: Tensor, targets: Tensor | None = None) -> Tensor:
-    """Bound what the module's own precision may take from the smallest margin over the region, (B,)."""
-    each = max(1, 2**27 // (64 * sum(step.features for step in graph.operations)))
-    parts = []
-    with torch.no_grad():
-        for part in torch.arange(len(region), device=labels.device).split(each) if len(region) else ():
-            piece = region.select(part)
-            error = rounding(graph, [reach.size for reach in reaches(graph, piece)], graph.dtype)
-            rows = margin_rows(labels[part], graph.classes, None if targets is None else targets[part])
-            parts.append(torch.bmm(rows.abs(), error.unsqueeze(2)).squeeze(2).amax(1))
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64, device=labels.device)
+def _margins(certifier: Certifier, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None) -> Bound:
+    """Bound the smallest margins; in exact arithmetic once more where a coarse precision blurs that bound too."""
+    bound = certifier.margins(graph, region, labels, targets)
+    if all(step.dtype in (torch.float64, torch.float32, None) for step in graph.operations):
+        return bound
+    rows = (~(bound.run > 0)).nonzero()[:, 0]
+    if len(rows):
+        wanted = None if targets is None else targets[rows]
+        exact = certifier.margins(graph.without_rounding(), region.select(rows), labels[rows], wanted)
+        bound = bound.separate()
+        bound.value[rows] = torch.fmax(bound.value[rows], exact.value)
+    return bound
 
 
 def resolve(name: str | Certifier) -> tuple[Certifier, Row]:

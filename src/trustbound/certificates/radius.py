@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trustbound.certificates.certifying import margin_slack
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.region import Region
+from trustbound.certificates.slack import check_kernels
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
@@ -45,6 +45,7 @@ def certified_radius(
     """
     if not cap > 0 or steps < 1:
         raise InputError(f"certified_radius needs cap > 0 and steps ≥ 1; got cap={cap}, steps={steps}")
+    check_kernels(graph)
     inputs, labels = inputs.to(graph.device), labels.to(graph.device)
     limits = Box.of(box)
     most = min(cap, limits.diameter(norm, inputs[0].numel()))
@@ -83,9 +84,8 @@ def _proves(
     if not len(inputs):
         return torch.zeros(0, dtype=torch.bool, device=graph.device)
     region = Region.around(inputs, box, norm, radius)
-    slack = margin_slack(graph, region, labels)
-    held = Interval(memory=certifier.memory).margins(graph, region, labels) > slack
+    held = Interval(memory=certifier.memory).margins(graph, region, labels).run > 0
     rest = (~held).nonzero()[:, 0]
     if len(rest) and not isinstance(certifier, Interval):
-        held[rest] = certifier.margins(graph, region.select(rest), labels[rest]) > slack[rest]
+        held[rest] = certifier.margins(graph, region.select(rest), labels[rest]).run > 0
     return held

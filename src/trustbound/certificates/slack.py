@@ -5,60 +5,154 @@ Two kinds of rounding stand between a bound and the network that somebody runs.
 *The bound's own.* Bounds are computed in float64. A sum of n products, in any order and with or without fused
 multiply–add, is off by at most γ_n Σ|a||x| with γ_n = n u / (1 − n u), u = 2⁻⁵³ (Higham, Accuracy and Stability
 of Numerical Algorithms, 2002, section 3.1). Every step adds such a term, outward, before the next one uses it.
-So a returned bound holds for the network in exact arithmetic with the weights that were read; batch norm and
-constant factors are folded in float64, and their roundings are counted with the products they enter.
+Batch norm and constant factors are folded in float64, and their roundings are counted with the products they enter.
 
-*The network's.* The module runs in its own precision, float32 say, and may be off by as much as its layers
-amplify. `rounding` bounds that by the same formula with the unit roundoff of that precision, layer by layer,
-over the whole region. A point counts as certified only if its margin is larger. The formula holds for plain and
-blocked summation; it does not cover Winograd or FFT convolutions, nor reduced-precision modes such as TF32.
-Underflow is neglected.
+*The network's.* The module computes every step in a precision of its own, float32 say. Its values are those of the
+exact network with a disturbance δ_k added after each step, and |δ_k| ≤ γ_n (|W_k||x_k| + |b_k|) + n η by the same
+formula, with that precision's u, the largest |x_k| over the region, and η for products that underflow. So bounds
+are computed for the *family* of networks that such disturbances make: limits contain them, and the backward pass
+takes |A_k| δ_k off at every step it crosses. Multiplying errors forward through |W| instead would lose, layer by
+layer, what the signs of the weights cancel.
+
+Where a number may exceed the range of its type, or n u reaches 1/2 (bfloat16 from 112 summands), nothing is known:
+the disturbance is infinite and the example is not certified.
+
+The formula holds for plain, pairwise and blocked summation in the step's own precision or a wider one. It does not
+cover kernels that transform their operands: `check_kernels` refuses Winograd and FFT convolutions, and products
+whose operands are cut to TF32 or bfloat16 first are charged for it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.operations import Input, Linear, MaxPool
+from trustbound.certificates.graph.mixing import Convolution, Dense
+from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Input, Linear, Operation
+from trustbound.errors import UnsupportedError
+
+#: Roundings beside the sum itself: a bias, folded constants, batch norm, the subtraction of limits.
+_BESIDE = 16
 
 
 def growth(terms: int, dtype: torch.dtype = torch.float64) -> float:
     """Return γ for a sum of `terms` products, with room for folded constants and the subtraction of limits.
 
-    >>> growth(1) < 1e-14, growth(1000, torch.float32) < 1.3e-4
-    (True, True)
+    >>> growth(1) < 1e-14, growth(1000, torch.float32) < 1.3e-4, growth(1000, torch.bfloat16)
+    (True, True, inf)
     """
-    roundings = (terms + 16) * torch.finfo(dtype).eps / 2
-    return roundings / (1 - roundings) if roundings < 0.5 else float("inf")
+    roundings = (terms + _BESIDE) * torch.finfo(dtype).eps / 2
+    return roundings / (1 - roundings) if roundings < 0.5 else math.inf
 
 
-def rounding(graph: Graph, sizes: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Bound how far each logit computed in the precision `dtype` is from the exact one, (B, C).
+def underflow(terms: int, dtype: torch.dtype) -> float:
+    """Bound what `terms` products may lose below the smallest numbers of a type.
 
-    `sizes` holds, for every step of the list, the largest magnitudes (B, *F) over the region. Errors arrive
-    multiplied by absolute weights and each step adds γ times the magnitudes it sums.
+    Float32, bfloat16 and float64 are taken to flush subnormal numbers to zero, as some devices and modes do;
+    float16 is not: no kernel flushes it.
+
+    >>> underflow(1, torch.float32) < 1e-36
+    True
+    """
+    kind = torch.finfo(dtype)
+    return (terms + _BESIDE) * (kind.smallest_normal * kind.eps if dtype == torch.float16 else kind.smallest_normal)
+
+
+def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return the magnitudes that a step sums, (B, *F), and how far its computed values are from exact ones.
+
+    `sizes` holds the largest magnitudes (B, *F) of each operand as it is computed. The second part is None where
+    the step rounds nothing, and infinite or NaN where nothing is known.
 
     Reference   Higham, Accuracy and Stability of Numerical Algorithms, 2002, equation 3.5.
+
+    >>> from trustbound.certificates.graph.operations import Scale
+    >>> third = Scale(sources=(0,), shape=(1,), scale=torch.tensor([1 / 3]), dtype=torch.float32)
+    >>> summed, error = disturbance(third, [torch.tensor([[3.0]])])
+    >>> round(float(summed), 6), 1e-6 < float(error) < 2e-6
+    (1.0, True)
     """
-    errors: list[Tensor] = []
-    for step in graph.operations:
-        if isinstance(step, Input):
-            errors.append(torch.zeros_like(sizes[0]))
-            continue
-        carried = [errors[source] for source in step.sources]
-        if isinstance(step, Linear):
-            factor = growth(step.terms, dtype)
-            summed = [
-                error + factor * (sizes[source] + error) for source, error in zip(step.sources, carried, strict=True)
-            ]
-            error = step.absolute(*summed)
-            errors.append(error if step.bias_size is None else error + factor * step.bias_size)
-        elif isinstance(step, MaxPool):
-            errors.append(step.apply(carried[0]))
-        else:
-            errors.append(carried[0] * (1 + growth(0, dtype)) + growth(0, dtype) * sizes[step.sources[0]])
-    return errors[-1]
+    if not isinstance(step, Linear):
+        summed = sizes[0] if sizes[0].shape[1:] == step.shape else step.apply(sizes[0])
+        if isinstance(step, Activation) and step.slope and step.dtype is not None:
+            return summed, step.slope * growth(1, step.dtype) * summed + underflow(1, step.dtype)
+        return summed, None
+    error: Tensor | None = None
+    given = list(sizes)
+    # What was folded into one step still rounds, underflows and overflows in parts.
+    for part in step.parts or (step,):
+        summed = part.absolute(*given)
+        if part.bias_size is not None:
+            summed = summed + part.bias_size
+        if part.dtype is not None and not isinstance(part, Input | Arrange | Concatenate):
+            own = _factor(part, summed.device) * summed + underflow(part.terms, part.dtype)
+            error = own if error is None else part.absolute(error) + own
+            beyond = (summed + error) * part.peak >= torch.finfo(part.dtype).max
+            error = error.masked_fill(beyond, math.inf)
+        given = [summed]
+    return summed, error
+
+
+def _factor(step: Linear, device: torch.device) -> float:
+    """Return what a step's sum may be off by, for magnitudes that sum to 1."""
+    assert step.dtype is not None
+    factor = growth(step.terms, step.dtype)
+    if step.dtype == torch.float32 and isinstance(step, Dense | Convolution):
+        cut = _operand_roundoff(isinstance(step, Convolution), device)
+        factor += cut * (2 + cut) * (1 + factor)
+    return factor
+
+
+def _operand_roundoff(convolution: bool, device: torch.device) -> float:
+    """Return the unit roundoff to which kernels cut the operands of float32 products, 0 where they do not.
+
+    Read from the switches of torch as they stand: a proof holds for the kernels that these allow.
+    """
+    if device.type == "cuda":
+        allowed = torch.backends.cudnn.allow_tf32 if convolution else torch.backends.cuda.matmul.allow_tf32
+        cut = 2.0**-11 if allowed else 0.0
+    else:
+        cut = 0.0
+    if torch.get_float32_matmul_precision() != "highest":
+        cut = max(cut, 2.0**-8)
+    return cut
+
+
+def check_kernels(graph: Graph) -> None:
+    """Refuse devices and switches under which convolutions may be computed by transforms.
+
+    Raises      UnsupportedError naming the kernels and what to do.
+    """
+    kind = graph.device.type
+    if kind not in ("cpu", "cuda"):
+        raise UnsupportedError(
+            f"no proof: the rounding of kernels on {kind!r} devices is not known; certify a copy on the CPU"
+        )
+    wide = [step for step in graph.operations if isinstance(step, Convolution) and math.prod(step.weight.shape[2:]) > 1]
+    if not wide:
+        return
+    if kind == "cuda" and torch.backends.cudnn.enabled:
+        raise UnsupportedError(
+            f"no proof: {wide[0].where}: cuDNN may compute a convolution by Winograd or FFT transforms, whose rounding "
+            "is not bounded here. Certify a copy on the CPU, or set torch.backends.cudnn.enabled = False"
+        )
+    direct = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    if kind == "cpu" and not direct and torch.backends.nnpack.is_available():
+        raise UnsupportedError(
+            f"no proof: {wide[0].where}: without oneDNN, NNPACK may compute a convolution by Winograd or FFT "
+            "transforms, whose rounding is not bounded here. Leave torch.backends.mkldnn enabled"
+        )
+
+
+def split(error: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Return a disturbance with what is unknown set to 0, and the examples (B,) where something was."""
+    if error is None:
+        return None, None
+    known = error.isfinite()
+    if bool(known.all()):
+        return error, None
+    return error.where(known, 0.0), ~known.flatten(1).all(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -36,6 +37,45 @@ def margin_rows(labels: Tensor, classes: int, targets: Tensor | None = None) -> 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Bound:
+    """Lower bounds of rows over the logits, (B, K) or (B,).
+
+    Parameters
+        value       holds for the network in exact arithmetic.
+        run         holds for the network as it runs, in the precision of each of its steps; −∞ where that may
+                    overflow or round beyond all bounds.
+
+    >>> loose = Bound(value=torch.tensor([1.0]), run=torch.tensor([0.5]))
+    >>> float(loose.slack), float(loose.better(Bound(value=torch.tensor([0.9]), run=torch.tensor([0.8]))).run)
+    (0.5, 0.800000011920929)
+    """
+
+    value: Tensor
+    run: Tensor
+
+    @property
+    def slack(self) -> Tensor:
+        """What rounding may take, ∞ where nothing is known of it."""
+        return torch.where(self.run.isneginf() & ~self.value.isneginf(), math.inf, self.value - self.run)
+
+    def better(self, other: Bound) -> Bound:
+        """Return the larger of two, one by one; NaN knows nothing."""
+        return Bound(value=torch.fmax(self.value, other.value), run=torch.fmax(self.run, other.run))
+
+    def separate(self) -> Bound:
+        """Return the same in tensors of their own, to be written into."""
+        return Bound(value=self.value.clone(), run=self.run.clone())
+
+    def least(self) -> Bound:
+        """Return the smallest of each example's rows, (B,); NaN if any of them is."""
+        return Bound(value=self.value.amin(1), run=self.run.amin(1))
+
+    def unknown(self, lost: Tensor | None) -> Bound:
+        """Return the same without any bound as the network runs for the examples `lost` (B,)."""
+        return self if lost is None else Bound(value=self.value, run=self.run.masked_fill(lost.unsqueeze(1), -math.inf))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Certifier(ABC):
     """A way to bound margins from below over a region: `memory` and one method to fill in.
 
@@ -46,23 +86,24 @@ class Certifier(ABC):
 
     memory: int = 2**27
 
-    def bounds(self, graph: Graph, region: Region, specification: Tensor) -> Tensor:
+    def bounds(self, graph: Graph, region: Region, specification: Tensor) -> Bound:
         """Bound ⟨row, logits⟩ from below over the region: rows (B, K, C) to (B, K)."""
         return self._cut(graph, region, specification, least=False)
 
-    def margins(self, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    def margins(self, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None = None) -> Bound:
         """Bound the smallest margin min over j of (logit of y − logit of j) from below: (B,)."""
         rows = margin_rows(labels, graph.classes, targets)
-        return self._cut(graph, region, rows, least=True).amin(1)
+        return self._cut(graph, region, rows, least=True).least()
 
     @abstractmethod
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Tensor:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
 
-    def _cut(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Tensor:
+    def _cut(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
         """Bound a batch piece by piece."""
         if not len(region):
-            return specification.new_zeros(specification.shape[:2])
+            nothing = specification.new_zeros(specification.shape[:2])
+            return Bound(value=nothing, run=nothing)
         each = 8 * (8 * sum(step.features for step in graph.operations) + 4 * specification[0].numel())
         each += 8 * 2 * specification.shape[1] * graph.operations[graph.operations[-1].sources[0]].features
         rows = torch.arange(len(region), device=specification.device)
@@ -71,4 +112,4 @@ class Certifier(ABC):
                 self.bound(graph, region.select(part), specification[part], least)
                 for part in rows.split(max(1, self.memory // each))
             ]
-        return torch.cat(parts)
+        return Bound(value=torch.cat([part.value for part in parts]), run=torch.cat([part.run for part in parts]))

@@ -42,8 +42,15 @@ def fold(operations: list[Operation]) -> tuple[Operation, ...]:
 
 def _merge(before: Operation, scale: Scale) -> Linear | None:
     """Return `scale` after `before` as one step, or None where the two do not fit."""
-    if not isinstance(before, Scale | Dense | Convolution):
+    if not isinstance(before, Scale | Dense | Convolution) or before.dtype != scale.dtype:
         return None
+    parts = (before.parts or (before,)) + (scale.parts or (scale,))
+    merged = _merged(before, scale)
+    return None if merged is None else replace(merged, parts=parts)
+
+
+def _merged(before: Scale | Dense | Convolution, scale: Scale) -> Linear | None:
+    """Return the weights of the two as those of one step."""
     parts = [scale.scale] if scale.bias is None else [scale.scale, scale.bias]
     if isinstance(before, Convolution):
         spatial = len(before.shape) - 1

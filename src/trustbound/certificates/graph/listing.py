@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.operations import Input, Operation, Shape
+from trustbound.certificates.graph.operations import Input, Linear, Operation, Shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +42,17 @@ class Graph:
                 if last[source] == place:
                     del values[source]
         return values[len(self.operations) - 1]
+
+    def without_rounding(self) -> Graph:
+        """Return the same network computed in exact arithmetic: what is proven of it leaves rounding out."""
+        kept = self.notes.get("without-rounding")
+        if not isinstance(kept, Graph):
+            steps = tuple(
+                replace(step, dtype=None, parts=()) if isinstance(step, Linear) else replace(step, dtype=None)
+                for step in self.operations
+            )
+            kept = self.notes["without-rounding"] = replace(self, operations=steps, notes={})
+        return kept
 
     @property
     def shape(self) -> Shape:

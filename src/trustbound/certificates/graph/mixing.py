@@ -137,6 +137,7 @@ class Mean(Mixing):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_count", math.prod(self.extent[axis - 1] for axis in self.axes))
+        object.__setattr__(self, "peak", float(self._count))
 
     def apply(self, *operands: Tensor) -> Tensor:
         """Average."""

@@ -21,13 +21,13 @@ Shape = tuple[int, ...]
 class Operation(ABC):
     """One step of a network: `sources` are the places of its operands in the list, `shape` its features (*F).
 
-    `dtype` is the precision in which the module computes the step and stores its result.
+    `dtype` is the precision in which the module computes the step and stores its result; None is exact arithmetic.
     """
 
     sources: tuple[int, ...]
     shape: Shape
     where: str = "forward"
-    dtype: torch.dtype = torch.float64
+    dtype: torch.dtype | None = torch.float64
 
     @abstractmethod
     def apply(self, *operands: Tensor) -> Tensor:
@@ -100,11 +100,15 @@ class Linear(Operation):
     """A step that is linear in all its operands together, plus a constant `bias`.
 
     `bias_size` bounds the magnitudes that `bias` was summed from, so that rounding errors are not hidden by
-    cancellation; `terms` counts the roundings of one output, multiplication and addition each.
+    cancellation; `terms` counts the roundings of one output, multiplication and addition each. `peak` says how many
+    times larger than the sum of its products an intermediate may be (a mean sums first and divides then). `parts`
+    are the steps that the module computes one after another where several were folded into this one.
     """
 
     bias: Tensor | None = None
     bias_size: Tensor | None = None
+    peak: float = 1.0
+    parts: tuple[Linear, ...] = ()
 
     @property
     @abstractmethod

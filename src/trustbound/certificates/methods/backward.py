@@ -15,6 +15,7 @@ from trustbound.certificates.methods.slopes import Lines, Picks
 from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
+from trustbound.certificates.specification import Bound
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +47,12 @@ class Rows:
             return values[self.owner].unsqueeze(1)
         return self.window.gather(values, self.owner, tuple(self.coefficients.shape[3:])).unsqueeze(1)
 
+    def weigh(self, sizes: Tensor) -> Tensor:
+        """Bound Σ |coefficient| · size for sizes (B, channels or features, M) of each example: (G, K, M)."""
+        rows = self.coefficients
+        weights = rows.abs() if rows.ndim == 3 else torch.linalg.vector_norm(rows.flatten(3), 1, 3)
+        return torch.bmm(weights, sizes[self.owner])
+
     def add(self, other: Rows | None, shape: tuple[int, ...]) -> Rows:
         """Return the sum of two sets of rows over one step of features `shape`."""
         if other is None:
@@ -62,18 +69,18 @@ def descend(
     graph: Graph,
     region: Region,
     reliefs: Mapping[int, Lines | Picks],
-    sizes: Sequence[Tensor],
+    noises: Sequence[Tensor],
     start: int,
     rows: Rows,
-) -> Tensor:
+) -> Bound:
     """Bound ⟨row, values of step `start`⟩ from below over the region: (G, K).
 
-    `reliefs` are the lines of every activation and max pool before `start`; `sizes` (B,) bound the magnitudes
-    each step sums. What a step's product rounds is at most γ · Σ|coefficients| · size: it is taken off at once.
+    `reliefs` are the lines of every activation and max pool before `start`; `noises` (B, channels, 2) what a unit
+    coefficient of each step loses: to the rounding of this way back, and to the rounding of the network itself.
     """
     waiting: dict[int, Rows] = {start: rows}
     total = torch.zeros(rows.coefficients.shape[:2], dtype=torch.float64, device=rows.owner.device)
-    terms = torch.zeros_like(total)
+    terms, taken = torch.zeros_like(total), torch.zeros_like(total)
     for place in range(start, -1, -1):
         if place not in waiting:
             continue
@@ -83,15 +90,15 @@ def descend(
             part = _concretise(region, here)
             total, terms = total + part, terms + part.abs()
             continue
-        weight = torch.linalg.vector_norm(here.coefficients.flatten(2), 1, 2)
-        error = growth(step.features + (step.terms if isinstance(step, Linear) else 0))
-        total = total - error * weight * sizes[place][here.owner].unsqueeze(1)
+        loss = here.weigh(noises[place])
+        total, taken = total - loss[..., 0], taken + loss[..., 1]
         constant, below = _back(step, here, reliefs.get(place), graph)
         if constant is not None:
             total, terms = total + constant, terms + constant.abs()
         for source, back in zip(step.sources, below, strict=True):
             waiting[source] = back.add(waiting.get(source), graph.operations[source].shape)
-    return total - growth(len(graph.operations)) * terms
+    total = total - growth(len(graph.operations)) * terms
+    return Bound(value=total, run=total - taken * (1 + growth(graph.widest + len(graph.operations))))
 
 
 def _concretise(region: Region, rows: Rows) -> Tensor:

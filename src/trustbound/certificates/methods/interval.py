@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.mixing import Dense, Mixing
 from trustbound.certificates.graph.operations import Arrange, Input, Linear, Operation, Scale
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import growth
-from trustbound.certificates.specification import Certifier
+from trustbound.certificates.slack import disturbance, growth, split
+from trustbound.certificates.specification import Bound, Certifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,6 +23,10 @@ class Reach:
     `centre` (B, *F) and `factor` (*F) are there while every value is its own input times a factor plus a
     constant, so that the next mixing step can use the norm of its rows. `tight` says that the limits are those
     of an affine function over the region: no backward pass can better them.
+
+    Limits hold for the values as the network computes them. `summed` (B, *F) bounds the magnitudes that the step
+    sums, `error` (B, *F) how far it is from exact, `drift` (B, *F) how far the values are from the affine function
+    of `centre` and `factor`, None for nothing; of the examples `lost` (B,) nothing is known as the network runs.
     """
 
     low: Tensor
@@ -30,6 +34,10 @@ class Reach:
     centre: Tensor | None = None
     factor: Tensor | None = None
     tight: bool = False
+    summed: Tensor | None = None
+    error: Tensor | None = None
+    drift: Tensor | None = None
+    lost: Tensor | None = None
 
     @property
     def size(self) -> Tensor:
@@ -38,7 +46,7 @@ class Reach:
 
     def intersect(self, low: Tensor, high: Tensor) -> Reach:
         """Return the limits narrowed to those given as well."""
-        return Reach(low=torch.fmax(self.low, low), high=torch.fmin(self.high, high), tight=self.tight)
+        return replace(self, low=torch.fmax(self.low, low), high=torch.fmin(self.high, high))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +60,7 @@ class Interval(Certifier):
                 Margins: the better of rows applied to the logits' limits, and rows · last layer applied to its
                 operand's limits.
     Shapes      region (B, *F); specification (B, K, C); returns (B, K) float64.
-    Cost        two forwards.
+    Cost        three forwards, twice: with the network's own rounding and without.
     Randomness  none.
     Raises      nothing of its own.
     Reference   Gowal et al., On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust
@@ -64,13 +72,16 @@ class Interval(Certifier):
     >>> _ = torch.nn.init.eye_(linear.weight)
     >>> inputs, labels = torch.tensor([[0.75, 0.25]]), torch.tensor([0])
     >>> region = Region.around(inputs, (0.0, 1.0), "linf", 0.125)
-    >>> Interval().margins(read(linear, inputs), region, labels)
+    >>> Interval().margins(read(linear, inputs), region, labels).value
     tensor([0.2500], dtype=torch.float64)
     """
 
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Tensor:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
-        return conclude(graph, region, reaches(graph, region), specification)
+        exact = graph.without_rounding()
+        found = conclude(exact, region, reaches(exact, region), specification)
+        run = conclude(graph, region, reaches(graph, region), specification)
+        return Bound(value=found.value, run=run.run)
 
 
 def reaches(graph: Graph, region: Region) -> list[Reach]:
@@ -85,48 +96,69 @@ def advance(step: Operation, operands: Sequence[Reach], region: Region) -> Reach
     """Return the limits of one step from those of its operands."""
     if isinstance(step, Input):
         ones = torch.ones_like(region.inputs[0])
-        return Reach(low=region.low, high=region.high, centre=region.inputs, factor=ones, tight=True)
+        reach = Reach(low=region.low, high=region.high, centre=region.inputs, factor=ones, tight=True)
+        return replace(reach, summed=reach.size)
+    summed, error = disturbance(step, [operand.size for operand in operands])
+    error, lost = split(error)
+    for operand in operands:
+        lost = operand.lost if lost is None else lost if operand.lost is None else lost | operand.lost
+    rounded, noise = 0.0, torch.zeros_like(summed)
+    if isinstance(step, Linear):
+        rounded = growth(step.terms)
+        noise = rounded * summed
+        middle = step.apply(*((operand.low + operand.high) / 2 for operand in operands))
+        radius = step.absolute(*((operand.high - operand.low) / 2 for operand in operands)) + 2 * noise
+        radius = radius * (1 + rounded) if error is None else (radius + error) * (1 + rounded)
+        low, high = middle - radius, middle + radius
+    else:
+        low, high = step.apply(operands[0].low), step.apply(operands[0].high)
+        low, high = (low, high) if error is None else (low - error, high + error)
+    reach = Reach(low=low, high=high, summed=summed, error=error, lost=lost)
     if not isinstance(step, Linear):
-        return Reach(low=step.apply(operands[0].low), high=step.apply(operands[0].high))
-    error = growth(step.terms)
-    middles = [(operand.low + operand.high) / 2 for operand in operands]
-    radii = [(operand.high - operand.low) / 2 + error * operand.size for operand in operands]
-    middle, radius = step.apply(*middles), step.absolute(*radii)
-    if step.bias_size is not None:
-        radius = radius + error * step.bias_size
-    low, high = middle - radius * (1 + error), middle + radius * (1 + error)
+        return reach
     only = operands[0]
+    single = len(operands) == 1
     if only.centre is None or only.factor is None:
-        tight = len(operands) == 1 and only.tight and isinstance(step, Scale | Arrange)
-        return Reach(low=low, high=high, tight=tight)
-    if len(operands) == 1 and isinstance(step, Scale | Arrange):
+        return replace(reach, tight=single and only.tight and isinstance(step, Scale | Arrange))
+    drift = only.drift if only.drift is None else step.absolute(only.drift) * (1 + rounded)
+    drift = error if drift is None else drift if error is None else drift + error
+    if single and isinstance(step, Scale | Arrange):
         factor = step.absolute(only.factor.unsqueeze(0)).squeeze(0)
-        return Reach(low=low, high=high, centre=step.apply(only.centre), factor=factor, tight=True)
-    if len(operands) > 1 or not isinstance(step, Mixing):
-        return Reach(low=low, high=high)
+        return replace(reach, centre=step.apply(only.centre), factor=factor, drift=drift, tight=True)
+    if not single or not isinstance(step, Mixing):
+        return reach
     if region.norm == "linf":
-        return Reach(low=low, high=high, tight=True)
+        return replace(reach, tight=True)
     rows, attained = (
         (step.squares(only.factor.square()).sqrt(), True) if region.norm == "l2" else step.largest(only.factor)
     )
-    noise = error * step.absolute(only.size)
-    if step.bias_size is not None:
-        noise = noise + error * step.bias_size
-    wide = region.radius.reshape(-1, *[1] * rows.ndim) * rows * (1 + error) + 2 * noise
+    wide = region.radius.reshape(-1, *[1] * rows.ndim) * rows * (1 + rounded) + 2 * noise
+    wide = wide if drift is None else wide + drift
     centre = step.apply(only.centre)
-    ball = Reach(low=low, high=high, tight=attained)
-    return ball.intersect(centre - wide, centre + wide)
+    return replace(reach, tight=attained).intersect(centre - wide, centre + wide)
 
 
-def conclude(graph: Graph, region: Region, found: Sequence[Reach], specification: Tensor) -> Tensor:
-    """Bound ⟨row, logits⟩ from the limits of every step: rows (B, K, C) to (B, K)."""
+def conclude(graph: Graph, region: Region, found: Sequence[Reach], specification: Tensor) -> Bound:
+    """Bound ⟨row, logits⟩ from the limits of every step: rows (B, K, C) to (B, K).
+
+    The last step's own rounding is taken off at the end: `value` leaves it out.
+    """
     logits, last = found[-1], graph.operations[-1]
-    bound = _least(specification, logits.low, logits.high, growth(graph.classes))
-    if not isinstance(last, Dense) or len(graph.operations[last.sources[0]].shape) != 1:
-        return bound
-    operand, error = found[last.sources[0]], growth(last.terms + graph.classes)
+    low, high, taken = logits.low, logits.high, None
+    if logits.error is not None:
+        low, high = low + logits.error, high - logits.error
+        taken = torch.bmm(specification.abs(), logits.error.unsqueeze(2)).squeeze(2)
+    bound = _least(specification, low, high, growth(graph.classes))
+    if isinstance(last, Dense) and len(graph.operations[last.sources[0]].shape) == 1:
+        bound = torch.fmax(bound, _fused(region, found[last.sources[0]], last, specification))
+    run = bound if taken is None else bound - taken * (1 + growth(graph.classes))
+    return Bound(value=bound, run=run).unknown(logits.lost)
+
+
+def _fused(region: Region, operand: Reach, last: Dense, specification: Tensor) -> Tensor:
+    """Bound the product of rows and last layer over the limits of its operand, (B, K)."""
+    error = growth(last.terms + specification.shape[2])
     rows = specification @ last.weight
-    shift = torch.zeros_like(bound) if last.bias is None else specification @ last.bias
     # What the product of rows and weights itself rounds, times the largest operand.
     noise = error * (specification.abs() @ last.absolute(operand.size).unsqueeze(2)).squeeze(2)
     if last.bias_size is not None:
@@ -136,8 +168,12 @@ def conclude(graph: Graph, region: Region, found: Sequence[Reach], specification
         weighted = rows * operand.factor
         dual = weighted.abs().amax(2) if region.norm == "l1" else torch.linalg.vector_norm(weighted, 2, 2)
         wide = region.radius.unsqueeze(1) * dual * (1 + error)
-        fused = torch.fmax(fused, torch.bmm(rows, operand.centre.unsqueeze(2)).squeeze(2) - wide - noise)
-    return torch.fmax(bound, fused + shift - 2 * noise)
+        ball = torch.bmm(rows, operand.centre.unsqueeze(2)).squeeze(2) - wide - noise
+        if operand.drift is not None:
+            ball = ball - (1 + error) * torch.bmm(rows.abs(), operand.drift.unsqueeze(2)).squeeze(2)
+        fused = torch.fmax(fused, ball)
+    shift = 0.0 if last.bias is None else specification @ last.bias
+    return fused + shift - 2 * noise
 
 
 def _least(rows: Tensor, low: Tensor, high: Tensor, error: float) -> Tensor:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation
+from trustbound.certificates.graph.operations import Activation, Linear, MaxPool, Operation
 from trustbound.certificates.methods.backward import Rows, descend
 from trustbound.certificates.methods.interval import Reach, advance, conclude
 from trustbound.certificates.methods.slopes import Lines, Picks, lines, picks
 from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
-from trustbound.certificates.specification import Certifier
+from trustbound.certificates.slack import growth
+from trustbound.certificates.specification import Bound, Certifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,53 +46,54 @@ class Crown(Certifier):
     >>> inputs, labels = torch.full((1, 4), 0.5), torch.tensor([0])
     >>> graph, region = read(network, inputs), Region.around(inputs, (0.0, 1.0), "linf", 0.1)
     >>> from trustbound.certificates.methods.interval import Interval
-    >>> bool(Crown().margins(graph, region, labels) > Interval().margins(graph, region, labels))
+    >>> bool(Crown().margins(graph, region, labels).run > Interval().margins(graph, region, labels).run)
     True
     """
 
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Tensor:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
-        found, reliefs, sizes = self.limits(graph, region)
-        bound = conclude(graph, region, found, specification)
-        owner = torch.arange(len(region), device=bound.device)
-        needed = torch.ones_like(bound, dtype=torch.bool)
+        found, reliefs, noises = self.limits(graph, region)
+        bound = conclude(graph, region, found, specification).separate()
+        owner = torch.arange(len(region), device=specification.device)
+        needed = torch.ones_like(bound.run, dtype=torch.bool)
         if least:
             # The true minimum is at most its value at the centre: rows proven above it cannot be the smallest.
             clean = torch.bmm(specification, graph(region.inputs).unsqueeze(2)).squeeze(2)
-            needed = bound <= clean.amin(1, keepdim=True)
+            needed = ~(bound.run > clean.amin(1, keepdim=True))
         order = needed.to(torch.int8).argsort(stable=True, dim=1, descending=True)[:, : int(needed.sum(1).amax())]
         last, room = len(graph.operations) - 1, _room(self.memory, graph)
         for part in owner.split(max(1, room // max(1, order.shape[1]))):
             for columns in order[part].split(room, 1):
                 rows = specification[part].gather(1, columns.unsqueeze(2).expand(-1, -1, specification.shape[2]))
-                backward = descend(graph, region, reliefs, sizes, last, Rows(owner=part, coefficients=rows))
+                backward = descend(graph, region, reliefs, noises, last, Rows(owner=part, coefficients=rows))
                 at = (part.unsqueeze(1), columns)
-                bound[at] = torch.fmax(bound[at], backward)
-        return bound
+                best = backward.better(Bound(value=bound.value[at], run=bound.run[at]))
+                bound.value[at], bound.run[at] = best.value, best.run
+        return bound.unknown(found[-1].lost)
 
     def limits(self, graph: Graph, region: Region) -> tuple[list[Reach], dict[int, Lines | Picks], list[Tensor]]:
-        """Return every step's limits, every activation's lines, and the size (B,) of what each step sums."""
+        """Return every step's limits, every activation's lines, and what a coefficient of each step loses."""
         found: list[Reach] = []
         reliefs: dict[int, Lines | Picks] = {}
-        sizes: list[Tensor] = []
+        noises: list[Tensor] = []
         for place, step in enumerate(graph.operations):
             if isinstance(step, Activation):
                 source = step.sources[0]
-                found[source] = self._tighten(graph, region, reliefs, sizes, source, found[source])
+                found[source] = self._tighten(graph, region, reliefs, noises, source, found[source])
                 reliefs[place] = lines(step, found[source])
             elif isinstance(step, MaxPool):
                 reliefs[place] = picks(step, found[step.sources[0]])
             operands = [found[source] for source in step.sources]
             found.append(advance(step, operands, region))
-            sizes.append(_summed(step, operands, found[place]))
-        return found, reliefs, sizes
+            noises.append(_noise(step, found[place]))
+        return found, reliefs, noises
 
     def _tighten(
         self,
         graph: Graph,
         region: Region,
         reliefs: dict[int, Lines | Picks],
-        sizes: list[Tensor],
+        noises: list[Tensor],
         place: int,
         reach: Reach,
     ) -> Reach:
@@ -102,11 +104,11 @@ class Crown(Certifier):
         low, high = reach.low.clone(), reach.high.clone()
         neurons = _neurons if reach.low.ndim == 4 else _features
         for rows, at in neurons(unstable, _room(self.memory, graph)):
-            bound = descend(graph, region, reliefs, sizes, place, rows)
+            bound = descend(graph, region, reliefs, noises, place, rows).run
             below, above = bound.chunk(2, 1)
             low[at] = torch.fmax(low[at], below.reshape(low[at].shape))
             high[at] = torch.fmin(high[at], -above.reshape(high[at].shape))
-        return Reach(low=low, high=high)
+        return replace(reach, low=low, high=high)
 
 
 def _room(memory: int, graph: Graph) -> int:
@@ -152,13 +154,12 @@ def _features(unstable: Tensor, room: int) -> Iterator[tuple[Rows, tuple[Tensor,
             yield Rows(owner=owner, coefficients=coefficients), (owner.unsqueeze(1), *at)
 
 
-def _summed(step: Operation, operands: list[Reach], reach: Reach) -> Tensor:
-    """Bound the magnitudes that enter any one output of a step, for each example: (B,)."""
-    size = reach.size
-    if isinstance(step, Linear) and not isinstance(step, Input):
-        summed = step.absolute(*(operand.size for operand in operands))
-        summed = summed if step.bias_size is None else summed + step.bias_size
-        size = torch.maximum(size, summed)
-    elif operands:
-        return torch.maximum(size.flatten(1).amax(1), operands[0].size.flatten(1).amax(1))
-    return size.flatten(1).amax(1)
+def _noise(step: Operation, reach: Reach) -> Tensor:
+    """Bound what a unit coefficient of a step loses, (B, channels, 2): to its way back, and to the network's rounding.
+
+    What the product of rows and a step rounds is at most γ · Σ|coefficients| · magnitudes that the step sums.
+    """
+    summed = reach.size if reach.summed is None else torch.maximum(reach.summed, reach.size)
+    own = growth(step.features + (step.terms if isinstance(step, Linear) else 0)) * summed
+    parts = [part if part.ndim == 2 else part.flatten(2).amax(2) for part in (own, reach.error) if part is not None]
+    return torch.stack(parts if len(parts) == 2 else [parts[0], torch.zeros_like(parts[0])], 2)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.mixing import Dense
-from trustbound.certificates.graph.operations import Activation, Concatenate, Input, Linear, MaxPool, Sum
-from trustbound.certificates.methods.interval import conclude, reaches
+from trustbound.certificates.graph.operations import Activation, Concatenate, Input, Linear, MaxPool, Operation, Sum
+from trustbound.certificates.methods.interval import Reach, conclude, reaches
 from trustbound.certificates.methods.spectral import step_norm
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import growth, rounding
-from trustbound.certificates.specification import Certifier
+from trustbound.certificates.slack import disturbance, growth, split
+from trustbound.certificates.specification import Bound, Certifier
 from trustbound.errors import UnsupportedError
+
+T = TypeVar("T", float, Tensor)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,28 +46,68 @@ class Lipschitz(Certifier):
     >>> _ = torch.nn.init.eye_(linear.weight)
     >>> inputs, labels = torch.tensor([[0.75, 0.25]]), torch.tensor([0])
     >>> region = Region.around(inputs, (0.0, 1.0), "l2", 0.25)
-    >>> Lipschitz().margins(read(linear, inputs), region, labels)
+    >>> Lipschitz().margins(read(linear, inputs), region, labels).value
     tensor([0.1464], dtype=torch.float64)
     """
 
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Tensor:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
         found = reaches(graph, region)
         cheaper = conclude(graph, region, found, specification)
-        values = graph(region.inputs)
-        clean = torch.bmm(specification, values.unsqueeze(2)).squeeze(2)
-        gains = constants(graph)
-        loss = torch.linalg.vector_norm(specification, 2, 2) * gains[-1]
+        gains, far = constants(graph), farthest(region)
+        values, drifts, lost = _drifts(graph, region, found)
+        clean = torch.bmm(specification, values[-1].unsqueeze(2)).squeeze(2)
+        sizes = torch.linalg.vector_norm(specification, 2, 2)
+        loss, drift = sizes * gains[-1], sizes.unsqueeze(2) * drifts[-1].unsqueeze(1)
         last = graph.operations[-1]
         if isinstance(last, Dense):
-            rows = torch.linalg.vector_norm(specification @ last.weight, 2, 2) * gains[last.sources[0]]
-            loss = torch.fmin(loss, rows)
+            source = last.sources[0]
+            rows = torch.linalg.vector_norm(specification @ last.weight, 2, 2)
+            loss = torch.fmin(loss, rows * gains[source])
+            through = rows.unsqueeze(2) * drifts[source].unsqueeze(1)
+            through = through + torch.bmm(specification.abs(), _noise(last, found[-1]))
+            drift = torch.fmin(drift, through)
         error = growth(graph.widest + sum(s.terms for s in graph.operations if isinstance(s, Linear)))
-        noise = (
-            specification.abs() * rounding(graph, [reach.size for reach in found], torch.float64).unsqueeze(1)
-        ).sum(2)
-        own = clean - (1 + error) * farthest(region).unsqueeze(1) * loss - 2 * noise
-        return torch.fmax(cheaper, own)
+        value = clean - (1 + error) * (far.unsqueeze(1) * loss + 2 * drift[..., 0])
+        run = value - (1 + error) * drift[..., 1]
+        return cheaper.better(Bound(value=value, run=run).unknown(lost))
+
+
+def _drifts(graph: Graph, region: Region, found: list[Reach]) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    """Return the clean values of every step, how far in l2 each may be off (B, 2), and of whom nothing is known.
+
+    The first column is what this evaluation rounds, the second what the network rounds anywhere in the region: a
+    step's own disturbance, and that of its operands as far as the step can stretch it. Magnitudes are the better
+    of the interval limits and of clean value + reach of the region, both with the disturbance so far.
+    """
+    gains, norms, far = constants(graph), _norms(graph), farthest(region)
+    values: list[Tensor] = []
+    drifts: list[Tensor] = []
+    sizes: list[Tensor] = []
+    lost: Tensor | None = None
+    for place, step in enumerate(graph.operations):
+        if isinstance(step, Input):
+            values.append(region.inputs)
+            drifts.append(torch.zeros(len(region), 2, dtype=torch.float64, device=region.inputs.device))
+            sizes.append(found[place].size)
+            continue
+        values.append(step.apply(*(values[source] for source in step.sources)))
+        summed, error = disturbance(step, [sizes[source] for source in step.sources])
+        error, missed = split(error)
+        lost = missed if lost is None else lost if missed is None else lost | missed
+        own = torch.linalg.vector_norm(_noise(step, replace(found[place], summed=summed, error=error)), 2, 1)
+        drifts.append(_stretched(step, norms[place], [drifts[source] for source in step.sources]) + own * (1 + 1e-9))
+        moved = (far * gains[place] + drifts[place].sum(1)).reshape(-1, *[1] * len(step.shape))
+        sizes.append(torch.fmin(found[place].size, values[place].abs() + moved))
+    return values, drifts, lost
+
+
+def _noise(step: Operation, reach: Reach) -> Tensor:
+    """Bound what each value of a step is off by, (B, features, 2): as it is evaluated here, and as the network runs."""
+    summed = reach.size if reach.summed is None else reach.summed
+    own = growth(step.terms if isinstance(step, Linear) else 0) * summed
+    error = torch.zeros_like(own) if reach.error is None else reach.error
+    return torch.stack([own.flatten(1), error.flatten(1)], 2)
 
 
 def constants(graph: Graph) -> list[float]:
@@ -72,24 +116,40 @@ def constants(graph: Graph) -> list[float]:
     if isinstance(stored, list):
         return stored
     gains: list[float] = []
-    for step in graph.operations:
+    for step, norm in zip(graph.operations, _norms(graph), strict=True):
         before = [gains[source] for source in step.sources]
-        if isinstance(step, Input):
-            gains.append(1.0)
-        elif isinstance(step, Sum):
-            gains.append(sum(abs(sign) * gain for sign, gain in zip(step.signs, before, strict=True)))
-        elif isinstance(step, Concatenate):
-            gains.append(math.hypot(*before))
-        elif isinstance(step, MaxPool):
-            gains.append(before[0] * math.sqrt(step.overlap))
-        elif isinstance(step, Linear):
-            gains.append(before[0] * (step_norm(step) or 1.0))
-        elif isinstance(step, Activation):
-            gains.append(before[0] * max(1.0, step.slope))
-        else:
-            raise UnsupportedError(f"no Lipschitz constant: {step.where}; replace the layer or use crown")
+        gains.append(1.0 if isinstance(step, Input) else _stretched(step, norm, before))
     graph.notes["lipschitz"] = gains
     return gains
+
+
+def _norms(graph: Graph) -> list[float]:
+    """Return the spectral norm of every linear step with one operand, 1 for the others; computed once per graph."""
+    stored = graph.notes.get("norms")
+    if isinstance(stored, list):
+        return stored
+    norms = [(step_norm(step) or 1.0) if isinstance(step, Linear) else 1.0 for step in graph.operations]
+    graph.notes["norms"] = norms
+    return norms
+
+
+def _stretched(step: Operation, norm: float, before: Sequence[T]) -> T:
+    """Return how far a step carries distances in l2 of its operands, numbers or tensors."""
+    if isinstance(step, Sum):
+        return before[0] * abs(step.signs[0]) + before[1] * abs(step.signs[1])
+    if isinstance(step, Concatenate):
+        squares = [part * part for part in before]
+        total = squares[0]
+        for square in squares[1:]:
+            total = total + square
+        return total**0.5  # type: ignore[no-any-return]
+    if isinstance(step, MaxPool):
+        return before[0] * math.sqrt(step.overlap)
+    if isinstance(step, Linear):
+        return before[0] * norm
+    if isinstance(step, Activation):
+        return before[0] * max(1.0, step.slope)
+    raise UnsupportedError(f"no Lipschitz constant: {step.where}; replace the layer or use crown")
 
 
 def farthest(region: Region) -> Tensor:
