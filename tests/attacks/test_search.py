@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack
+from trustbound.attacks import problem as problem_module
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State, Trail
 from trustbound.errors import ModelError, UnsupportedError
-from trustbound.model.wrapping import wrap
+from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Access, Misclassify, NormBall, Random
 
 
@@ -116,6 +117,115 @@ def test_finished_examples_leave_no_trace_of_when_they_were_dropped():
     for name in ("adversarial", "success", "size", "margin", "prediction"):
         assert torch.equal(getattr(alone, name)[0], getattr(many, name)[5]), name
     assert many.success.sum() == 1
+
+
+class Rows(nn.Module):
+    """Counts, outside of the library, the rows that each example is asked about; told apart by the last feature."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = first_coordinate()
+        self.seen = torch.zeros(8, dtype=torch.int64)
+
+    def forward(self, inputs):
+        self.seen += torch.bincount((inputs[:, 2] * 8).round().to(torch.int64), minlength=8)
+        return self.linear(inputs)
+
+
+def marked(count=8):
+    """Inputs whose last feature is k / 8, which no attack here touches."""
+    inputs = torch.full((count, 3), 0.9)
+    inputs[:, 2] = torch.arange(count) / 8
+    return inputs, torch.zeros(count, dtype=torch.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hungry(Walk):
+    """Asks more at each step, more of some examples than of others, and something before the first step."""
+
+    def prepare(self, problem):
+        """Two looks, of which nobody was told."""
+        problem.outputs(problem.inputs)
+        return Rows_(looks=problem.outputs(problem.inputs)[:, 0])
+
+    def init(self, problem):
+        """One look at the start."""
+        state = Count(theta=problem.inputs.clone(), done=torch.zeros(len(problem), dtype=torch.bool))
+        problem.outputs(state.theta)
+        return state
+
+    def step(self, problem, state):
+        """Change the state in place, then look: k times at step k, and once more for each mark."""
+        state.theta[:, 0] -= 0.01
+        for _ in range(state.made + 1):
+            problem.outputs(state.theta)
+        marks = (problem.inputs[:, 2] * 8).round().to(torch.int64)
+        owner = torch.arange(len(problem)).repeat_interleave(marks)
+        if len(owner):
+            crowd = state.theta[owner].clone()
+            crowd[:, 1] = torch.linspace(0.5, 1.0, len(owner)) if len(problem) == 1 else 0.7
+            problem.outputs(crowd, owner)
+        state.theta[:, 1] -= 0.001 * problem.outputs(state.theta)[:, 0]
+        state.made += 1
+        return state
+
+
+@dataclass(kw_only=True, eq=False)
+class Count(State):
+    made: int = 0
+
+
+@dataclass(kw_only=True, eq=False)
+class Rows_(problem_module.Rows):
+    looks: torch.Tensor
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("draws", [1, 3])
+def test_no_example_is_asked_about_more_often_than_its_budget(draws, restarts, stop_early):
+    """Steps that grow, crowds of unequal size, looks before the first step: counted outside, by example."""
+    inputs, labels = marked()
+    threat = "linf:0.8;access=scores"
+    for budget in range(2 * draws, 26 * draws, 3 * draws - 1):
+        rows = Rows()
+        model = wrap(rows, adaptation=Adaptation(draws=draws))
+        found = attack(Hungry(restarts=restarts), model, inputs, labels, threat, budget=budget, stop_early=stop_early)
+        assert rows.seen.tolist() == found.forwards.tolist()
+        assert int(rows.seen.max()) <= budget
+
+
+def test_who_goes_on_does_not_depend_on_who_cannot_pay():
+    """The examples of a batch run out of budget one after another; each comes back as if it had been alone."""
+    inputs, labels = marked()
+    inputs = (inputs * 1024).round() / 1024
+    for budget in range(2, 47, 4):
+        threat = "linf:0.8;access=scores"
+        many = attack(Hungry(), Rows(), inputs, labels, threat, budget=budget)
+        ended = 0
+        for place in range(8):
+            alone = attack(
+                Hungry(),
+                Rows(),
+                inputs[place : place + 1],
+                labels[:1],
+                threat,
+                budget=budget,
+                ids=torch.tensor([place]),
+            )
+            ended += len(alone.events)
+            for name in ("adversarial", "success", "size", "margin", "prediction", "forwards"):
+                assert torch.equal(getattr(alone, name)[0], getattr(many, name)[place]), (budget, place, name)
+        said = f"the budget of {budget} forwards ended the search of {ended} of 8 examples"
+        assert many.events == ((said,) if ended else ())
+
+
+def test_a_budget_is_used_up():
+    """One look at the clean input, steps for all but one of the rest, one look at the end."""
+    inputs, labels = marked()
+    for budget in (2, 3, 7, 11):
+        found = attack(Walk(steps=30), Rows(), inputs, labels, "linf:0.01;access=scores", budget=budget)
+        assert found.forwards.tolist() == [budget] * 8
 
 
 def test_a_restart_without_work_costs_nothing():

@@ -396,26 +396,43 @@ def test_reported_cost_is_counted_cost(row, norm, draws):
     assert (counter.backwards > 0) == (row.needs == "gradients")
 
 
-@pytest.mark.parametrize("budget", [2, 3, 19])
-@pytest.mark.parametrize("row", ROWS)
-def test_no_example_goes_beyond_its_budget(row, budget):
+LEVELS = [
+    pytest.param(row, level, id=f"{row.name}-{level.name.lower()}")
+    for row in ATTACKS
+    for level in Access
+    if level >= Access[row.needs.upper()]
+]
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize(("row", "level"), LEVELS)
+def test_a_count_outside_agrees_with_the_record_and_is_never_above_the_budget(row, level, draws):
+    """Whatever the attack, the access, the draws and the budget; in batches, and one example alone."""
     net, inputs, labels = task(9)
-    counter = Counter(net)
-    norm = row.norms[0]
-    more = {"restarts": 3} if "restarts" in {field.name for field in dataclasses.fields(kind(row))} else {}
-    found = attack(
-        row.name,
-        counter,
-        inputs,
-        labels,
-        threat_of(row, norm),
-        budget=budget,
-        stop_early=False,
-        **small(row, 30),
-        **more,
-    )
-    assert int(found.forwards.max()) <= budget
-    assert int(found.forwards.sum()) == counter.forwards <= 9 * budget
+    labels[2] = (labels[2] + 1) % 4  # wrong from the start: it pays for the two looks alone
+    numbers = small(row, 8, **({"restarts": 2} if row.name in ("pgd", "square", "apgd") else {}))
+    threat = f"{threat_of(row, row.norms[-1])};access={level.name.lower()}"
+
+    def counted(rows, budget, **more):
+        counter = Counter(net)
+        model = wrap(counter, adaptation=Adaptation(draws=draws))
+        chosen = {"generator": seeded(), "batch_size": 4, **numbers, **more}
+        found = attack(row.name, model, inputs[rows], labels[rows], threat, budget=budget, **chosen)
+        assert found.cost.forwards == counter.forwards == int(found.forwards.sum())
+        assert found.cost.backwards == counter.backwards == int(found.backwards.sum())
+        queries = 0 if level is Access.GRADIENTS else counter.forwards
+        assert found.cost.queries == queries == int(found.queries.sum())
+        return found
+
+    everyone = torch.arange(9)
+    for budget in (None, *(draws * looks for looks in (2, 3, 6, 11)), draws * 11 + 1):
+        for early in (True, False):
+            found = counted(everyone, budget, stop_early=early)
+            assert budget is None or int(found.forwards.max()) <= budget
+        for place in (0, 2):
+            assert int(counted(everyone[place : place + 1], budget, stop_early=False).forwards[0]) <= (budget or 1e9)
+    with pytest.raises(InputError, match=f"at least {2 * draws} forwards"):
+        counted(everyone, 2 * draws - 1)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -442,6 +459,25 @@ def test_what_cannot_be_served_is_refused_before_the_first_call(row):
     refused(InputError, inputs=inputs * math.nan)
     refused(InputError, labels=labels - 9)
     refused(InputError, labels=labels[:2])
+    refused(InputError, labels=labels[None])
+    for ids in (torch.arange(2), torch.arange(4), torch.rand(3), torch.arange(3)[None], [0, 1, 2], 3):
+        refused(InputError, ids=ids)
+    for budget in (0, -1, 1.5, True, "7", math.nan, 1):
+        refused(InputError, budget=budget)
+    for rows in (0, -1, 2.5, True):
+        refused(InputError, batch_size=rows)
+    for name in {"steps", "restarts", "targets", "candidates"} & numbers:
+        for number in (1.5, True, "3", math.nan, None):
+            refused(InputError, **{name: number})
+    for name in {"gamma", "gamma_final", "init_norm"} & numbers:
+        for number in (math.nan, math.inf, "3", None, True):
+            refused(InputError, **{name: number})
+    if "runs" in numbers:
+        for runs in ((), ({"target": 1},), (None,)):
+            refused(InputError, runs=runs)
+    if "sharpness" in numbers:
+        for sharpness in ((), (0.0,), (math.nan,), ("16",)):
+            refused(InputError, sharpness=sharpness)
     if "steps" in numbers:
         refused(InputError, steps=0)
     if "restarts" in numbers:
@@ -451,6 +487,42 @@ def test_what_cannot_be_served_is_refused_before_the_first_call(row):
     if "loss" in numbers:
         refused(InputError, loss="hinge")
     assert counter.forwards == 0
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_an_attack_that_comes_as_an_object_is_refused_what_its_name_is_refused(row):
+    """By its registry row; and numbers beside an object are not swallowed."""
+    net, inputs, labels = task(3)
+    counter = Counter(net)
+    made = build(row.name)
+    good = threat_of(row, row.norms[0])
+    for norm in set(EPSILON) - set(row.norms):
+        with pytest.raises(UnsupportedError, match=row.name):
+            attack(made, counter, inputs, labels, threat_of(row, norm))
+    for level in Access:
+        if level < Access[row.needs.upper()]:
+            with pytest.raises(UnsupportedError):
+                attack(made, counter, inputs, labels, f"{good};access={level.name.lower()}")
+    with pytest.raises(InputError, match="numbers"):
+        attack(made, counter, inputs, labels, good, loss="ce")
+    assert counter.forwards == 0
+
+
+def test_every_pair_of_attack_and_access_is_served_or_refused_before_the_first_call():
+    """One-hot decisions have margins of 0 and 1 only: an attack that read them as scores would report robustness."""
+    net, inputs, labels = task(3)
+    served = set()
+    for row, level in itertools.product(ATTACKS, Access):
+        counter = Counter(net)
+        try:
+            threat = f"{threat_of(row, row.norms[0])};access={level.name.lower()}"
+            attack(row.name, counter, inputs, labels, threat, **small(row))
+        except UnsupportedError:
+            assert counter.forwards == 0
+        else:
+            served.add((row.name, level))
+    assert served == {(row.name, level) for row in ATTACKS for level in Access if level >= Access[row.needs.upper()]}
+    assert not any(level is Access.DECISIONS for _, level in served)
 
 
 SECTIONS = ("Bound", "Needs", "Shapes", "Cost", "Randomness", "Raises", "Reference", "Deviations")

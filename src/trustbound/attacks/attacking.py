@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import math
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle, default_batch_size
-from trustbound.attacks.registry import AttackRow, find
+from trustbound.attacks.oracle import Oracle, default_batch_size, price_of
+from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request
+from trustbound.attacks.registry import find
 from trustbound.attacks.searching import Attack, Found, Watch, search
-from trustbound.errors import InputError, ModelError, UnsupportedError
+from trustbound.errors import InputError, ModelError
 from trustbound.measure.inside import placed
-from trustbound.measure.losses import loss
 from trustbound.model.wrapping import Model, wrap
 from trustbound.record.cost import Cost
-from trustbound.threat import Access, Random, Threat, new_key
+from trustbound.threat import Random, Threat, new_key
 
 
 def build(name: str, **numbers: Any) -> Attack:
@@ -35,32 +34,6 @@ def build(name: str, **numbers: Any) -> Attack:
     if unknown:
         raise InputError(f"{name} takes {', '.join(fields) or 'no numbers'}; got {', '.join(unknown)}")
     return cast(Attack, attack(**numbers))
-
-
-def check_request(row: AttackRow, threat: Threat) -> None:
-    """Refuse what an attack cannot serve, before the first model call."""
-    if threat.access < Access[row.needs.upper()]:
-        raise UnsupportedError(
-            f"{row.name} needs access to {row.needs}; the threat gives {threat.access.name.lower()}. "
-            "`trustbound list attacks` shows what needs less."
-        )
-    if threat.allowed.norm not in row.norms:
-        raise UnsupportedError(
-            f"{row.name} serves {', '.join(row.norms)}; the threat is {threat.allowed.norm}. "
-            "`trustbound list attacks` shows which attacks serve it."
-        )
-
-
-def check_numbers(method: Attack) -> None:
-    """Refuse numbers with which nothing would be searched: it would read as a robust model."""
-    for name in ("steps", "restarts"):
-        if not getattr(method, name) >= 1:
-            raise InputError(f"`{name}` must be at least 1; got {getattr(method, name)}")
-    size = getattr(method, "step_size", None)
-    if size is not None and not 0.0 < size < math.inf:
-        raise InputError(f"`step_size` must be a positive number in input units, or None; got {size}")
-    if isinstance(climbed := getattr(method, "loss", None), str):
-        loss(climbed)
 
 
 def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:
@@ -103,14 +76,14 @@ def attack(
         threat      a Threat or its text form.
         generator   one 63-bit key is drawn from it; without one the key is 0.
         batch_size  rows per model call.
-        budget      forwards allowed per example.
+        budget      forwards allowed per example, those of the clean input and of the last check included.
         stop_early  stop an example at its first success.
         compile     compile the gradient function: seconds once, then faster on full batches.
         ids         (B,) identities for the per-example randomness, by default 0..B-1.
         numbers     the attack's own numbers: steps, step_size, restarts, loss …
 
-    Raises      InputError for examples or numbers that cannot be used, UnsupportedError for a threat that the
-                attack cannot serve; both before the first model call.
+    Raises      InputError for examples, numbers or options that cannot be used, UnsupportedError for a threat
+                that the attack cannot serve; both before the first model call. ModelError when the model raises.
 
     >>> model = wrap(torch.nn.Linear(2, 2))
     >>> found = attack("pgd", model, torch.rand(3, 2), torch.zeros(3, dtype=torch.int64), "linf:0.5", steps=3)
@@ -125,13 +98,14 @@ def attack(
         check_request(find(name), threat)
         method = build(name, **numbers)
     else:
-        method = name
-        if threat.access < method.needs:
-            raise UnsupportedError(
-                f"{type(method).__name__} needs access to {method.needs.name.lower()}; the threat gives "
-                f"{threat.access.name.lower()}"
+        if numbers:
+            raise InputError(
+                f"an attack that comes as an object has its own numbers; got {', '.join(numbers)} beside it"
             )
+        method = name
+        check_attack(method, threat)
     check_numbers(method)
+    check_options(len(inputs), ids, batch_size, budget, price_of(model))
     key = new_key(generator)
     inputs = placed(inputs.to(model.device, model.input_dtype), model.box)
     labels = labels.to(model.device, torch.int64)

@@ -37,6 +37,10 @@ class Climb:
         targets = None if self.targets is None else self.targets[rows]
         return loss_named(self.loss)(outputs, self.labels[rows], targets)
 
+    def select(self, rows: Tensor) -> Climb:
+        """The same loss for some of the rows."""
+        return Climb(self.loss, self.labels[rows], None if self.targets is None else self.targets[rows])
+
 
 class CompiledGradients:
     """Compiled gradient functions of one model, one for each loss; each is built for one batch size.

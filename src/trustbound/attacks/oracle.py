@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.attacks.compiled import Climb, CompiledGradients
+from trustbound.attacks.passes import Passes
+from trustbound.attacks.refusals import whole
 from trustbound.attacks.smoothing import SmoothBackward, measure_scales
 from trustbound.attacks.untouched import stand_ins, untouched
-from trustbound.errors import ModelError, TrustboundError, UnsupportedError
+from trustbound.errors import InputError, ModelError, TrustboundError, UnsupportedError
 from trustbound.measure.decision import answered
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
@@ -34,15 +36,6 @@ class Slope:
     loss: Tensor
 
 
-@dataclass(eq=False)
-class _Running:
-    """Passes not yet booked, the same number for every row; rows (R,) may repeat an example."""
-
-    owner: Tensor
-    forwards: int = 0
-    backwards: int = 0
-
-
 class Oracle:
     """Counted access to a model for `examples` examples; use as a context manager.
 
@@ -51,7 +44,8 @@ class Oracle:
         access      what the adversary may see: decisions come as one-hot rows, gradients at the top level.
         examples    how many examples own the rows; counts are kept for each.
         batch_size  rows per model call; halved, and noted in `events`, when memory runs out.
-        budget      forwards allowed per example; the search stops before it is exceeded.
+        budget      forwards allowed per example. A call is granted before it is made (`attacks/passes.py`): rows of
+                    an example that cannot pay for all of its own are not asked about and come back as zeros.
         compile     run full batches through a compiled gradient function (`attacks/compiled.py`).
         key         seeds the global generators that a random model may use; they are restored on exit.
         task        who asks, in words, and
@@ -84,13 +78,11 @@ class Oracle:
         self.task = task
         self.names = names
         self.access = access
-        self.batch_size = batch_size or default_batch_size(model)
-        self.budget = budget
+        self.batch_size = default_batch_size(model) if batch_size is None else whole("batch_size", batch_size)
+        self.passes = Passes(examples, budget)
         self.draws = model.adaptation.draws
         self.events: list[str] = []
-        self._forwards = torch.zeros(examples, dtype=torch.int64)
-        self._backwards = torch.zeros(examples, dtype=torch.int64)
-        self._running = _Running(torch.arange(0))
+        self._width = 0  # of the outputs; not known before the first call
         self._key = key
         self._compiled = _compiled(model, self.batch_size) if compile and self.draws == 1 else None
         self._exits = contextlib.ExitStack()
@@ -106,14 +98,17 @@ class Oracle:
     @property
     def forwards(self) -> Tensor:
         """Forward passes of each example so far, (examples,) int64."""
-        self._settle()
-        return self._forwards
+        return self.passes.forwards
 
     @property
     def backwards(self) -> Tensor:
         """Backward passes of each example so far, (examples,) int64."""
-        self._settle()
-        return self._backwards
+        return self.passes.backwards
+
+    @property
+    def price(self) -> int:
+        """Forwards that one look at a point may cost."""
+        return price_of(self.model)
 
     @property
     def cost(self) -> Cost:
@@ -124,19 +119,49 @@ class Oracle:
 
     def outputs(self, points: Tensor, owner: Tensor) -> Tensor:
         """Logits (R, C) of points (R, *F), each row owned by an example; one-hot for decisions only."""
-        self._count(owner, backward=False)
+        granted = self.passes.grant(owner, self.price)
+        if granted is not None:
+            outputs = self._outputs(points[granted], owner[granted]) if len(granted) else self._nothing(points)
+            return _spread(outputs, granted, len(points))
+        return self._outputs(points, owner)
+
+    def _outputs(self, points: Tensor, owner: Tensor) -> Tensor:
+        self.passes.count(owner, forwards=self.draws)
         with torch.no_grad():
             parts = self._each(len(points), lambda rows: self._averaged(points[rows], owner[rows]))
         outputs = parts[0] if len(parts) == 1 else torch.cat(parts)
+        self._width = outputs.shape[1]
         if self.access is Access.DECISIONS:
             chosen = nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
             return chosen.masked_fill(~answered(outputs).unsqueeze(1), torch.nan)
         return outputs
 
+    def _nothing(self, points: Tensor) -> Tensor:
+        """The outputs of no rows, (0, C)."""
+        if not self._width:
+            raise InputError(
+                f"the budget must pay for one look at an example, {self.price} forwards beside what is kept back for "
+                f"the last check; it is {self.passes.budget}. Raise it."
+            )
+        return points.new_zeros(0, self._width)
+
     def scales(self, points: Tensor, owner: Tensor) -> Tensor:
         """Spread of each ReLU's input at points (R, *F): (R, L), for the smooth backward pass; one forward."""
-        self._count(owner, backward=False, passes=1)
-        return torch.cat(self._each(len(points), lambda rows: self._scales(points[rows], owner[rows])))
+        granted = self.passes.grant(owner, 1)
+        if granted is None:
+            return self._scales(points, owner)
+        if not len(granted):
+            return points.new_zeros(len(points), 1)
+        return _spread(self._scales(points[granted], owner[granted]), granted, len(points))
+
+    def _scales(self, points: Tensor, owner: Tensor) -> Tensor:
+        self.passes.count(owner, forwards=1)
+
+        def measured(rows: slice) -> Tensor:
+            with self._asking(points[rows], owner[rows]):
+                return measure_scales(self.model, points[rows], self.model.name)
+
+        return torch.cat(self._each(len(points), measured))
 
     def gradient(
         self,
@@ -160,8 +185,32 @@ class Oracle:
                 f"gradients need access=gradients; the threat gives {self.access.name.lower()}. "
                 "Choose an attack that needs less: `trustbound list attacks`."
             )
-        self._count(owner, backward=True)
+        granted = self.passes.grant(owner, self.price)
+        if granted is None:
+            return self._gradient(theta, owner, surrogate, apply, smooth)
+        if not len(granted):
+            outputs = _spread(self._nothing(theta), granted, len(theta))
+            return Slope(torch.zeros_like(theta), outputs, theta.new_zeros(len(theta)))
+        part = self._gradient(
+            theta[granted],
+            owner[granted],
+            _chosen(surrogate, granted),
+            apply,
+            None if smooth is None else smooth.select(granted),
+        )
+        return Slope(*(_spread(one, granted, len(theta)) for one in (part.gradient, part.outputs, part.loss)))
+
+    def _gradient(
+        self,
+        theta: Tensor,
+        owner: Tensor,
+        surrogate: Surrogate,
+        apply: Apply | None,
+        smooth: SmoothBackward | None,
+    ) -> Slope:
+        self.passes.count(owner, forwards=self.draws, backwards=self.draws)
         parts = self._each(len(theta), lambda rows: self._slope(theta, owner, rows, surrogate, apply, smooth))
+        self._width = parts[0].outputs.shape[1]
         if len(parts) == 1:
             return parts[0]
         return Slope(
@@ -181,7 +230,9 @@ class Oracle:
     ) -> Slope:
         if self._compiled is not None and apply is None and smooth is None:
             part = theta[rows].detach()
-            if isinstance(surrogate, Climb) and self._compiled.serves(surrogate, len(part)):
+            # A batch that is filled up asks about rows that nobody paid for.
+            whole = self.passes.budget is None or len(part) == self.batch_size
+            if whole and isinstance(surrogate, Climb) and self._compiled.serves(surrogate, len(part)):
                 with self._asking(part, owner[rows]):
                     return Slope(*self._compiled(part, surrogate, rows))
         leaf = theta[rows].detach().requires_grad_(True)
@@ -209,10 +260,6 @@ class Oracle:
                 return self.model(points)  # type: ignore[no-any-return]
             return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
 
-    def _scales(self, points: Tensor, owner: Tensor) -> Tensor:
-        with self._asking(points, owner):
-            return measure_scales(self.model, points, self.model.name)
-
     @contextlib.contextmanager
     def _asking(self, points: Tensor, owner: Tensor) -> Iterator[None]:
         """Say of an exception that the model raises who asked it what; memory that ran out is handled elsewhere."""
@@ -233,23 +280,6 @@ class Oracle:
                 "on some batch sizes only, set batch_size."
             ) from error
 
-    def _count(self, owner: Tensor, *, backward: bool, passes: int | None = None) -> None:
-        """Calls for the same rows follow each other: two sums run on until the rows change."""
-        if owner is not self._running.owner:
-            self._settle()
-            self._running = _Running(owner)
-        made = self.draws if passes is None else passes
-        self._running.forwards += made
-        self._running.backwards += made if backward else 0
-
-    def _settle(self) -> None:
-        """Book the running sums."""
-        running = self._running
-        place = running.owner.cpu()
-        self._forwards.index_add_(0, place, torch.full(place.shape, running.forwards, dtype=torch.int64))
-        self._backwards.index_add_(0, place, torch.full(place.shape, running.backwards, dtype=torch.int64))
-        running.forwards = running.backwards = 0
-
     def _each(self, count: int, call: Callable[[slice], T]) -> list[T]:
         """Call for all rows, chunk by chunk; when memory runs out, with half as many rows, and that is noted."""
         parts: list[T] = []
@@ -268,6 +298,18 @@ class Oracle:
         return parts
 
 
+def _chosen(surrogate: Surrogate, granted: Tensor) -> Surrogate:
+    """A surrogate of all rows as one of those that were granted."""
+    if isinstance(surrogate, Climb):
+        return surrogate.select(granted)
+    return lambda outputs, rows: surrogate(outputs, granted[rows])  # type: ignore[arg-type]
+
+
+def _spread(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Values of some rows (k, …) among zeros (count, …)."""
+    return values.new_zeros(count, *values.shape[1:]).index_copy_(0, rows, values)
+
+
 _PROGRAMS: WeakKeyDictionary[Model, dict[int, CompiledGradients]] = WeakKeyDictionary()
 
 
@@ -277,6 +319,11 @@ def _compiled(model: Model, rows: int) -> CompiledGradients:
     if rows not in kept:
         kept[rows] = CompiledGradients(model, rows)
     return kept[rows]
+
+
+def price_of(model: Model) -> int:
+    """Forwards that one look at a point may cost: the model's draws."""
+    return model.adaptation.draws
 
 
 def default_batch_size(model: Model) -> int:

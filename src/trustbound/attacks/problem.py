@@ -257,4 +257,7 @@ class Problem:
 
     def _observe(self, adversarial: Tensor, outputs: Tensor, place: Tensor, owner: Tensor | None) -> None:
         objective = self.objective if owner is None else self.objective.select(owner)
-        self.trail.observe(adversarial, objective.margin(outputs), place, self.neighbourhood, owner)
+        margin = objective.margin(outputs)
+        if (refused := self.oracle.passes.refused(place)) is not None:
+            margin = margin.masked_fill(refused, torch.inf)  # zeros stand for what was not asked
+        self.trail.observe(adversarial, margin, place, self.neighbourhood, owner)

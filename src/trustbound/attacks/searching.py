@@ -27,7 +27,7 @@ class Attack(Protocol):
 
     seeks   "any" stops an example at its first success, "smallest" goes on to shrink it.
     needs   the least access it works with.
-    opening     (optional) forwards that `prepare` asks for an example, 0 by default: a budget counts them.
+    opening     (optional) forwards that `prepare` asks for an example, 0 by default: what a plan is priced with.
     steps, restarts     per restart; independent starts.
     """
 
@@ -114,16 +114,34 @@ def search(
     trail.begin(reached)
     last = inputs.clone()
     prepare = getattr(attack, "prepare", None)
-    ours = _kept(task, ~reached & _affords(oracle, 1 + int(getattr(attack, "opening", 0)), place))
+    oracle.passes.reserve(oracle.price)  # for the last check
+    ours = _kept(task, ~reached)
     if prepare is not None and len(ours):
         ours = replace(ours, memory=prepare(ours))
     for restart in range(attack.restarts):
-        goes_on = _affords(oracle, 1, ours.place)
-        problem = _kept(ours, goes_on & ~trail.found[ours.place] if drop else goes_on)
+        problem = _kept(ours, _goes_on(ours, trail.found[ours.place] if drop else None))
         if not len(problem):
             break
         _climb(attack, replace(problem, restart=restart), trail, last, drop=drop, watch=watch)
+    _note_spent(oracle, place, trail.found if drop else reached)
+    oracle.passes.release()
     return _checked(attack, task, trail, last, reached, time.perf_counter() - started)
+
+
+def _goes_on(problem: Problem, finished: Tensor | None) -> Tensor:
+    """Which examples have neither finished nor spent their budget, (B,) bool."""
+    going = torch.ones_like(problem.place, dtype=torch.bool) if finished is None else ~finished
+    refused = problem.oracle.passes.refused(problem.place)
+    return going if refused is None else going & ~refused
+
+
+def _note_spent(oracle: Oracle, place: Tensor, found: Tensor) -> None:
+    """Say how many searches ended with their budget."""
+    refused = oracle.passes.refused(place)
+    count = 0 if refused is None else int((refused & ~found).sum())
+    if count:
+        said = f"the budget of {oracle.passes.budget} forwards ended the search of {count} of {len(place)} examples"
+        oracle.events.append(said)
 
 
 def _climb(attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop: bool, watch: Watch | None) -> None:
@@ -132,35 +150,28 @@ def _climb(attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop
     state = attack.init(problem)
     if bool(state.done.all()):  # nothing to do in this restart: fewer classes than targets, say
         return
+    limited = oracle.passes.budget is not None
     for step in range(attack.steps):
-        before = oracle.forwards[problem.place.cpu()] if oracle.budget is not None else None
+        before = problem.neighbourhood.apply(state.theta).clone() if limited else None
         state = attack.step(problem, state)
         if watch is not None:
             watch(step, problem, state)
         finished = state.done | trail.found_at(problem.place) if drop else state.done
-        spent = False
-        if before is not None:
-            # The next step may cost what this one did.
-            asked = -(-(oracle.forwards[problem.place.cpu()] - before) // oracle.draws)
-            poor = ~_affords(oracle, asked, problem.place)
-            finished, spent = finished | poor, bool(poor.any())
+        refused = oracle.passes.refused(problem.place)
+        spent = refused is not None and bool(refused.any())
+        if refused is not None:
+            finished = finished | refused
         count = int(finished.sum())
         # Copying the survivors costs a few passes over the inputs: worth it once a sixteenth is finished.
         if count and (spent or count * 16 >= len(problem)):
             last[problem.place] = problem.neighbourhood.apply(state.theta).to(last.dtype)
+            if refused is not None and before is not None:  # a step that was not paid for never happened
+                last[problem.place[refused]] = before[refused].to(last.dtype)
             kept = (~finished).nonzero()[:, 0]
             if not len(kept):
                 return
             problem, state = problem.select(kept), state.select(kept)
     last[problem.place] = problem.neighbourhood.apply(state.theta)
-
-
-def _affords(oracle: Oracle, asked: Tensor | int, place: Tensor) -> Tensor:
-    """Which examples have budget for so many evaluations and the final check, (B,) bool."""
-    if oracle.budget is None:
-        return torch.ones_like(place, dtype=torch.bool)
-    left = oracle.budget - oracle.forwards[place.cpu()]
-    return (left >= (asked + 1) * oracle.draws).to(place.device)
 
 
 def _kept(problem: Problem, rows: Tensor) -> Problem:

@@ -114,9 +114,13 @@ class SmoothBackward:
     torch.Size([3, 1])
     """
 
-    def __init__(self, sharpness: float | Tensor, scales: Tensor) -> None:
+    def __init__(self, sharpness: float, scales: Tensor) -> None:
         self.sharpness = sharpness
         self.scales = scales
+
+    def select(self, rows: Tensor) -> SmoothBackward:
+        """The same for some of the rows."""
+        return SmoothBackward(self.sharpness, self.scales[rows])
 
     @contextlib.contextmanager
     def on(self, rows: slice, count: int) -> Iterator[None]:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from trustbound.attacks.methods.targets import DUAL, by_slope
 from trustbound.attacks.problem import Problem, Rows, State
+from trustbound.attacks.refusals import whole
 from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.errors import InputError
 from trustbound.threat import Access
 
 
@@ -29,6 +31,14 @@ class Run:
     start: str = "clean"
     coarse: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse a start that there is not: it would pass for a random one."""
+        whole("target", self.target, least=0)
+        if self.start not in STARTS:
+            raise InputError(f"the start of a run must be one of {', '.join(STARTS)}; got {self.start!r}")
+
+
+STARTS = ("clean", "random", "blocks", "closest")
 
 #: Six runs of different kinds, then the polish: what is left after an easy search falls to one of these.
 VARIED = (
@@ -87,6 +97,11 @@ class MarginPGD:
     runs: tuple[Run, ...] = VARIED
     candidates: int = 4
     loss: str = "probability-margin"
+
+    def __post_init__(self) -> None:
+        """Refuse runs that are none."""
+        if not self.runs or not all(isinstance(run, Run) for run in self.runs):
+            raise InputError(f"`runs` must be one Run or more; got {self.runs!r}")
 
     @property
     def restarts(self) -> int:

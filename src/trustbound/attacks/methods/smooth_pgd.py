@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from trustbound.attacks.methods.margin_pgd import VARIED, MarginMemory, MarginPGD, MarginState, Run
 from trustbound.attacks.problem import Problem
 from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.errors import InputError
 from trustbound.threat import Access
 
 
@@ -57,7 +59,9 @@ class SmoothPGD:
     ascent: MarginPGD = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """The search that this one smooths."""
+        """The search that this one smooths; refuses a sharpness that is none."""
+        if not self.sharpness or not all(isinstance(k, int | float) and 0 < k < math.inf for k in self.sharpness):
+            raise InputError(f"`sharpness` must be one positive number or more; got {self.sharpness!r}")
         ascent = MarginPGD(steps=self.steps, runs=self.runs, candidates=self.candidates, loss=self.loss)
         object.__setattr__(self, "ascent", ascent)
 

@@ -1,0 +1,112 @@
+"""What an attack refuses before the first model call: requests, numbers and options that it cannot serve."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from trustbound.attacks.registry import ATTACKS, AttackRow
+from trustbound.errors import InputError, UnsupportedError
+from trustbound.measure.losses import loss
+from trustbound.threat import Access, Threat
+
+if TYPE_CHECKING:
+    from trustbound.attacks.searching import Attack
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """A whole number that is large enough.
+
+    Raises      InputError for anything else, booleans included.
+
+    >>> whole("steps", 40)
+    40
+    """
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise InputError(f"`{name}` must be a whole number, at least {least}; got {value!r}")
+    return number
+
+
+def check_request(row: AttackRow, threat: Threat) -> None:
+    """Refuse what an attack cannot serve."""
+    if threat.access < Access[row.needs.upper()]:
+        raise UnsupportedError(
+            f"{row.name} needs access to {row.needs}; the threat gives {threat.access.name.lower()}. "
+            "`trustbound list attacks` shows what needs less."
+        )
+    if threat.allowed.norm not in row.norms:
+        raise UnsupportedError(
+            f"{row.name} serves {', '.join(row.norms)}; the threat is {threat.allowed.norm}. "
+            "`trustbound list attacks` shows which attacks serve it."
+        )
+
+
+def check_attack(method: Attack, threat: Threat) -> None:
+    """The same for an attack that came as an object: one of the registry serves what its row says."""
+    kind = f"{type(method).__module__}:{type(method).__name__}"
+    for row in ATTACKS:
+        if row.target == kind:
+            check_request(row, threat)
+    if threat.access < method.needs:
+        raise UnsupportedError(
+            f"{type(method).__name__} needs access to {method.needs.name.lower()}; the threat gives "
+            f"{threat.access.name.lower()}. `trustbound list attacks` shows what needs less."
+        )
+
+
+def check_numbers(method: Attack) -> None:
+    """Refuse numbers with which nothing would be searched: it would read as a robust model."""
+    for name in ("steps", "restarts"):
+        whole(name, getattr(method, name))
+    own: Any = method
+    for field in dataclasses.fields(own) if dataclasses.is_dataclass(own) else ():
+        kind = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", str(field.type))
+        value = getattr(method, field.name)
+        if value is None and kind.endswith("| None"):
+            continue
+        if kind.startswith("int"):
+            whole(field.name, value, least=0)
+        elif kind.startswith("float") and not (_number(value) and math.isfinite(value)):
+            raise InputError(f"`{field.name}` must be a finite number; got {value!r}")
+        elif kind == "bool" and not isinstance(value, bool):
+            raise InputError(f"`{field.name}` must be True or False; got {value!r}")
+    size = getattr(method, "step_size", None)
+    if size is not None and not size > 0.0:
+        raise InputError(f"`step_size` must be a positive number in input units, or None; got {size}")
+    if isinstance(climbed := getattr(method, "loss", None), str):
+        loss(climbed)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_options(examples: int, ids: Any, batch_size: Any, budget: Any, price: int) -> None:
+    """Refuse options that do not fit the examples, and a budget with which nothing could be tried.
+
+    Parameters
+        price   forwards that one look at an example costs.
+    """
+    if batch_size is not None:
+        whole("batch_size", batch_size)
+    if ids is not None and not (isinstance(ids, Tensor) and ids.shape == (examples,) and not _fractional(ids)):
+        came = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise InputError(f"`ids` must be an integer tensor of shape ({examples},), one for each input; got {came}")
+    if budget is not None and whole("budget", budget) < 2 * price:
+        each = "" if price == 1 else f" of {price} forwards each, as the model's adaptation asks"
+        raise InputError(
+            f"`budget` must be at least {2 * price} forwards for each example: one look at the clean input and one at "
+            f"what is returned{each}; got {budget}"
+        )
+
+
+def _fractional(values: Tensor) -> bool:
+    return values.is_floating_point() or values.is_complex()
