@@ -33,7 +33,10 @@ def build(name: str, **numbers: Any) -> Attack:
     unknown = sorted(set(numbers) - set(fields))
     if unknown:
         raise InputError(f"{name} takes {', '.join(fields) or 'no numbers'}; got {', '.join(unknown)}")
-    return cast(Attack, attack(**numbers))
+    try:
+        return cast(Attack, attack(**numbers))
+    except TypeError as error:  # a word where a number is compared
+        raise InputError(f"{name} takes numbers of the kinds that its documentation says; {error}") from error
 
 
 def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:

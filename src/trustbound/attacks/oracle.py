@@ -11,11 +11,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from trustbound.attacks.compiled import Climb, CompiledGradients
-from trustbound.attacks.passes import Passes
 from trustbound.attacks.refusals import whole
-from trustbound.attacks.smoothing import SmoothBackward, measure_scales
-from trustbound.attacks.untouched import stand_ins, untouched
+from trustbound.attacks.window.compiled import Climb, CompiledGradients
+from trustbound.attacks.window.passes import Passes
+from trustbound.attacks.window.smoothing import SmoothBackward, measure_scales
+from trustbound.attacks.window.untouched import stand_ins, untouched
 from trustbound.errors import InputError, ModelError, TrustboundError, UnsupportedError
 from trustbound.measure.decision import answered
 from trustbound.model.wrapping import Model
@@ -44,9 +44,9 @@ class Oracle:
         access      what the adversary may see: decisions come as one-hot rows, gradients at the top level.
         examples    how many examples own the rows; counts are kept for each.
         batch_size  rows per model call; halved, and noted in `events`, when memory runs out.
-        budget      forwards allowed per example. A call is granted before it is made (`attacks/passes.py`): rows of
-                    an example that cannot pay for all of its own are not asked about and come back as zeros.
-        compile     run full batches through a compiled gradient function (`attacks/compiled.py`).
+        budget      forwards allowed per example. A call is granted before it is made (`window/passes.py`): rows of an
+                    example that cannot pay for all of its own are not asked about and come back as zeros.
+        compile     run full batches through a compiled gradient function (`window/compiled.py`).
         key         seeds the global generators that a random model may use; they are restored on exit.
         task        who asks, in words, and
         names       (examples,) what each example is called: what an exception of the model is reported with.

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.compiled import Climb
 from trustbound.attacks.oracle import Oracle, Slope
-from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.attacks.window.compiled import Climb
+from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import UnsupportedError
 from trustbound.threat import Neighbourhood, Objective, Random
 

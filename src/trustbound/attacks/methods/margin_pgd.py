@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trustbound.attacks.methods.targets import DUAL, by_slope
 from trustbound.attacks.problem import Problem, Rows, State
 from trustbound.attacks.refusals import whole
-from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import InputError
 from trustbound.threat import Access
 

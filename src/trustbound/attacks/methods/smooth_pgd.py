@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trustbound.attacks.methods.margin_pgd import VARIED, MarginMemory, MarginPGD, MarginState, Run
 from trustbound.attacks.problem import Problem
-from trustbound.attacks.smoothing import SmoothBackward
+from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import InputError
 from trustbound.threat import Access
 
