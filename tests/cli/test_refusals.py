@@ -284,3 +284,10 @@ def test_a_layer_that_no_certifier_knows_is_named(trustbound, gelu_weights, tmp_
 )
 def test_other_commands(trustbound, line):
     assert trustbound(*line).error
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--time", "5m"]])
+def test_a_threat_can_be_asked_about_once(trustbound, weights, more):
+    twice = ["--threat", "linf:0.050;access=gradients", *more]
+    said = trustbound(*arguments("audit", f"fc:{weights}", more=twice)).error
+    assert "each threat can be asked about once; got linf:0.05 again" in said

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +20,16 @@ from trustbound.threat import (
     Threat,
 )
 
-GOALS = [Misclassify(), Target(3), SourceTarget(3, 5), ReduceConfidence(0.5)]
+CLASSES = st.integers(0, 999_999_999)
+GOALS = st.one_of(
+    st.just(Misclassify()),
+    st.builds(Target, CLASSES),
+    st.builds(SourceTarget, CLASSES, CLASSES),
+    st.builds(ReduceConfidence, st.floats(0, 1, exclude_min=True)),
+    st.sampled_from(
+        [ReduceConfidence(0.1234567), ReduceConfidence(1 / 3), ReduceConfidence(1), ReduceConfidence(5e-324)]
+    ),
+)
 
 
 @given(
@@ -28,12 +38,14 @@ GOALS = [Misclassify(), Target(3), SourceTarget(3, 5), ReduceConfidence(0.5)]
         st.floats(0, 1e6, allow_nan=False),
         st.integers(0, 254).map(lambda k: k / 255),
         st.just(math.inf),
-        st.sampled_from([1e-7, 5e-324, 1e22, 0.1 + 0.2]),
+        st.sampled_from([1e-7, 5e-324, 1e22, 0.1 + 0.2, 1.7976931348623157e308, -0.0]),
+        st.floats(0, 1, width=32).map(np.float32),
+        st.floats(0, 1).map(np.float64),
     ),
-    goal=st.sampled_from(GOALS),
+    goal=GOALS,
     access=st.sampled_from(list(Access)),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_round_trip(norm, epsilon, goal, access):
     epsilon = float(int(epsilon)) if norm == "l0" and math.isfinite(epsilon) else epsilon
     threat = Threat(NormBall(norm, epsilon), goal, access)
@@ -41,6 +53,7 @@ def test_round_trip(norm, epsilon, goal, access):
     assert again == threat
     assert str(again) == str(threat)
     assert again.allowed.epsilon == epsilon
+    assert str(threat).isascii()
 
 
 @pytest.mark.parametrize(
@@ -56,6 +69,13 @@ def test_round_trip(norm, epsilon, goal, access):
         ("linf:0", 0.0, "linf:0"),
         ("linf:51/255", 0.2, "linf:0.2"),
         ("l2:0.4", 0.4, "l2:0.4"),
+        ("l2:5.", 5.0, "l2:5"),
+        ("l2:0/7", 0.0, "l2:0"),
+        ("l2:1E-3", 1e-3, "l2:0.001"),
+        ("l0:4/2;access=SCORES", 2.0, "l0:2;access=scores"),
+        ("linf:1;goal=reduce-confidence:0.1234567", 1.0, "linf:1;goal=reduce-confidence:0.1234567"),
+        ("linf:1;goal=misclassify;access=gradients", 1.0, "linf:1"),
+        ("linf:1;goal=target:007", 1.0, "linf:1;goal=target:7"),
     ],
 )
 def test_known_forms(text, epsilon, shown):
@@ -63,6 +83,12 @@ def test_known_forms(text, epsilon, shown):
     assert threat.allowed.epsilon == epsilon
     assert str(threat) == shown
     assert Threat.parse(threat) is threat
+
+
+def test_goals_that_differ_do_not_print_alike():
+    """An audit keeps its answers by the threats' texts."""
+    near = [ReduceConfidence(0.1234567), ReduceConfidence(0.1234568), ReduceConfidence(np.float64(0.1234569))]
+    assert len({str(goal) for goal in near}) == 3
 
 
 def test_parts_are_read():
@@ -93,6 +119,55 @@ def test_parts_are_read():
         "linf:0.1;goal=target:x",
         "linf:0.1;goal=reduce-confidence:2",
         "linf:0.1;goal=source:1",
+        # Sizes that float64 cannot hold are other sizes.
+        "l2:1e400",
+        "l2:1e308/1e-10",
+        "l2:1/1e400",
+        "l2:1e-400",
+        "l2:1e-300/1e300",
+        "l2:8/1e-400",
+        "l2:1e400/1e400",
+        # A part given twice, or an empty one.
+        "linf:0.1;goal=target:1;goal=target:2",
+        "linf:0.1;goal=misclassify;goal=misclassify",
+        "linf:0.1;access=scores;access=gradients",
+        "linf:0.1;",
+        "linf:0.1;;access=scores",
+        ";linf:0.1",
+        "linf:0.1;goal=",
+        "linf:0.1;access",
+        "linf:0.1;goal=target:1=2",
+        # Numbers that Python reads and people do not write.
+        "linf:1_000",
+        "linf:0x10",
+        "linf:+1",
+        "linf:-0",
+        "linf:1 /2",
+        "linf: 0.1",
+        "linf:1e",
+        "linf:.",
+        "linf:٣",
+        "linf:１",
+        "linf:∞",
+        "linf:INF",
+        "linf:infinity",
+        "linf:True",
+        "LINF:0.1",
+        "linf:0.1;goal=target:٣",
+        "linf:0.1;goal=target:1_0",
+        "linf:0.1;goal=target: 3",
+        "linf:0.1;goal=target:+3",
+        "linf:0.1;goal=target:-1",
+        "linf:0.1;goal=target:1e1",
+        "linf:0.1;goal=source:1,2",
+        "linf:0.1;goal=source:1,target:2,target:3",
+        "linf:0.1;goal=reduce-confidence:nan",
+        "linf:0.1;goal=reduce-confidence:0",
+        "linf:0.1;goal=reduce-confidence:1e-400",
+        "linf:0.1;goal=reduce-confidence:٠.٥",
+        "linf:0.1;goal=reduce-confidence:0_1",
+        "linf:0.1;goal=reduce-confidence:inf",
+        "linf:0.1;access=ſcores",
     ],
 )
 def test_wrong_text_is_refused_with_what_came(text):

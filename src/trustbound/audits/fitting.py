@@ -26,13 +26,19 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
                 that a goal names.
     Cost        1 forward of two examples; the model is left as it came.
     Raises      InputError: inputs outside the model's box, inputs of a shape that it does not take, outputs that are
-                no finite logits, labels or targets that are no class of it, an epsilon beyond the box.
+                no finite logits, labels or targets that are no class of it, an epsilon beyond the box, a threat
+                that is asked about twice.
 
     >>> from trustbound.model.wrapping import wrap
     >>> data = LabelledSet(torch.rand(3, 4), [0, 1, 2])
     >>> check_fit(wrap(torch.nn.Linear(4, 3)), data, [Threat.parse("linf:0.1")])
     3
     """
+    names = [str(threat) for threat in threats]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"each threat can be asked about once; got {', '.join(twice)} again. Leave the second one out."
+        )
     _check_box(model, data)
     for threat in threats:
         threat.allowed.check(model.box, math.prod(data.shape))

@@ -229,15 +229,10 @@ def _answer(
 
 
 def _asked(threats: Sequence[Threat | str], budget: str) -> tuple[Threat, ...]:
-    """The threats, each once, each served by some attack of the budget."""
+    """The threats, each served by some attack of the budget."""
     asked = tuple(Threat.parse(threat) for threat in threats)
     if not asked:
         raise InputError("an audit needs at least one threat, e.g. linf:8/255; got none")
-    names = [str(threat) for threat in asked]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(
-            f"each threat can be asked about once; got {', '.join(twice)} again. Leave the second one out."
-        )
     for threat in asked:
         suite(budget, threat)
     return asked

@@ -7,6 +7,7 @@ margin strictly below zero.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -187,11 +188,12 @@ class ReduceConfidence:
 
     def __post_init__(self) -> None:
         """Probabilities only."""
+        object.__setattr__(self, "below", float(self.below))
         if not 0.0 < self.below <= 1.0:
             raise InputError(f"the confidence to fall below must lie in (0, 1]; got {self.below}")
 
     def __str__(self) -> str:
-        return f"reduce-confidence:{self.below:g}"
+        return f"reduce-confidence:{self.below!r}"
 
     def bind(self, labels: Tensor, classes: int) -> Objective:
         """Every example is concerned."""
@@ -206,25 +208,27 @@ class ReduceConfidence:
         return outputs.double().log_softmax(dim=1).gather(1, labels[:, None])[:, 0] - math.log(self.below)
 
 
+#: A decimal without sign, in ASCII digits; neither underscores nor inf nor nan.
+DECIMAL = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_TARGET = re.compile("target:([0-9]{1,9})")
+_SOURCE = re.compile("source:([0-9]{1,9}),target:([0-9]{1,9})")
+_BELOW = re.compile(f"reduce-confidence:({DECIMAL})")
+
+
 def parse_goal(text: str) -> Goal:
     """Read a goal's text form.
 
     >>> str(parse_goal("source:3,target:5"))
     'source:3,target:5'
     """
-    try:
-        if text == "misclassify":
-            return Misclassify()
-        if text.startswith("target:"):
-            return Target(int(text.removeprefix("target:")))
-        if text.startswith("source:"):
-            source, target = text.split(",")
-            return SourceTarget(int(source.removeprefix("source:")), int(target.removeprefix("target:")))
-        if text.startswith("reduce-confidence:"):
-            return ReduceConfidence(float(text.removeprefix("reduce-confidence:")))
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+    if text == "misclassify":
+        return Misclassify()
+    if match := _TARGET.fullmatch(text):
+        return Target(int(match[1]))
+    if match := _SOURCE.fullmatch(text):
+        return SourceTarget(int(match[1]), int(match[2]))
+    if match := _BELOW.fullmatch(text):
+        return ReduceConfidence(float(match[1]))
     raise InputError(
         f"a goal reads misclassify, target:CLASS, source:CLASS,target:CLASS or reduce-confidence:BELOW; got {text!r}"
     )

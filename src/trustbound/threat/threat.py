@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 
 from trustbound.errors import InputError
-from trustbound.threat.goals import Goal, Misclassify, parse_goal
+from trustbound.threat.goals import DECIMAL, Goal, Misclassify, parse_goal
 from trustbound.threat.sets.ball import NORMS, NormBall
 
 
@@ -26,7 +26,10 @@ class Threat:
 
     Text form   SET[;goal=GOAL][;access=LEVEL], e.g. `linf:8/255`, `l2:inf`,
                 `l0:20;goal=target:3;access=scores`.
-    Raises      InputError naming what came and what a threat reads like.
+                Numbers are plain decimals; a set's size may be a fraction of two. What is printed reads back as
+                the same threat, to the last bit.
+    Raises      InputError naming what came and what a threat reads like: also for a size that overflows or
+                vanishes in float64 and for a part that is given twice.
 
     >>> threat = Threat.parse("linf:8/255")
     >>> str(threat), round(threat.allowed.epsilon, 5)
@@ -50,12 +53,16 @@ class Threat:
         allowed, *rest = (part.strip() for part in str(text).split(";"))
         goal: Goal = Misclassify()
         access = Access.GRADIENTS
+        seen: set[str] = set()
         for part in rest:
             key, _, value = part.partition("=")
+            if key in seen:
+                raise InputError(f"a threat has one {key}; got another, {part!r}, in {str(text)!r}. Leave one out.")
+            seen.add(key)
             if key == "goal":
                 goal = parse_goal(value)
-            elif key == "access" and value.upper() in Access.__members__:
-                access = Access[value.upper()]
+            elif key == "access" and value.lower() in _LEVELS:
+                access = _LEVELS[value.lower()]
             else:
                 raise InputError(
                     f"behind the set a threat may read ;goal=… and ;access=decisions|scores|gradients; got {part!r}"
@@ -63,8 +70,8 @@ class Threat:
         return cls(_parse_set(allowed), goal, access)
 
 
-_DECIMAL = r"\d*\.?\d+(?:e[+-]?\d+)?"
-_NUMBER = re.compile(rf"(?P<top>{_DECIMAL})(?:/(?P<bottom>{_DECIMAL}))?", re.IGNORECASE)
+_LEVELS = {level.name.lower(): level for level in Access}
+_NUMBER = re.compile(rf"({DECIMAL})(?:/({DECIMAL}))?", re.ASCII)
 
 
 def _parse_set(text: str) -> NormBall:
@@ -76,7 +83,15 @@ def _parse_set(text: str) -> NormBall:
         )
     if size == "inf":
         return NormBall(norm, math.inf)
-    match = _NUMBER.fullmatch(size)
-    if match is None or (match["bottom"] is not None and float(match["bottom"]) == 0.0):
+    if (match := _NUMBER.fullmatch(size)) is None:
         raise InputError(f"epsilon must be a number ≥ 0, a fraction like 8/255, or inf; got {size!r} in {text!r}")
-    return NormBall(norm, float(match["top"]) / float(match["bottom"] or 1))
+    top, bottom = float(match[1]), float(match[2] or 1)
+    epsilon = top / bottom if bottom else math.nan
+    # A size that is written as a number and comes out as infinity or as zero is another size.
+    vanished = epsilon == 0.0 and re.search("[1-9]", match[1].lower().partition("e")[0]) is not None
+    if not math.isfinite(epsilon) or vanished:
+        raise InputError(
+            "epsilon must be a number that float64 can hold, or inf for no limit but the box; got "
+            f"{size!r} in {text!r}, which would be {epsilon}"
+        )
+    return NormBall(norm, epsilon)

@@ -43,6 +43,7 @@ class NormBall:
         """Refuse what no ball is."""
         if self.norm not in NORMS:
             raise InputError(f"`norm` must be one of {', '.join(NORMS)}; got {self.norm!r}")
+        object.__setattr__(self, "epsilon", float(self.epsilon) + 0.0)  # a number of numpy prints otherwise, -0.0 too
         if not self.epsilon >= 0.0:
             raise InputError(
                 f"epsilon must be a number ≥ 0 (or inf for no limit but the box); got {self.epsilon} for {self.norm}"
@@ -113,7 +114,7 @@ def _fraction(value: float) -> str:
         return "inf"
     if len(repr(value)) <= 7:
         return str(int(value)) if value == int(value) else repr(value)
-    count = round(value * 255)
+    count = round(value * 255) if value < 1e9 else 0
     if 0 < count and count / 255 == value and count % 255:
         return f"{count}/255"
     return str(int(value)) if value == int(value) else repr(value)
