@@ -18,6 +18,7 @@ from trustbound.hardening import checkpoint
 from trustbound.hardening.history import Progress, Trained
 from trustbound.hardening.launch import launched
 from trustbound.hardening.loop import Loop
+from trustbound.hardening.modes import Modes, measuring
 from trustbound.hardening.recipe import Recipe
 from trustbound.model.wrapping import Model, wrap
 
@@ -49,6 +50,8 @@ def train(
 
     Same        the same call gives the same bits on a CPU (equal threads and versions), killed and resumed or
                 not, wherever it was killed. On a GPU it does as far as its kernels are deterministic.
+    Modes       train mode, except for parts that come in eval mode beside others in train mode and for parts whose
+                weights are all frozen: their batch norms keep their statistics, their dropout drops nothing.
     Leaves      the model in eval mode without gradients; global random state as it was. After an error the
                 modes are as they came and the weights as far as training had got.
     Raises      InputError for what cannot be trained, RecordError for a run directory that cannot be used or
@@ -70,7 +73,7 @@ def train(
     place = _device(device)
     _check(model, data, recipe, validation)
     folder = None if run is None else Path(run)
-    modes = [(module, module.training) for module in model.modules()]
+    modes = Modes(model)
     with contextlib.ExitStack() as exits:
         engine = exits.enter_context(launched(recipe, place))
         if folder is not None and engine.rank == 0:
@@ -84,6 +87,7 @@ def train(
             validation=validation,
             progress=progress,
             save_seconds=save_seconds,
+            modes=modes,
         )
         if folder is not None and resume and (content := checkpoint.load(folder)) is not None:
             _check_same(content, model, data, recipe, folder)
@@ -91,8 +95,7 @@ def train(
         try:
             loop.run()
         except BaseException:
-            for module, training in modes:
-                module.training = training
+            modes.restore()
             raise
     model.eval()
     model._sha256 = None  # a digest of the file it was loaded from no longer describes its weights
@@ -152,20 +155,15 @@ def _check(model: Model, data: LabelledSet, recipe: Recipe, validation: Labelled
 
 def _check_outputs(model: Model, data: LabelledSet, sets: Mapping[str, LabelledSet]) -> None:
     """One forward pass on two examples, in eval mode and without a trace."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     inputs = data.batch(slice(0, 2)).to(model.device)
     try:
-        with Oracle(model, examples=len(inputs)) as oracle:
+        with measuring(model), Oracle(model, examples=len(inputs)) as oracle:
             outputs = oracle.outputs(inputs, torch.arange(len(inputs)))
     except RuntimeError as error:
         raise InputError(
             f"the model must accept examples of shape {data.shape}; {model.name} refuses them: "
             f"{str(error.__cause__ or error).splitlines()[0]}"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     if not bool(torch.isfinite(outputs).all()):
         raise InputError("the model must start from finite weights; its first outputs hold NaN or infinity")
     for one in sets.values():

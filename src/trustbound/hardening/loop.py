@@ -24,6 +24,7 @@ from trustbound.errors import InputError
 from trustbound.hardening import checkpoint
 from trustbound.hardening.history import Epoch, Event, Progress, Stand
 from trustbound.hardening.launch import Engine
+from trustbound.hardening.modes import Modes
 from trustbound.hardening.objectives import Learner
 from trustbound.hardening.probe import Probed, accuracy
 from trustbound.hardening.recipe import Recipe
@@ -51,10 +52,11 @@ class Loop:
         validation: LabelledSet | None,
         progress: Callable[[Progress], None] | None,
         save_seconds: float,
+        modes: Modes,
     ) -> None:
         self.model, self.data, self.recipe, self.engine = model, data, recipe, engine
         self.folder, self.validation, self.progress = run, validation, progress
-        self.save_seconds = save_seconds
+        self.save_seconds, self.modes = save_seconds, modes
         self.stand = Stand()
         self.good: dict[str, Any] | None = None
         self.rows, self.held = torch.arange(len(data)), None
@@ -91,7 +93,7 @@ class Loop:
 
     def _epoch(self) -> None:
         stand, recipe = self.stand, self.recipe
-        self.model.train()
+        self.modes.learn()
         words = (recipe.seed, stand.attempt, stand.epoch)
         parts = epoch_batches(self.rows, recipe.batch_size, key_of(*words, "order"))
         total = recipe.epochs * len(parts)

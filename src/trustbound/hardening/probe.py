@@ -10,6 +10,7 @@ import torch
 from trustbound.attacks import attack
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
+from trustbound.hardening.modes import measuring
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat
@@ -70,9 +71,8 @@ class Probe:
         return best >= self.drop and best - robust > max(min(self.drop, best / 2.0), noise)
 
     def measure(self, model: Model, held: LabelledSet, threat: Threat, seed: int) -> Probed:
-        """Accuracy clean and under PGD, in eval mode; the model comes back in train mode."""
-        model.eval()
-        try:
+        """Accuracy clean and under PGD, in eval mode; the model comes back in the modes that it had."""
+        with measuring(model):
             found = attack(
                 "pgd",
                 model,
@@ -82,8 +82,6 @@ class Probe:
                 generator=torch.Generator().manual_seed(seed),
                 steps=self.steps,
             )
-        finally:
-            model.train()
         wrong = found.success & (found.size == 0.0)
         return Probed(
             clean=1.0 - float(wrong.double().mean()),
@@ -93,21 +91,17 @@ class Probe:
 
 
 def accuracy(model: Model, data: LabelledSet, batch_size: int = 512) -> float:
-    """Share classified correctly in eval mode; the model comes back in train mode.
+    """Share classified correctly in eval mode; the model comes back in the modes that it had.
 
     >>> from trustbound.model.wrapping import wrap
     >>> data = LabelledSet(torch.rand(6, 4), [0, 1, 0, 1, 0, 1])
     >>> 0.0 <= accuracy(wrap(torch.nn.Linear(4, 2)), data) <= 1.0
     True
     """
-    model.eval()
     correct = 0
-    try:
-        with torch.no_grad():
-            for first in range(0, len(data), batch_size):
-                rows = slice(first, first + batch_size)
-                logits = model(data.batch(rows).to(model.device))
-                correct += int((logits.argmax(dim=1).cpu() == data.labels[rows]).sum())
-    finally:
-        model.train()
+    with measuring(model), torch.no_grad():
+        for first in range(0, len(data), batch_size):
+            rows = slice(first, first + batch_size)
+            logits = model(data.batch(rows).to(model.device))
+            correct += int((logits.argmax(dim=1).cpu() == data.labels[rows]).sum())
     return correct / len(data)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from trustbound.hardening.modes import measuring
 from trustbound.model.wrapping import Model
 from trustbound.record.box import Box
 from trustbound.threat import NormBall, Random
@@ -87,18 +88,18 @@ class Learner:
         """Inner search: gives `climb(points, surrogate)`, the gradient of Σ surrogate(logits) at the points.
 
         No weight gradient is computed or left behind, and buffers come back as they were: a batch norm's
-        running statistics move with the outer passes only. `mode` "train" uses the batch's own statistics
-        and live dropout, "eval" the running statistics; train mode is back on exit.
+        running statistics move with the outer passes only. `mode` "train" leaves every part in its mode (the
+        batch's own statistics and live dropout where a part learns), "eval" uses the running statistics; on exit
+        every part is in the mode that it had.
         """
         thawed = [weight for weight in self.model.parameters() if weight.requires_grad]
         buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
         for weight in thawed:
             weight.requires_grad_(False)
-        self.model.train(mode == "train")
         try:
-            yield self._climb
+            with contextlib.nullcontext() if mode == "train" else measuring(self.model):
+                yield self._climb
         finally:
-            self.model.train()
             for weight in thawed:
                 weight.requires_grad_(True)
             with torch.no_grad():
