@@ -111,7 +111,7 @@ def certify(
         wanted = None if targets is None else targets.to(graph.device)[at]
         bound = _margins(certifier, graph, region, labels[at], wanted)
         margin[at], slack[at] = bound.value, bound.slack
-        certified[at] = bound.run > 0
+        certified[at] = bound.proven
     return Proof(
         name=known.name,
         certified=certified,
@@ -126,7 +126,7 @@ def _margins(certifier: Certifier, graph: Graph, region: Region, labels: Tensor,
     bound = certifier.margins(graph, region, labels, targets)
     if all(step.dtype in (torch.float64, torch.float32, None) for step in graph.operations):
         return bound
-    rows = (~(bound.run > 0)).nonzero()[:, 0]
+    rows = (~bound.proven).nonzero()[:, 0]
     if len(rows):
         wanted = None if targets is None else targets[rows]
         exact = certifier.margins(graph.without_rounding(), region.select(rows), labels[rows], wanted)

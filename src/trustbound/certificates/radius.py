@@ -84,8 +84,8 @@ def _proves(
     if not len(inputs):
         return torch.zeros(0, dtype=torch.bool, device=graph.device)
     region = Region.around(inputs, box, norm, radius)
-    held = Interval(memory=certifier.memory).margins(graph, region, labels).run > 0
+    held = Interval(memory=certifier.memory).margins(graph, region, labels).proven
     rest = (~held).nonzero()[:, 0]
     if len(rest) and not isinstance(certifier, Interval):
-        held[rest] = certifier.margins(graph, region.select(rest), labels[rest]).run > 0
+        held[rest] = certifier.margins(graph, region.select(rest), labels[rest]).proven
     return held

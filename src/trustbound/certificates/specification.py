@@ -66,6 +66,11 @@ class Bound:
         """Return the same in tensors of their own, to be written into."""
         return Bound(value=self.value.clone(), run=self.run.clone())
 
+    @property
+    def proven(self) -> Tensor:
+        """Where the bound as the network runs is above 0 by more than what float64 may lose to underflow."""
+        return self.run > 1e-200
+
     def least(self) -> Bound:
         """Return the smallest of each example's rows, (B,); NaN if any of them is."""
         return Bound(value=self.value.amin(1), run=self.run.amin(1))

@@ -50,6 +50,9 @@ class Rows:
     def weigh(self, sizes: Tensor) -> Tensor:
         """Bound Σ |coefficient| · size for sizes (B, channels or features, M) of each example: (G, K, M)."""
         rows = self.coefficients
+        if self.window is not None:  # small and many: the largest size will do for all
+            total: Tensor = torch.linalg.vector_norm(rows.flatten(2), 1, 2, keepdim=True)
+            return total * sizes.amax(1)[self.owner].unsqueeze(1)
         weights = rows.abs() if rows.ndim == 3 else torch.linalg.vector_norm(rows.flatten(3), 1, 3)
         return torch.bmm(weights, sizes[self.owner])
 
@@ -69,14 +72,14 @@ def descend(
     graph: Graph,
     region: Region,
     reliefs: Mapping[int, Lines | Picks],
-    noises: Sequence[Tensor],
+    noises: Sequence[Tensor | None],
     start: int,
     rows: Rows,
 ) -> Bound:
     """Bound ⟨row, values of step `start`⟩ from below over the region: (G, K).
 
-    `reliefs` are the lines of every activation and max pool before `start`; `noises` (B, channels, 2) what a unit
-    coefficient of each step loses: to the rounding of this way back, and to the rounding of the network itself.
+    `reliefs` are the lines of every activation and max pool before `start`; `noises` (B, channels, 2), None for
+    nothing, what a unit coefficient of each step loses: to the rounding of this way back and to the network's own.
     """
     waiting: dict[int, Rows] = {start: rows}
     total = torch.zeros(rows.coefficients.shape[:2], dtype=torch.float64, device=rows.owner.device)
@@ -90,8 +93,10 @@ def descend(
             part = _concretise(region, here)
             total, terms = total + part, terms + part.abs()
             continue
-        loss = here.weigh(noises[place])
-        total, taken = total - loss[..., 0], taken + loss[..., 1]
+        noise = noises[place]
+        if noise is not None:
+            loss = here.weigh(noise)
+            total, taken = total - loss[..., 0], taken + loss[..., 1]
         constant, below = _back(step, here, reliefs.get(place), graph)
         if constant is not None:
             total, terms = total + constant, terms + constant.abs()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.operations import Activation, Linear, MaxPool, Operation
+from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, MaxPool, Operation
 from trustbound.certificates.methods.backward import Rows, descend
 from trustbound.certificates.methods.interval import Reach, advance, conclude
 from trustbound.certificates.methods.slopes import Lines, Picks, lines, picks
@@ -71,11 +72,12 @@ class Crown(Certifier):
                 bound.value[at], bound.run[at] = best.value, best.run
         return bound.unknown(found[-1].lost)
 
-    def limits(self, graph: Graph, region: Region) -> tuple[list[Reach], dict[int, Lines | Picks], list[Tensor]]:
+    def limits(self, graph: Graph, region: Region) -> tuple[list[Reach], dict[int, Lines | Picks], list[Tensor | None]]:
         """Return every step's limits, every activation's lines, and what a coefficient of each step loses."""
         found: list[Reach] = []
         reliefs: dict[int, Lines | Picks] = {}
-        noises: list[Tensor] = []
+        noises: list[Tensor | None] = []
+        silent = _silent(graph)
         for place, step in enumerate(graph.operations):
             if isinstance(step, Activation):
                 source = step.sources[0]
@@ -85,7 +87,7 @@ class Crown(Certifier):
                 reliefs[place] = picks(step, found[step.sources[0]])
             operands = [found[source] for source in step.sources]
             found.append(advance(step, operands, region))
-            noises.append(_noise(step, found[place]))
+            noises.append(None if place in silent else _noise(step, found[place]))
         return found, reliefs, noises
 
     def _tighten(
@@ -93,7 +95,7 @@ class Crown(Certifier):
         graph: Graph,
         region: Region,
         reliefs: dict[int, Lines | Picks],
-        noises: list[Tensor],
+        noises: list[Tensor | None],
         place: int,
         reach: Reach,
     ) -> Reach:
@@ -152,6 +154,16 @@ def _features(unstable: Tensor, room: int) -> Iterator[tuple[Rows, tuple[Tensor,
             coefficients = torch.cat([plus, -plus], 1).unflatten(2, unstable.shape[1:])
             at = torch.unravel_index(columns, unstable.shape[1:])
             yield Rows(owner=owner, coefficients=coefficients), (owner.unsqueeze(1), *at)
+
+
+def _silent(graph: Graph) -> set[int]:
+    """Return the steps that only move numbers of one reader: neither they nor their way back round anything."""
+    readers = Counter(source for step in graph.operations for source in step.sources)
+    return {
+        place
+        for place, step in enumerate(graph.operations)
+        if isinstance(step, Arrange | Concatenate) and readers[place] <= 1
+    }
 
 
 def _noise(step: Operation, reach: Reach) -> Tensor:
