@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.data.registry import PublishedSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
+from trustbound.record.unpacking import DAMAGED, members
 
 _BATCHES = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),
@@ -35,13 +34,17 @@ def read_cifar10(paths: dict[str, Path], row: PublishedSet, split: str, *, box: 
     wanted = _BATCHES[split]
     parts: dict[str, tuple[NDArray[np.uint8], list[int]]] = {}
     try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
+        with members(path) as files:
+            for archive, member in files:
                 name = member.name.rsplit("/", 1)[-1]
-                file = archive.extractfile(member) if name in wanted and member.isfile() else None
+                file = archive.extractfile(member) if name in wanted else None
+                if file is not None and name in parts:
+                    raise InputError(f"{path} holds {name} twice. Delete it and fetch it again.")
                 if file is not None:
                     parts[name] = _batch(file.read(), f"{path}, member {member.name}")
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except InputError:
+        raise
+    except DAMAGED as error:
         raise InputError(f"{path} is truncated or no tar archive ({error}). Delete it and fetch it again.") from error
     if missing := [name for name in wanted if name not in parts]:
         raise InputError(

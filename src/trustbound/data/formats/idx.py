@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import math
 import struct
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.data.registry import PublishedFile, PublishedSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
+from trustbound.record.unpacking import DAMAGED, refuse_bomb, unpacked
 
 
 def read_idx(path: Path, content: str | None = None) -> NDArray[np.uint8]:
@@ -25,19 +25,30 @@ def read_idx(path: Path, content: str | None = None) -> NDArray[np.uint8]:
     Raises      InputError: no idx file, truncated, trailing bytes, or other content than expected.
     Reference   the format description on the MNIST page: 0, 0, type, axes, sizes (big-endian), values.
     """
-    raw = _uncompressed(path)
-    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
-        raise InputError(
-            f"{path} must be an idx file of unsigned bytes (first bytes 00 00 08); "
-            f"got {raw[:4].hex(' ') or 'an empty file'}. Fetch it again."
-        )
-    axes = raw[3]
-    start = 4 + 4 * axes
-    sizes = struct.unpack(f">{axes}I", raw[4:start]) if len(raw) >= start else ()
-    wanted = start + int(np.prod(sizes, dtype=np.int64))
+    try:
+        with unpacked(path) as file:
+            raw = file.read(4)
+            if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+                raise InputError(
+                    f"{path} must be an idx file of unsigned bytes (first bytes 00 00 08); "
+                    f"got {raw[:4].hex(' ') or 'an empty file'}. Fetch it again."
+                )
+            axes = raw[3]
+            start = 4 + 4 * axes
+            raw += file.read(4 * axes)
+            sizes = struct.unpack(f">{axes}I", raw[4:]) if len(raw) == start else ()
+            wanted = start + math.prod(sizes)
+            # By what it declares, before the values are unpacked; never more of them than that.
+            refuse_bomb(path, path.stat().st_size, wanted)
+            raw += file.read(wanted - start + 1)
+    except InputError:
+        raise
+    except DAMAGED as error:
+        raise InputError(f"{path} is truncated or damaged ({error}). Delete it and fetch it again.") from error
     if axes == 0 or len(sizes) != axes or len(raw) != wanted:
+        came = f"{len(raw)}" if len(raw) <= wanted else "more"
         raise InputError(
-            f"{path} is truncated or damaged: its header promises {wanted} bytes; got {len(raw)}. "
+            f"{path} is truncated or damaged: its header promises {wanted} bytes; got {came}. "
             "Delete it and fetch it again."
         )
     if content is not None and (came := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != content:
@@ -46,16 +57,6 @@ def read_idx(path: Path, content: str | None = None) -> NDArray[np.uint8]:
             "It is another data set under the same file name, or it was changed: move it away."
         )
     return np.frombuffer(raw, dtype=np.uint8, offset=start).reshape(sizes)
-
-
-def _uncompressed(path: Path) -> bytes:
-    raw = path.read_bytes()
-    if raw[:2] != b"\x1f\x8b":
-        return raw
-    try:
-        return gzip.decompress(raw)
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path} is truncated or damaged ({error}). Delete it and fetch it again.") from error
 
 
 def read_idx_pair(paths: dict[str, Path], row: PublishedSet, split: str, *, box: Box | None = None) -> LabelledSet:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trustbound.errors import InputError
+from trustbound.record.unpacking import DAMAGED, check_zip, members
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
@@ -37,8 +36,9 @@ class Listing:
 def list_pictures(source: Path, split: str) -> Listing:
     """List `[prefix/][split/]class/picture` of a folder, a tar archive (any compression) or a zip archive.
 
-    Raises      InputError: no pictures, pictures outside class folders, a split that is not there, or class
-                folders at several places.
+    Raises      InputError: no pictures, pictures outside class folders, a split that is not there, class folders at
+                several places; an archive that would unpack to too much (see `record.unpacking`), leads out of itself
+                or holds a name twice.
     """
     found = [name for name in _names(source) if _is_picture(name)]
     if not found:
@@ -89,17 +89,17 @@ def read_members(source: Path, names: Sequence[str]) -> Iterator[tuple[str, byte
                 for name in names:
                     yield name, packed.read(name)
             return
-        with tarfile.open(source, "r:*") as archive:
-            for member in archive:
-                if (name := _plain(member.name)) in wanted:
+        with members(source) as files:
+            for archive, member in files:
+                file = archive.extractfile(member) if (name := _plain(member.name)) in wanted else None
+                if file is not None:
                     wanted.remove(name)
-                    file = archive.extractfile(member)
-                    if file is None:
-                        raise InputError(f"{name} in {source} is a link without a file behind it")
                     yield name, file.read()
                     if not wanted:
                         return
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, KeyError, zlib.error) as error:
+    except InputError:
+        raise
+    except DAMAGED as error:
         raise _damaged(source, error) from error
 
 
@@ -108,12 +108,23 @@ def _names(source: Path) -> list[str]:
         return [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
     try:
         if source.suffix.lower() == ".zip":
+            check_zip(source)
             with zipfile.ZipFile(source) as packed:
-                return [name for name in packed.namelist() if not name.endswith("/")]
-        with tarfile.open(source, "r:*") as archive:
-            return [_plain(member.name) for member in archive if member.isfile()]
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
+                found = [name for name in packed.namelist() if not name.endswith("/")]
+        else:
+            with members(source) as files:
+                found = [_plain(member.name) for _, member in files]
+    except InputError:
+        raise
+    except DAMAGED as error:
         raise _damaged(source, error) from error
+    for name in found:
+        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+            raise InputError(f"{source} holds {name!r}, a path that leads out of the archive. Pack it again.")
+    if len(set(found)) != len(found):
+        twice = next(name for name in sorted(found) if found.count(name) > 1)
+        raise InputError(f"{source} holds {twice!r} twice: which one is meant is anyone's guess. Pack it again.")
+    return found
 
 
 def _plain(name: str) -> str:

@@ -16,6 +16,7 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
 from trustbound.record.box import Box
+from trustbound.record.unpacking import refuse_bomb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,8 +64,11 @@ def read_pictures(
     place = {name: row for row, name in enumerate(chosen)}
     decoded: list[Pixels | None] = [None] * len(chosen)
     first: tuple[str, tuple[int, int]] | None = None
+    packed = unpacked = 0
     for name, raw in read_members(source, chosen):
         pixels = _decode(raw, f"{source}: {name}", target, window, interpolation)
+        packed, unpacked = packed + len(raw), unpacked + pixels.nbytes
+        refuse_bomb(source, packed, unpacked)
         size = (pixels.shape[1], pixels.shape[2])
         first = first or (name, size)
         if size != first[1]:

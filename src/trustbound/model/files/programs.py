@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError
+from trustbound.record.unpacking import check_zip
 
 
 def kind_of(path: Path) -> str:
@@ -21,11 +22,14 @@ def kind_of(path: Path) -> str:
 
     Export archives are zip files with a serialised program, TorchScript zip files with `constants.pkl` and a
     `code/` folder, checkpoints zip files with `data.pkl` alone or a bare pickle.
+
+    Raises      InputError for an archive that would unpack to too much, see `record.unpacking`.
     """
     with path.open("rb") as file:
         head = file.read(16)
     if zipfile.is_zipfile(path):
         try:
+            check_zip(path)
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
         except zipfile.BadZipFile:

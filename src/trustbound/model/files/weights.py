@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError
+from trustbound.record.unpacking import check_zip, refuse_bomb
 
 NESTS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -24,7 +26,8 @@ def read_weights(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]
     A checkpoint is read with `weights_only=True`; the tensors may lie under `state_dict`, `model_state_dict`,
     `model` or `net`, also nested. With `trust_pickle` it is unpickled, which runs whatever code it holds.
 
-    Raises      InputError: truncated or damaged, pickled code without trust, no tensors, NaN or infinity.
+    Raises      InputError: truncated or damaged, pickled code without trust, no tensors, NaN or infinity, more than
+                may be unpacked (see `record.unpacking`).
     """
     if path.suffix.lower() == ".safetensors":
         held: Any = _read_safetensors(path)
@@ -36,6 +39,8 @@ def read_weights(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]
     if tensors is None:
         came = f"keys {list(map(str, held))[:10]}" if isinstance(held, Mapping) else type(held).__name__
         raise InputError(f"{path} must hold named tensors, at the top or under {', '.join(NESTS)}; got {came}.")
+    # A tensor of 10^12 values may be one stored value, repeated.
+    refuse_bomb(path, path.stat().st_size, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise InputError(f"{path}: the tensor {name!r} holds NaN or infinite values. Was training stable?")
@@ -45,9 +50,13 @@ def read_weights(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]
 def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Any:
     """Whatever `torch.save` wrote, restricted to tensors and plain data unless pickles are trusted."""
     try:
+        if zipfile.is_zipfile(path):
+            check_zip(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"the file {str(path)!r} does not exist") from error
     except Exception as error:  # a damaged checkpoint fails in many ways, all of them the file's fault
