@@ -1,16 +1,20 @@
 """Checks of outputs and gradients: silent on honest networks, and each planted failure seen by the right one."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
-from tests.audits.planted_nets import HONEST, before, blobs, net
+from tests.audits.planted_nets import HONEST, after, before, blobs, net
 from torch import nn
 
+from trustbound.attacks import build
 from trustbound.audits.checks.broken_graph import BrokenGraph, deaths
+from trustbound.audits.checks.context import Evidence
 from trustbound.audits.checks.differences import FiniteDifferences
 from trustbound.audits.checks.examine import examine
 from trustbound.audits.checks.gradient_rate import GradientRate
+from trustbound.audits.checks.probe import coarsest, strike
 from trustbound.audits.checks.repeatability import Determinism
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.checks.saturation import LogitScaleInvariance, SaturatedOutput, are_probabilities
@@ -112,6 +116,40 @@ def test_declared_randomness_is_a_warning_not_a_failure():
     assert Determinism().run(context).verdict == "WARN"
 
 
+def test_a_class_that_is_masked_hides_no_randomness():
+    class Masked(nn.Module):
+        def __init__(self, network):
+            super().__init__()
+            self.network = network
+
+        def forward(self, inputs):
+            return torch.cat((self.network(inputs), torch.full((len(inputs), 1), -1e9)), dim=1)
+
+    assert Determinism().run(before(Masked(DropoutOn(net(), probability=0.1)))).verdict == "FAIL"
+    assert Determinism().run(before(Masked(net()))).verdict == "PASS"
+
+
+def test_rounding_is_taken_at_the_size_of_the_outputs_and_of_the_coarsest_type():
+    class Wide(nn.Module):
+        """float32 outside, bfloat16 inside, and another rounding in other batches."""
+
+        def __init__(self, network, shift):
+            super().__init__()
+            self.network, self.shift = network, shift
+
+        def forward(self, inputs):
+            outputs = self.network(inputs).bfloat16().float() if self.shift == 0 else self.network(inputs)
+            step = 2.0**-8 if self.shift == 0 else 2.0**-22
+            return (outputs + self.shift) * (1 + step * (len(inputs) % 2))
+
+    assert coarsest(wrap(Wide(net(), 0.0)), blobs()[0][:2]) == torch.finfo(torch.bfloat16).eps
+    assert coarsest(wrap(net()), blobs()[0][:2]) == torch.finfo(torch.float32).eps
+    for shift in (0.0, 1e6):
+        check = Determinism().run(before(Wide(net(), shift)))
+        assert check.verdict == "PASS", check.finding
+    assert FiniteDifferences().run(before(Wide(net(), 0.0))).verdict in ("PASS", "WARN")
+
+
 # Outputs --------------------------------------------------------------------------------------------------------
 
 
@@ -127,21 +165,106 @@ def test_log_probabilities_are_logits_and_huge_logits_are_not_probabilities():
     assert SaturatedOutput().run(before(nn.Sequential(net(), nn.LogSoftmax(dim=1)))).verdict == "PASS"
     huge = SaturatedOutput().measure(before(Scaled(net(), 1000.0)))
     assert not huge.evidence["probabilities"]
-    assert huge.value > 0.5
+    assert huge.evidence["one_hot"] > 64
     assert not are_probabilities(torch.rand(9, 2))
+
+
+def test_huge_logits_condemn_only_a_search_whose_every_loss_is_flat():
+    huge = Scaled(net(), 10_000.0)
+    assert SaturatedOutput().run(before(huge)).verdict == "PASS"  # the quick suite climbs the logit margin too
+    assert GradientRate().run(before(huge)).verdict in ("PASS", "WARN")
+    blind = (build("pgd", loss="probability-margin"),)
+    found = GradientRate().run(before(huge, attacks=blind)), SaturatedOutput().run(before(huge, attacks=blind))
+    flat = [check.verdict == "FAIL" for check in found]
+    broken = strike(before(huge, "linf:0.3", attacks=blind), blind[0]).success
+    alive = strike(before(net(), "linf:0.3"), blind[0]).success
+    # They fail where that search is indeed blind, and only there.
+    assert flat == [int(broken.sum()) < 0.5 * int(alive.sum())] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_probabilities_are_seen(dtype):
+    module = nn.Sequential(net(), nn.Softmax(dim=1)).to(dtype)
+    check, finding = SaturatedOutput().look(before(module))
+    assert finding.evidence["probabilities"]
+    assert check.verdict == "WARN"
+
+
+def test_outputs_are_not_asked_of_an_adversary_who_sees_decisions_only():
+    assert SaturatedOutput().run(before(SaturatedSoftmax(net()), "linf:0.1;access=decisions")).verdict == "SKIP"
+    assert SaturatedOutput().run(before(SaturatedSoftmax(net()), "linf:0.1;access=scores")).verdict == "FAIL"
+    assert SaturatedOutput().run(before(Scaled(net(), 1000.0), "linf:0.1;access=scores")).verdict == "PASS"
 
 
 def test_a_killed_gradient_is_not_blamed_on_the_outputs():
     assert SaturatedOutput().run(before(GradientKiller(net()))).verdict == "PASS"
 
 
-def test_huge_logits_gain_from_rescaling():
-    context = before(Scaled(net(), 1000.0), "linf:0.3")
-    finding = LogitScaleInvariance().measure(context)
-    broken = finding.evidence["broken"]
-    assert broken[1e-3] > broken[1.0] + 0.2
-    assert finding.value == pytest.approx(max(broken.values()) - broken[1.0])
-    assert LogitScaleInvariance().run(context).verdict in ("WARN", "FAIL")
+def centres(classes=20, features=12):
+    """A nearest-centre classifier and examples between the centres: where cross-entropy and margin lead apart."""
+    generator = torch.Generator().manual_seed(0)
+    middle = torch.rand(classes, features, generator=generator)
+    linear = nn.Linear(features, classes)
+    with torch.no_grad():
+        linear.weight.copy_(20 * middle)
+        linear.bias.copy_(-10 * middle.square().sum(1))
+    inputs = middle.repeat(8, 1) + 0.05 * torch.randn(8 * classes, features, generator=generator)
+    inputs = inputs.clamp(0, 1)
+    return linear, inputs, linear(inputs).argmax(1)
+
+
+def rescaled(factor, *attacks, threat="linf:0.2"):
+    """The check behind a search with these attacks, of the classifier with logits times a factor; and the broken."""
+    linear, inputs, labels = centres()
+    context = after(Scaled(linear, factor), threat=threat, inputs=inputs, labels=labels)
+    broken = torch.zeros(len(inputs), dtype=torch.bool)
+    for one in attacks:
+        broken |= strike(context, one).success
+    context = dataclasses.replace(context, evidence=Evidence(broken=broken), attacks=attacks)
+    return LogitScaleInvariance().look(context), broken
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-7, 1e-4, 1e4, 1e9])
+def test_a_search_that_depends_on_the_scale_is_seen_at_any_factor_and_only_where_it_loses_by_it(factor):
+    ascent = build("apgd", loss="ce", steps=30)
+    (check, finding), broken = rescaled(factor, ascent)
+    _, at_one = rescaled(1.0, ascent)
+    lost = int((at_one & ~broken).sum())
+    # However the search treats the scale: it is condemned where the same attack would have broken much more.
+    if lost > 20:
+        assert check.verdict in ("WARN", "FAIL"), check.finding
+        assert finding.value > 0.05
+        assert "apgd on ce" in check.finding
+    else:
+        assert lost < 5
+        assert check.verdict == "PASS", check.finding
+    assert rescaled(1.0, ascent)[0][0].verdict == "PASS"
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-4, 1.0, 1e4, 1e9])
+def test_attacks_that_the_search_did_not_run_condemn_nothing(factor):
+    (check, finding), broken = rescaled(factor, build("pgd", loss="margin", steps=20))
+    assert check.verdict == "PASS", check.finding
+    assert finding.evidence["same"]
+    gained = finding.evidence["gained"]
+    assert (min(gained) <= 1e-9, max(gained) >= 1e9, *gained.values()) == (True, True, (0, 0), (0, 0))
+    assert 100 < int(broken.sum()) < 160
+
+
+def test_scales_that_the_outputs_type_does_not_hold_are_left_out():
+    (check, finding), _ = rescaled(1e33, build("pgd", loss="margin", steps=20))
+    assert check.verdict == "PASS"
+    assert 1e9 in finding.evidence["beyond"]
+    assert "does not hold ×1e+09" in check.finding
+
+
+def test_scales_are_tried_on_what_stands_alone():
+    linear, inputs, labels = centres()
+    context = after(linear, Evidence(broken=torch.ones(len(labels), dtype=torch.bool)), inputs=inputs, labels=labels)
+    assert LogitScaleInvariance().run(context).verdict == "SKIP"
+    half = torch.arange(160) < 150
+    proven = after(linear, Evidence(broken=half, certified=torch.arange(160) >= 155), inputs=inputs, labels=labels)
+    assert LogitScaleInvariance().run(proven).finding.startswith("of 5 examples")
 
 
 # Gradients ------------------------------------------------------------------------------------------------------
@@ -253,10 +376,13 @@ def test_steep_but_continuous_is_no_jump(slope):
     assert (evidence["jump"], evidence["disagree"]) == (0, 0)
 
 
-def test_a_random_model_is_skipped_by_finite_differences():
-    finding = FiniteDifferences().measure(before(DropoutOn(net(), probability=0.2)))
-    assert finding.value is None
-    assert "determinism" in finding.finding
+def test_a_random_model_is_not_measured_by_finite_differences():
+    module = DropoutOn(net(), probability=0.2)
+    check = FiniteDifferences().run(before(module))
+    assert (check.verdict, check.value) == ("WARN", None)
+    assert "determinism" in check.finding
+    declared = before(module, model=wrap(module, adaptation=Adaptation(draws=2)))
+    assert FiniteDifferences().run(declared).verdict == "SKIP"
 
 
 def test_a_model_without_float64_copy_is_measured_in_float32():

@@ -406,11 +406,11 @@ def test_examples_that_the_goal_does_not_concern_are_out_of_its_reach():
 
 
 def test_how_well_the_search_saw_is_of_no_account_where_nothing_is_unknown():
-    """A linear model whose gradients vanish in float32: every example is proven or broken all the same."""
-    module = nn.Linear(2, 2)
+    """A network that is constant on the box, without any gradient there: every example is proven all the same."""
+    module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     with torch.no_grad():
-        module.weight.copy_(torch.tensor([[500.0, 0.0], [-500.0, 0.0]]))
-        module.bias.zero_()
+        module[0].bias.fill_(-10.0)
+        module[2].bias.copy_(torch.tensor([1.0, -1.0]))
     inputs = torch.rand(60, 2) * 0.4 + 0.6
     wrapped = tb.wrap(module, box=(-1.0, 1.0))
     record = tb.audit(wrapped, tb.LabelledSet(inputs, [0] * 60, box=(-1.0, 1.0)), ["linf:0.1"], curve_examples=0)

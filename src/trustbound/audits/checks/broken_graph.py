@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
 from trustbound.measure.losses import loss
 from trustbound.record.cost import Cost
@@ -63,8 +65,11 @@ def deaths(context: Before) -> tuple[list[Death], float, Cost]:
         return values
 
     with Oracle(model, examples=len(inputs), batch_size=len(inputs), key=context.key) as oracle:
-        handles = [part.register_forward_hook(note) for part in names]
+        handles = []
         try:
+            for part in names:
+                with contextlib.suppress(RuntimeError):  # compiled and scripted parts may take no hooks
+                    handles.append(part.register_forward_hook(note))
             reached = _lives(oracle.gradient(inputs, torch.arange(len(inputs)), surrogate).gradient, len(inputs))
         except UnsupportedError:
             reached = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
@@ -157,7 +162,7 @@ class BrokenGraph(HealthCheck[Before]):
     """
 
     name: ClassVar[str] = "broken-graph"
-    needs: ClassVar[Access] = Access.DECISIONS
+    needs: ClassVar[Access] = Access.GRADIENTS
 
     examples: int = 32
 
@@ -166,13 +171,14 @@ class BrokenGraph(HealthCheck[Before]):
         sample = context.sample(self.examples)
         killers, lost, cost = deaths(sample)
         value = max([lost, *(one.share for one in killers)])
+        at_most = severest(round(value * len(sample)), len(sample), share=0.05)
         if not killers:
             text = (
                 f"the gradient reaches the inputs of all {len(sample)} examples"
                 if lost == 0
                 else f"the gradient of {lost:.1%} of {len(sample)} examples is lost between modules"
             )
-            return Finding(value=value, finding=text, advice=_advice(None), cost=cost)
+            return Finding(value=value, finding=text, advice=_advice(None), cost=cost, at_most=at_most)
         worst = killers[0]
         return Finding(
             value=value,
@@ -180,6 +186,7 @@ class BrokenGraph(HealthCheck[Before]):
             advice=_advice(worst),
             evidence={"modules": [str(one) for one in killers], "shares": [one.share for one in killers]},
             cost=cost,
+            at_most=at_most,
         )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from trustbound.audits.checks.context import After, Before
-from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.finding import Finding, HealthCheck, idle
 from trustbound.audits.checks.probe import Strike, strike
-from trustbound.audits.checks.significance import excess_by_chance
+from trustbound.audits.checks.significance import LEVEL, excess_by_chance, holm, severest
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, NormBall, Threat
 
@@ -21,7 +21,8 @@ class MonotoneBudget(HealthCheck[After]):
 
     Measures    share of examples that survive the unlimited attack, started at the clean input (a random
                 start anywhere in the box would succeed without a gradient). Where a larger budget breaks
-                significantly less (exact McNemar, 5 %), at least a WARN.
+                significantly less (exact McNemar, corrected for the four comparisons), at least a WARN. FAIL
+                needs survivors that are no chance where one in twenty survives.
     Catches     masked gradients of every kind: an attack that cannot win without limits proves nothing within.
     Cost        about 9 · steps forwards and backwards per example that is not broken early.
 
@@ -39,6 +40,8 @@ class MonotoneBudget(HealthCheck[After]):
     def measure(self, context: After) -> Finding:
         """Six short searches on one sample."""
         sample: Before = context.sample(self.examples)
+        if not bool(sample.concerned().any()):
+            return idle(f"no sampled example is one that {context.threat.goal} asks about")
         allowed, features = context.threat.allowed, sample.inputs[0].numel()
         widest = context.model.box.diameter(allowed.norm, features)
         base = min(allowed.epsilon, widest)
@@ -46,11 +49,17 @@ class MonotoneBudget(HealthCheck[After]):
         # A tighter sequence is run only where there is room for it below the box.
         runs: dict[str, Strike] = {}
         for name, factor in (("half epsilon", 0.5), ("epsilon", 1.0), ("twice epsilon", 2.0)):
-            runs[name] = self._with(sample, allowed.norm, min(base * factor, widest), steps=self.steps)
+            reach = min(base * factor, widest)
+            # l0 counts input values: half of an odd number of them is the whole number below.
+            reach = math.floor(reach) if allowed.norm == "l0" else reach
+            runs[name] = self._with(sample, allowed.norm, reach, steps=self.steps)
         runs["twice the steps"] = self._with(sample, allowed.norm, base, steps=2 * self.steps)
         runs["two restarts"] = self._with(sample, allowed.norm, base, steps=self.steps, restarts=2)
         cost: Cost = sum((one.found.cost for one in runs.values()), unlimited.found.cost)
-        falls = []
+        alive = int(unlimited.alive.sum())
+        if not alive:
+            return idle("every sampled example is misclassified already", cost)
+        pairs = {}
         for less, more in (
             ("half epsilon", "epsilon"),
             ("epsilon", "twice epsilon"),
@@ -59,9 +68,14 @@ class MonotoneBudget(HealthCheck[After]):
         ):
             lost = int((runs[less].success & ~runs[more].success).sum())
             won = int((runs[more].success & ~runs[less].success).sum())
-            if lost > won and excess_by_chance(lost, won) < 0.05:
-                falls.append(f"{more} breaks {lost - won} fewer than {less}")
-        alive = int(unlimited.alive.sum())
+            pairs[less, more] = lost, won
+        chances = holm([excess_by_chance(*pair) for pair in pairs.values()])
+        falls = [
+            f"{more} breaks {lost - won} fewer than {less}"
+            for ((less, more), (lost, won)), chance in zip(pairs.items(), chances, strict=True)
+            if chance < LEVEL
+        ]
+        survivors = int((unlimited.alive & ~unlimited.success).sum())
         left = ", ".join(f"{name} {run.survivors:.1%}" for name, run in runs.items())
         return Finding(
             value=unlimited.survivors,
@@ -74,6 +88,7 @@ class MonotoneBudget(HealthCheck[After]):
             evidence={"survivors": {name: run.survivors for name, run in runs.items()}, "falls": falls},
             cost=cost,
             at_least="WARN" if falls else "PASS",
+            at_most=severest(survivors, alive, share=0.05),
         )
 
     def _with(self, sample: Before, norm: str, epsilon: float, **numbers: Any) -> Strike:

@@ -10,6 +10,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from trustbound.attacks import Attack
+from trustbound.audits.checks.ascents import planned
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.threat import Threat
@@ -26,6 +28,7 @@ class Before:
         labels      (N,) int64.
         key         seeds every random choice of the checks.
         training    the training set, for the overlap check.
+        attacks     the gradient attacks of the search; those of the quick budget when empty.
 
     >>> from trustbound.model.wrapping import wrap
     >>> from trustbound.threat import Threat
@@ -45,6 +48,7 @@ class Before:
     threat: Threat
     key: int = 0
     training: LabelledSet | None = None
+    attacks: tuple[Attack, ...] = ()
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -52,6 +56,14 @@ class Before:
     def generator(self) -> torch.Generator:
         """A fresh generator on the CPU, the same for every call."""
         return torch.Generator().manual_seed(self.key)
+
+    def concerned(self) -> Tensor:
+        """Which examples the goal asks about at all, (N,) bool."""
+        return self.threat.goal.concerns(self.labels)
+
+    def ascents(self) -> tuple[Attack, ...]:
+        """The gradient attacks that the search runs."""
+        return self.attacks or planned("quick", self.threat)
 
     def sample(self: AnyBefore, limit: int) -> AnyBefore:
         """At most `limit` examples, drawn by the key, in their old order."""

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.checks.context import Before
-from trustbound.audits.checks.finding import Finding, HealthCheck
-from trustbound.audits.checks.probe import answers
+from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
+from trustbound.audits.checks.probe import answers, coarsest
+from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
 from trustbound.measure.losses import loss
 from trustbound.model.wrapping import Model
@@ -35,10 +36,11 @@ class FiniteDifferences(HealthCheck[Before]):
                 an interval is halved around its largest change until a continuous function could not change
                 any more. Directions: the gradient's own and a random one. Points: just beside the inputs, off
                 the box's faces and off any lattice, where clamps and roundings have their corners.
-    Precision   a float64 copy where one can be made, else the model's dtype with wider steps.
+    Precision   a float64 copy where one can be made, else float32 with wider steps; a model that computes in half
+                precision and has no such copy is not measured: its rounding is all that would show.
     Catches     straight-through estimators, gradients cut or replaced, quantised inputs, k-winners-take-all.
-    Skips       random models, whose differences are noise, and declared stand-ins, whose gradient is a
-                substitute on purpose.
+    Skips       models that declare randomness (their differences are noise) or stand-ins (their gradient is a
+                substitute on purpose). Undeclared randomness leaves the check unmeasured.
     Cost        about 100 forwards and 1 backward per example, on `examples` examples.
     Reference   Athalye, Carlini and Wagner, Obfuscated gradients give a false sense of security, 2018.
 
@@ -58,19 +60,22 @@ class FiniteDifferences(HealthCheck[Before]):
         """Slopes first, jumps second."""
         if context.model.adaptation.stand_ins:
             paths = ", ".join(sorted(context.model.adaptation.stand_ins))
-            return Finding(
-                value=None,
-                finding=f"stand-ins are declared for {paths}: the gradient is a substitute by design; "
-                "judge by transfer-success and black-box-beats-white-box",
+            return idle(
+                f"stand-ins are declared for {paths}: the gradient is a substitute by design; "
+                "judge by transfer-success and black-box-beats-white-box"
             )
+        if context.model.adaptation.draws > 1:
+            return idle("the model is declared random: its differences are noise")
         sample = context.sample(self.examples)
         copied = context.model.in_float64()
         try:
             # A copy may compute in float32 all the same: without weights, or by a cast of its own.
             if copied is not None and answers(sample, sample.inputs.double(), copied)[0].dtype == torch.float64:
                 return self._measured(sample, copied, torch.float64)
-        except RuntimeError:  # a part that refuses float64
+        except Exception:  # a part that refuses float64
             pass
+        if coarsest(context.model, sample.inputs[:2]) > torch.finfo(torch.float32).eps:
+            return unmeasured("the model computes in half precision and has no float64 copy: rounding hides its slope")
         return self._measured(sample, context.model, torch.float32)
 
     def _measured(self, context: Before, model: Model, dtype: torch.dtype) -> Finding:
@@ -93,12 +98,13 @@ class FiniteDifferences(HealthCheck[Before]):
                 outputs = oracle.outputs(at, places.repeat(len(at) // len(places)))
                 return loss("margin")(outputs, labels.repeat(len(at) // len(labels)))
 
+            size = float(oracle.outputs(points, places).abs().max())
+            floor = 64 * torch.finfo(dtype).eps * max(size, 1e-30)
             again = [asked(points), asked(points)]
-            if not torch.equal(*again):
-                return Finding(
-                    value=None,
-                    finding="the outputs change from call to call: differences would measure noise (see determinism)",
-                    cost=oracle.cost,
+            if not bool(((again[0] - again[1]).abs() <= floor).all()):
+                return unmeasured(
+                    "the outputs change from call to call: differences would measure noise (see determinism)",
+                    oracle.cost,
                 )
             try:
                 gradient = oracle.gradient(
@@ -110,7 +116,6 @@ class FiniteDifferences(HealthCheck[Before]):
             guess = random.normal(shape, restart=0, draw=1, dtype=dtype)
             blind = (gradient.flatten(1) == 0).all(dim=1).reshape(-1, *(1,) * len(shape))
             aims = [_unit(torch.where(blind, guess, gradient)) * side, _unit(guess) * side]
-            floor = 64 * torch.finfo(dtype).eps * max(float(again[0].abs().max()), 1e-30)
             wrong = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
             worst = torch.zeros(len(inputs), dtype=dtype, device=inputs.device)
             steepest = (gradient * aims[0]).flatten(1).sum(dim=1).abs()
@@ -134,6 +139,7 @@ class FiniteDifferences(HealthCheck[Before]):
             "over a neighbourhood or declare a continuous stand-in, and trust black-box results only.",
             evidence={"disagree": int(wrong.sum()), "jump": int(jumped.sum()), "dtype": str(dtype)},
             cost=oracle.cost,
+            at_most=severest(int(either.sum()), total, share=0.05),
         )
 
     def _disagreement(

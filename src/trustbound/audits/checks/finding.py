@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.registry import CheckRow, find
-from trustbound.errors import TrustboundError
 from trustbound.record.audit import Check
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
@@ -23,13 +21,14 @@ class Finding:
     """What was measured, before it is judged.
 
     Parameters
-        value       the number to judge, larger is worse; None when nothing could be measured (SKIP).
+        value       the number to judge, larger is worse; None when there is none.
         finding     one sentence with the numbers.
         advice      what to do next if the verdict is not PASS.
         evidence    plain values for who wants to look closer: rows, module names, shares.
         cost        what the measuring took.
         at_least    the mildest verdict that the evidence allows, whatever the value.
         at_most     the severest verdict that it allows, e.g. WARN where a difference is not significant.
+        unmeasured  without a value: the question stands and was not answered. Else it does not arise here.
     """
 
     value: float | None
@@ -39,10 +38,39 @@ class Finding:
     cost: Cost = field(default_factory=Cost)
     at_least: str = "PASS"
     at_most: str = "FAIL"
+    unmeasured: bool = False
+
+
+def idle(reason: str, cost: Cost | None = None) -> Finding:
+    """The question does not arise: no training set, no pictures, an adversary that sees no gradients.
+
+    >>> judge(find("train-test-overlap"), idle("no training set was given"))
+    'SKIP'
+    """
+    return Finding(value=None, finding=reason, cost=cost or Cost())
+
+
+def unmeasured(reason: str, cost: Cost | None = None) -> Finding:
+    """The question stands and could not be answered.
+
+    >>> judge(find("determinism"), unmeasured("the model refused"))
+    'WARN'
+    """
+    return Finding(
+        value=None,
+        finding=f"could not be measured: {reason}",
+        advice="this part of the evaluation was not examined: remove the reason and audit again, or say so where "
+        "the numbers are quoted.",
+        cost=cost or Cost(),
+        unmeasured=True,
+    )
 
 
 def judge(row: CheckRow, finding: Finding) -> str:
     """PASS, WARN, FAIL or SKIP: thresholds are exceeded, not met.
+
+    What does not arise is SKIP. What could not be measured is WARN where a failure would mean that the numbers are not
+    to be trusted (severity error), else SKIP.
 
     >>> judge(find("gradient-rate"), Finding(value=0.02, finding="")), judge(
     ...     find("gradient-rate"), Finding(value=0.5, finding="", at_most="WARN")
@@ -50,7 +78,7 @@ def judge(row: CheckRow, finding: Finding) -> str:
     ('PASS', 'WARN')
     """
     if finding.value is None:
-        return "SKIP"
+        return "WARN" if finding.unmeasured and row.severity == "error" else "SKIP"
     verdict = 0
     if row.warn is not None and not finding.value <= row.warn:  # NaN is no PASS
         verdict = 1
@@ -67,7 +95,7 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
 
     Parameters
         name    of its registry row.
-        needs   least access; a threat that gives less makes it SKIP.
+        needs   least access; under a threat that gives less the question does not arise.
     """
 
     name: ClassVar[str]
@@ -81,16 +109,13 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
         """The judged record, and what it was judged by."""
         row = find(self.name)
         if context.threat.access < self.needs:
-            finding = Finding(
-                value=None,
-                finding=f"needs {self.needs.name.lower()}; the threat gives {context.threat.access.name.lower()}",
-            )
+            finding = idle(f"needs {self.needs.name.lower()}; the threat gives {context.threat.access.name.lower()}")
         else:
             try:
                 finding = self.measure(context)
-            except (TrustboundError, RuntimeError, ValueError) as error:  # the model's own refusals among them
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                finding = Finding(value=None, finding=f"could not be measured: {reason}")
+            except Exception as error:  # the user's model runs in here: whatever it does, the audit goes on
+                reason = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+                finding = unmeasured(reason)
         verdict = judge(row, finding)
         record = Check(
             name=row.name,
@@ -107,12 +132,3 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
     def run(self, context: AnyContext) -> Check:
         """The judged record."""
         return self.look(context)[0]
-
-
-def costing(finding: Finding, cost: Cost) -> Finding:
-    """The same finding with what it cost.
-
-    >>> costing(Finding(value=0.0, finding=""), Cost(3, 0)).cost.forwards
-    3
-    """
-    return dataclasses.replace(finding, cost=cost)

@@ -2,56 +2,51 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import torch
-from torch import Tensor
 
-from trustbound.attacks.methods.iterative import AscentState, begin
-from trustbound.attacks.problem import Problem
+from trustbound.attacks import Attack
+from trustbound.audits.checks.ascents import Noted, Noting, abridged
 from trustbound.audits.checks.context import Before
-from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.finding import Finding, HealthCheck, idle
 from trustbound.audits.checks.probe import strike
+from trustbound.audits.checks.registry import find
+from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
+from trustbound.record.cost import Cost
 from trustbound.threat import Access
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Recorder:
-    """PGD that notes what each gradient was before it is used: the last axis of `seen` is the three kinds."""
+def noted(context: Before, attacks: Sequence[Attack]) -> tuple[list[Noted], Cost]:
+    """Run attacks on a context's examples and note every gradient that they are given.
 
-    seeks: ClassVar[str] = "any"
-    needs: ClassVar[Access] = Access.GRADIENTS
-    restarts: ClassVar[int] = 1
-
-    steps: int
-    loss: str
-    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def init(self, problem: Problem) -> AscentState:
-        """A random point of the set."""
-        ours = problem.neighbourhood
-        return begin(problem, ours.start(problem.random, 0), 2.5 * ours.scale() / self.steps)
-
-    def step(self, problem: Problem, state: AscentState) -> AscentState:
-        """One PGD step, noted; examples whose gradient is no number stay where they are."""
-        slope = problem.gradient(state.theta, self.loss)
-        flat = slope.gradient.flatten(1)
-        kinds = torch.stack(((flat == 0).all(1), flat.isnan().any(1), flat.isinf().any(1)), dim=1)
-        self.seen.append((problem.place.clone(), kinds))
-        direction = problem.neighbourhood.steepest(state.theta, slope.gradient.nan_to_num(0.0, 0.0, 0.0))
-        moved = state.theta.addcmul_(direction, problem.neighbourhood.column(state.step_size))
-        state.theta = problem.neighbourhood.project(moved)
-        return state
+    Raises      UnsupportedError when none of them is given any.
+    """
+    notes: list[Noted] = []
+    cost, refused = Cost(), []
+    for attack in attacks:
+        noting = Noting(attack)
+        try:
+            cost += strike(context, cast(Any, noting)).found.cost
+        except UnsupportedError as error:
+            refused.append(error)
+        notes += noting.notes
+    if refused and len(refused) == len(attacks):
+        raise refused[0]
+    return notes, cost
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientRate(HealthCheck[Before]):
-    """Share of example-steps of a short search whose gradient is zero, NaN or infinite.
+    """Share of example-steps of the search whose gradient is zero, NaN or infinite.
 
+    Measures    short forms of the attacks that the search runs, on the losses that it climbs. Where one of its losses
+                is blind and another is not, at most a WARN: what that costs is for logit-scale-invariance to say.
     Catches     quantised inputs, saturated losses, gradients cut on purpose, overflow.
-    Cost        `steps` forwards and backwards per example that is not broken yet.
+    Cost        the short forms, on examples that are not broken yet.
 
     >>> GradientRate(steps=5).steps
     5
@@ -62,13 +57,12 @@ class GradientRate(HealthCheck[Before]):
 
     examples: int = 64
     steps: int = 10
-    loss: str = "ce"
 
     def measure(self, context: Before) -> Finding:
         """Search, and count over the examples that were still standing at each step."""
-        recorder = _Recorder(steps=self.steps, loss=self.loss)
+        sample = context.sample(self.examples)
         try:
-            struck = strike(context.sample(self.examples), recorder)
+            notes, cost = noted(sample, abridged(sample.ascents(), self.steps))
         except UnsupportedError as error:
             if "no gradient flows" not in str(error):
                 raise
@@ -77,23 +71,31 @@ class GradientRate(HealthCheck[Before]):
                 finding="no gradient reaches the inputs at all",
                 advice="see broken-graph: declare a differentiable stand-in for the module it names.",
             )
-        if not recorder.seen:
-            return Finding(value=None, finding="every sampled example is misclassified: nothing was searched")
-        kinds = torch.cat([kinds for _, kinds in recorder.seen])
-        total = len(kinds)
+        if not notes:
+            return idle("every sampled example is misclassified or not concerned: nothing was searched", cost)
+        kinds = torch.cat([note.dead for note in notes])
         zero, nan, infinite = (int(kinds[:, kind].sum()) for kind in range(3))
-        by_step = [float(kinds.any(dim=1).float().mean()) for _, kinds in recorder.seen]
-        dead = torch.zeros(len(struck.alive), dtype=torch.int64)
-        for place, kinds in recorder.seen:
-            dead.index_add_(0, place.cpu(), kinds.any(dim=1).to(torch.int64).cpu())
-        always = int((dead == len(recorder.seen)).sum())
-        bad = int(torch.cat([kinds.any(dim=1) for _, kinds in recorder.seen]).sum())
+        total, bad = len(kinds), int(kinds.any(dim=1).sum())
+        dead, made = torch.zeros(len(sample), dtype=torch.int64), torch.zeros(len(sample), dtype=torch.int64)
+        losses: dict[str, list[int]] = {}
+        for note in notes:
+            blind = note.dead.any(dim=1).to(torch.int64)
+            dead.index_add_(0, note.rows, blind)
+            made.index_add_(0, note.rows, torch.ones_like(blind))
+            count = losses.setdefault(note.loss, [0, 0])
+            count[0] += int(blind.sum())
+            count[1] += len(blind)
+        always, searched = int(((dead == made) & (made > 0)).sum()), int((made > 0).sum())
+        shares = {name: count[0] / count[1] for name, count in losses.items()}
+        some_see = min(shares.values()) <= cast(float, find(self.name).warn)
         return Finding(
             value=bad / total,
             finding=f"of {total} example-steps {zero} had a zero gradient, {nan} NaN, {infinite} infinite; "
-            f"{always} examples had none at any step",
+            f"{always} of {searched} examples had none at any step"
+            + (f" ({', '.join(f'{name} {share:.1%}' for name, share in shares.items())})" if bad and shares else ""),
             advice="the search is blind there: climb the margin loss, look at broken-graph and "
             "saturated-output, and trust black-box results only.",
-            evidence={"by_step": by_step, "zero": zero, "nan": nan, "infinite": infinite, "always": always},
-            cost=struck.found.cost,
+            evidence={"by_loss": shares, "zero": zero, "nan": nan, "infinite": infinite, "always": always},
+            cost=cost,
+            at_most="WARN" if some_see else severest(int((dead > 0).sum()), searched, share=0.05),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trustbound.attacks import Attack, Found, attack
 from trustbound.attacks.oracle import Oracle
@@ -21,9 +22,9 @@ from trustbound.threat import Objective, Threat
 class Strike:
     """One small search on a context's examples.
 
-    Shapes      alive (N,) bool: the clean input does not reach the goal already; success (N,) bool: broken by
-                this search, alive before; last (N, *F) the final point of each example; trace (S, N) smallest
-                margin so far after each step, infinite before the first evaluation.
+    Shapes      alive (N,) bool: the goal concerns the example and its clean input does not reach it already;
+                success (N,) bool: broken by this search, alive before; last (N, *F) the final point of each
+                example; trace (S, N) smallest margin so far after each step, infinite before the first evaluation.
     """
 
     found: Found
@@ -71,9 +72,43 @@ def strike(
         watch=watch,
         **numbers,
     )
-    alive = ~(found.success & (found.size == 0))
+    alive = ~(found.success & (found.size == 0)) & context.concerned().to(found.success.device)
     trace = torch.stack(rows) if rows else found.margin.new_empty(0, len(inputs))
     return Strike(found=found, alive=alive, success=found.success & alive, last=last, trace=trace)
+
+
+class _Types(TorchDispatchMode):
+    """Notes every floating type that operations give."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The operation as it is."""
+        given = func(*args, **(kwargs or {}))
+        for one in given if isinstance(given, tuple | list) else (given,):
+            if isinstance(one, Tensor) and one.is_floating_point():
+                self.seen.add(one.dtype)
+        return given
+
+
+def coarsest(model: Model, inputs: Tensor) -> float:
+    """eps of the coarsest floating type that a forward of these inputs computes in; the weights' where none shows.
+
+    >>> from trustbound.model.wrapping import wrap
+    >>> half = wrap(torch.nn.Sequential(torch.nn.Linear(2, 2).bfloat16()))
+    >>> coarsest(half, torch.rand(1, 2)) == torch.finfo(torch.bfloat16).eps
+    True
+    """
+    noticed = _Types()
+    with Oracle(model, examples=len(inputs)) as oracle, noticed:
+        try:
+            oracle.outputs(inputs.to(model.device), torch.arange(len(inputs)))
+        except Exception:  # compiled code that bears no onlooker, a batch that the model refuses
+            noticed.seen.clear()
+    own = {tensor.dtype for tensor in model.module.parameters() if tensor.is_floating_point()}
+    return max(torch.finfo(dtype).eps for dtype in noticed.seen | own | {model.dtype})
 
 
 def answers(context: Before, points: Tensor, model: Model | None = None) -> tuple[Tensor, Cost]:
@@ -87,6 +122,12 @@ def answers(context: Before, points: Tensor, model: Model | None = None) -> tupl
 def objective_of(context: Before, outputs: Tensor) -> Objective:
     """The threat's goal for the context's examples."""
     return context.threat.goal.bind(context.labels.to(outputs.device), outputs.shape[1])
+
+
+def correct_rows(context: Before, outputs: Tensor) -> Tensor:
+    """Rows that the goal concerns and whose clean outputs (N, C) do not reach it, on the CPU."""
+    goal = objective_of(context, outputs)
+    return (~goal.reached(outputs) & goal.concerned()).cpu().nonzero()[:, 0]
 
 
 def _parts(model: Model) -> dict[str, Any]:
@@ -103,6 +144,8 @@ def _parts(model: Model) -> dict[str, Any]:
 class Rescaled(Model):
     """The same model with its logits multiplied; decisions stay, gradients of a loss may not.
 
+    Half-precision outputs become float32 first: their own type would not hold the product.
+
     >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 2))
     >>> x = torch.rand(1, 2)
@@ -116,7 +159,9 @@ class Rescaled(Model):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Scaled logits."""
-        return super().forward(inputs) * self.factor
+        outputs = super().forward(inputs)
+        wide = outputs if outputs.dtype == torch.float64 else outputs.float()
+        return wide * self.factor
 
 
 class Listening(Model):

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck
-from trustbound.audits.checks.probe import Listening, answers, objective_of, strike
+from trustbound.audits.checks.finding import Finding, HealthCheck, idle
+from trustbound.audits.checks.probe import Listening, answers, correct_rows, objective_of, strike
 from trustbound.audits.checks.reported import sizes
+from trustbound.measure.margin import rounding_error
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
 
@@ -44,6 +45,8 @@ class BestAgainstLast(HealthCheck[After]):
             struck = strike(sample, stop_early=False, steps=self.steps, loss=self.loss)
             outputs, spent = answers(sample, struck.last)
             cost = struck.found.cost + spent
+            if not bool(struck.alive.any()):
+                return idle("every sampled example is misclassified or not concerned", cost)
             best = struck.success
             last = objective_of(sample, outputs).reached(outputs) & struck.alive
         left = best & ~last
@@ -88,7 +91,7 @@ class IncompleteOptimisation(HealthCheck[After]):
             struck = strike(sample, stop_early=False, steps=self.steps, loss=self.loss)
             trace, cost = struck.trace, struck.found.cost
         if len(trace) < 10:
-            return Finding(value=None, finding=f"{len(trace)} steps are too few to see a trend", cost=cost)
+            return idle(f"{len(trace)} steps are too few to see a trend", cost)
         standing = torch.isfinite(trace).all(dim=0) & (trace[-1] >= 0)
         count = int(standing.sum())
         if count < self.enough:
@@ -114,7 +117,8 @@ class SilentSuccess(HealthCheck[After]):
     """Listen to every question the search asks the model, and compare with what it returns.
 
     Measures    share of examples for which some question was an adversarial point inside the set, confirmed
-                by a fresh forward, and no success came back. The count does not use the search's own books.
+                by a fresh forward beyond rounding error, and no success came back. The count does not use the
+                search's own books.
     Cost        `steps` forwards and backwards per example, and a forward for each doubtful point.
 
     >>> SilentSuccess().steps
@@ -132,9 +136,9 @@ class SilentSuccess(HealthCheck[After]):
         """Count independently."""
         sample = context.sample(self.examples)
         outputs, cost = answers(sample, sample.inputs)
-        standing = (~objective_of(sample, outputs).reached(outputs)).nonzero()[:, 0].cpu()
+        standing = correct_rows(sample, outputs)
         if not len(standing):
-            return Finding(value=None, finding="every sampled example is misclassified", cost=cost)
+            return idle("every sampled example is misclassified or not concerned", cost)
         sample = sample.select(standing)
         goal = objective_of(sample, outputs)
         listener = Listening(context.model)
@@ -155,8 +159,9 @@ class SilentSuccess(HealthCheck[After]):
             if len(rows):
                 again, spent = answers(sample, points[rows])
                 cost += spent
-                real = goal.select(rows).reached(again)
-                unconfirmed += int((~real).sum())
+                margin, error = goal.select(rows).margin(again), rounding_error(again)
+                real = margin < -error  # within rounding error another batch may say otherwise: a tie, no success
+                unconfirmed += int((margin > error).sum())
                 passed[rows[real]] = True
         lost = int(passed.sum())
         return Finding(

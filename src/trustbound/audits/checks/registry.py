@@ -60,30 +60,30 @@ CHECKS: tuple[CheckRow, ...] = (
     CheckRow(
         name="saturated-output",
         target=_ROOM + "saturation:SaturatedOutput",
-        line="Are the outputs logits, and alive: not probabilities, not rounded to one-hot rows?",
+        line="Are the outputs logits, and alive for the losses of the search: not probabilities, not one-hot rows?",
         when="before",
         scope="model",
         search=True,
         severity="error",
-        unit="share of examples whose outputs are one-hot to the last bit and whose gradient is zero",
+        unit="share of examples whose outputs are one-hot to the last bit and leave the search no gradient",
         warn=0.02,
         fail=0.2,
-        reason="an honest logit margin must exceed 87 before float32 loses the cross-entropy gradient; "
-        "above a fifth of dead examples the attack measures rounding, not robustness.",
+        reason="an honest logit margin must exceed 87 before float32 loses the gradient of probabilities, and a loss "
+        "on logits never loses its own; above a fifth of dead examples the attack measures rounding, not robustness.",
     ),
     CheckRow(
         name="logit-scale-invariance",
         target=_ROOM + "saturation:LogitScaleInvariance",
-        line="Would the same attack break more if the logits were multiplied by 1e-3 to 1e3?",
-        when="before",
+        line="Would the search break more if the logits were multiplied by 1e-9 to 1e9?",
+        when="after",
         scope="threat",
         search=True,
         severity="warning",
-        unit="gain in broken share at the best other scale",
+        unit="share of what the search left standing that its attacks break at the best other scale",
         warn=0.05,
         fail=0.5,
-        reason="multiplying logits changes no decision; below 5 points the gain is within the spread between "
-        "two surrogates on honest networks; above 50 the surrogate hardly works at the model's own scale.",
+        reason="multiplying logits changes no decision; below 5 points the gain is within the spread between two runs "
+        "of a search; above 50 its losses hardly work at the model's own scale.",
     ),
     CheckRow(
         name="gradient-rate",
@@ -96,7 +96,8 @@ CHECKS: tuple[CheckRow, ...] = (
         unit="share of example-steps",
         warn=0.02,
         fail=0.2,
-        reason="networks with living gradients show none; a step without a gradient is a step not taken.",
+        reason="networks with living gradients show none; a step without a gradient is a step not taken. FAIL needs "
+        "every loss of the search to be blind somewhere.",
     ),
     CheckRow(
         name="broken-graph",
@@ -137,7 +138,8 @@ CHECKS: tuple[CheckRow, ...] = (
         unit="share that survives an attack limited by the box alone",
         warn=0.05,
         fail=0.2,
-        reason="without a limit every image can become any other, so survivors are the attack's failures.",
+        reason="without a limit every image can become any other, so survivors are the attack's failures; one "
+        "survivor alone is no FAIL.",
     ),
     CheckRow(
         name="black-box-beats-white-box",
@@ -147,11 +149,11 @@ CHECKS: tuple[CheckRow, ...] = (
         scope="threat",
         search=True,
         severity="error",
-        unit="share of the control group broken by the black box only",
+        unit="share of what the white box left standing in the control group that the black box broke",
         warn=0.0,
         fail=0.05,
-        reason="an attacker who sees more must not do worse; a FAIL needs more than 5 points and an exact "
-        "McNemar test at 5 %.",
+        reason="an attacker who sees more must not do worse; a FAIL needs three such examples, and more than chance "
+        "(exact, 5 %) gives where 5 % were missed.",
     ),
     CheckRow(
         name="best-against-last",
@@ -200,11 +202,11 @@ CHECKS: tuple[CheckRow, ...] = (
         scope="threat",
         search=True,
         severity="error",
-        unit="share broken through a stand-in only",
+        unit="share of what the direct attacks left standing that falls through a stand-in",
         warn=0.03,
         fail=0.05,
-        reason="a copy knows less than the model itself; a FAIL needs more than 5 points and an exact McNemar "
-        "test at 5 %.",
+        reason="a copy knows less than the model itself; one example may be luck; a FAIL needs three, and more than "
+        "chance (exact, 5 %) gives where 5 % were missed.",
     ),
     CheckRow(
         name="set-and-box",
@@ -263,11 +265,11 @@ CHECKS: tuple[CheckRow, ...] = (
         when="before",
         scope="model",
         severity="error",
-        unit="accuracy gained by the best other order of classes",
-        warn=0.1,
-        fail=0.3,
-        reason="on a trained network the given order is the best one; the best order for chance-level "
-        "predictions gains about a tenth on a few hundred examples.",
+        unit="accuracy gained by another order of classes, on examples that did not choose it",
+        warn=0.0,
+        fail=0.01,
+        reason="on a trained network no other order is better on examples that did not choose it; a FAIL needs more "
+        "than a point of accuracy and twice as many right answers as the given order on the classes concerned.",
     ),
     CheckRow(
         name="sample-size",

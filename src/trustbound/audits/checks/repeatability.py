@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.probe import coarsest
 from trustbound.model.wrapping import Model
 
 
@@ -20,8 +22,12 @@ from trustbound.model.wrapping import Model
 class Determinism(HealthCheck[Before]):
     """Ask for the same rows again: same batch, other order, halves, alone.
 
-    Measures    largest change of an output over the spread of outputs within a row (mean over rows), less
-                what the dtype's rounding explains (8 eps).
+    Measures    largest change of an output over how far the best output stands above the row's middle (mean over
+                rows; a class that is masked with -1e9 does not count as spread), less what rounding explains: 8 eps of
+                the coarsest type that the forward computes in, at the size of each output. A decision that changes
+                beyond that is at least a WARN, whatever the spread.
+    Batches     a model that refuses smaller batches was not compared there: a WARN that says so, and a FAIL where a
+                batch norm in train mode is why.
     Catches     dropout left on, batch norm in train mode (halves and singles differ), random resizing, added
                 noise. A model that declares its randomness (`Adaptation(draws=…)`) is at most a WARN.
     Cost        4 forwards per example, and `alone` more.
@@ -51,16 +57,21 @@ class Determinism(HealthCheck[Before]):
         order = torch.randperm(len(inputs), generator=context.generator())
         half = max(len(inputs) // 2, 1)
         changes: dict[str, float] = {}
+        beyond: dict[str, float] = {}
+        rounding = 8 * coarsest(context.model, inputs[:2])
         flips = 0
         refused = ""
         with Oracle(context.model, examples=len(inputs), batch_size=len(inputs), key=context.key) as oracle:
             first = oracle.outputs(inputs, places)
-            spread = float((first.amax(dim=1) - first.amin(dim=1)).mean()) or 1.0
+            spread = float((first.amax(dim=1) - first.median(dim=1).values).double().mean()) or 1.0
 
             def compare(name: str, outputs: Tensor, rows: Tensor) -> None:
                 nonlocal flips
                 before = first[rows.to(first.device)]
                 changes[name] = float((outputs - before).abs().max()) / spread
+                beyond[name] = (
+                    float(((outputs - before).abs() - rounding * before.abs().clamp(min=spread)).max()) / spread
+                )
                 flips = max(flips, int((outputs.argmax(dim=1) != before.argmax(dim=1)).sum()))
 
             compare("again", oracle.outputs(inputs, places), places)
@@ -72,23 +83,24 @@ class Determinism(HealthCheck[Before]):
                 compare("alone", torch.cat([oracle.outputs(inputs[row], row) for row in few.split(1)]), few)
             except (ValueError, RuntimeError) as error:
                 cause = error.__cause__ or error  # the model's own words
-                refused = f"{type(cause).__name__}: {cause}".splitlines()[0]
-        worst = max(changes, key=lambda name: changes[name])
-        value = max(0.0, changes[worst] - 8 * torch.finfo(context.model.dtype).eps)
+                refused = (f"{type(cause).__name__}: {cause}".splitlines() or ["no message"])[0]
+        worst = max(beyond, key=lambda name: math.inf if math.isnan(beyond[name]) else beyond[name])
+        value = 0.0 if beyond[worst] <= 0.0 else beyond[worst]  # NaN stays
         live = training_parts(context.model)
         text = f"outputs move by at most {changes[worst]:.2g} of their spread (asked {worst}), {flips} of "
         text += f"{len(inputs)} decisions change"
         if refused:
-            text += f"; smaller batches are refused ({refused})"
+            text += f"; smaller batches could not be compared: the model refused them ({refused})"
         if live:
             text += f"; in train mode: {', '.join(live[:4])}{' …' if len(live) > 4 else ''}"
         declared = context.model.adaptation.draws > 1
         return Finding(
-            value=1.0 if refused else value,
+            value=1.0 if refused and live else value,
             finding=text,
-            advice=_advice(live, declared=declared),
+            advice=_advice(live, declared=declared, refused=bool(refused) and value == 0.0),
             evidence={"changes": changes, "flips": flips, "train_mode": live},
             cost=oracle.cost,
+            at_least="WARN" if refused or (flips and value > 0.0) else "PASS",
             at_most="WARN" if declared else "FAIL",
         )
 
@@ -107,9 +119,11 @@ def training_parts(model: Model) -> list[str]:
     ]
 
 
-def _advice(live: list[str], *, declared: bool) -> str:
+def _advice(live: list[str], *, declared: bool, refused: bool) -> str:
     if live:
         return f"call module.eval() before wrapping it: {', '.join(live[:4])} still run in train mode."
+    if refused:
+        return "let the model take batches of any size, one example included: searches drop the rows that are done."
     if declared:
         return "the randomness is declared and averaged over; raise `draws` until verdicts stop changing."
     return (

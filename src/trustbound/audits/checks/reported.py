@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
 from trustbound.audits.checks.lattice import levels_of
 from trustbound.audits.checks.probe import answers, objective_of
 from trustbound.threat import Access
@@ -44,7 +44,7 @@ class SetAndBox(HealthCheck[After]):
         """Count those outside."""
         known = context.evidence
         if known.broken is None or known.adversarial is None:
-            return Finding(value=None, finding="no adversarial was reported")
+            return unmeasured("what the search broke was not handed over")
         rows = known.broken.nonzero()[:, 0].to(context.inputs.device)
         points, inputs = known.adversarial[rows], context.inputs[rows]
         allowed, box = context.threat.allowed, context.model.box
@@ -84,9 +84,9 @@ class EightBitRounding(HealthCheck[After]):
         """Round and ask."""
         known = context.evidence
         if known.broken is None or known.adversarial is None or not bool(known.broken.any()):
-            return Finding(value=None, finding="no adversarial was reported")
+            return idle("no adversarial was reported")
         if levels_of(context.inputs, context.model.box) != 255:
-            return Finding(value=None, finding="the clean inputs are no 8-bit pictures")
+            return idle("the clean inputs are no 8-bit pictures")
         rows = known.broken.nonzero()[:, 0].cpu()
         chosen = context.select(rows)
         assert chosen.evidence.adversarial is not None  # checked above
@@ -139,7 +139,7 @@ class DisjointVerdicts(HealthCheck[After]):
         """Count the overlap."""
         known = context.evidence
         if known.broken is None or known.certified is None:
-            return Finding(value=None, finding="attack and proof were not both run")
+            return unmeasured("the verdicts of attack and proof were not both handed over")
         both = known.broken.cpu() & known.certified.cpu()
         return Finding(
             value=float(both.sum()),

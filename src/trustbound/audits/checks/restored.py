@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.finding import Finding, HealthCheck, unmeasured
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -58,9 +58,18 @@ def _tensors(named: Iterable[tuple[str, Tensor | None]]) -> str:
             digest.update(f"{name} None".encode())
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
-        plain = tensor.detach().cpu().contiguous().flatten()
-        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+        digest.update(_bytes(tensor.detach()))
     return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    """The values of a tensor, of any layout."""
+    if tensor.is_quantized:
+        tensor = tensor.int_repr()
+    elif tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    plain = tensor.cpu().contiguous().flatten()
+    return bytes(plain.view(torch.uint8).numpy().tobytes()) if plain.numel() else b""
 
 
 def _text(lines: Iterable[str]) -> str:
@@ -88,7 +97,7 @@ class ModelRestored(HealthCheck[After]):
         """Name what changed."""
         before: Mapping[str, str] | None = context.evidence.fingerprint
         if before is None:
-            return Finding(value=None, finding="no fingerprint was taken before the search")
+            return unmeasured("no fingerprint was taken before the search")
         now = fingerprint(context.model.module)
         changed = sorted(name for name in before if before[name] != now.get(name))
         return Finding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -11,10 +11,12 @@ from torch import Tensor
 from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.checks.broken_graph import deaths
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck
-from trustbound.audits.checks.probe import answers, objective_of, strike, with_identity
+from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
+from trustbound.audits.checks.probe import Strike, answers, correct_rows, objective_of, strike, with_identity
+from trustbound.audits.checks.random_search import RandomSearch
 from trustbound.audits.checks.significance import severest
 from trustbound.audits.checks.surrogate import copy_of
+from trustbound.measure.margin import rounding_error
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
 
@@ -23,10 +25,11 @@ from trustbound.threat import Access
 class BlackBoxBeatsWhiteBox(HealthCheck[After]):
     """On the control group, where every attack was run: who was broken without gradients only?
 
-    Measures    share of the group broken by the black box and not by the white box; any such example is a
-                WARN that lists it. FAIL needs an excess over 5 points that an exact McNemar test at 5 % does
-                not call chance.
-    Cost        none when the evidence holds both; else one `square` search of `steps` queries.
+    Measures    of the examples that the white box left standing, the share that the black box broke: what the white
+                box missed. What it broke itself does not make up for it. Any such example is a WARN that lists it;
+                FAIL needs three of them, and a share that is no chance (exact, 5 %) where the truth is 5 %.
+    Cost        none when the evidence holds both; else one search of `steps` queries on at most `examples` standing
+                examples: `square`, or a random search where it does not serve.
 
     >>> BlackBoxBeatsWhiteBox().steps
     500
@@ -42,34 +45,47 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
         """Compare row by row."""
         known = context.evidence
         if known.white is None:
-            return Finding(value=None, finding="no gradient attack was run on a control group")
-        rows = torch.arange(len(context)) if known.control is None else known.control.nonzero()[:, 0].cpu()
+            if context.threat.access < Access.GRADIENTS:
+                return idle(f"the threat gives {context.threat.access.name.lower()}: no white box was run")
+            return unmeasured("no gradient attack was run on a control group")
+        asked = torch.ones(len(context), dtype=torch.bool) if known.control is None else known.control.cpu()
+        rows = (asked & context.concerned().cpu()).nonzero()[:, 0]
+        if known.clean_outputs is not None and not len(correct_rows(context, known.clean_outputs)):
+            return idle("every example is misclassified or not concerned")
         if not len(rows):
-            return Finding(value=None, finding="the control group is empty")
+            return unmeasured("the control group holds no example that is classified correctly and asked about")
         white, cost = known.white[rows].cpu(), Cost()
+        proven = torch.zeros_like(white) if known.certified is None else known.certified[rows].cpu()
+        open_ = ~white & ~proven
+        stood = rows[open_]
         if known.black is not None:
             black = known.black[rows].cpu()
-        elif any(row.name == "square" and context.threat.allowed.norm in row.norms for row in ATTACKS):
-            rows = rows[: self.examples]
-            white = white[: self.examples]
-            struck = strike(context.select(rows), "square", steps=self.steps)
-            black, cost = struck.success.cpu(), struck.found.cost
+            missed, second = rows[black & open_], int((white & ~black).sum())
         else:
-            return Finding(value=None, finding=f"no black-box attack serves {context.threat.allowed.norm}")
-        only_black, only_white = black & ~white, white & ~black
-        listed = rows[only_black].tolist()
-        first, second, total = len(listed), int(only_white.sum()), len(rows)
+            stood = stood[: self.examples]
+            missed, second = stood, 0
+            if len(stood):
+                struck = self._searched(context.select(stood))
+                missed, cost = stood[struck.success.cpu()], struck.found.cost
+        listed, left = missed.tolist(), len(stood)
         return Finding(
-            value=first / total,
-            finding=f"of {total} control examples the black box alone broke {first}"
+            value=len(listed) / max(left, 1),
+            finding=f"of {len(rows)} control examples the white box left {left} standing, of which the black box broke "
+            f"{len(listed)}"
             + (f" (rows {_list(listed)})" if listed else "")
-            + f", the white box alone {second}",
+            + (f"; the white box alone broke {second}" if known.black is not None else ""),
             advice="the gradients mislead: see finite-differences and transfer-success, give the gradient "
             "attacks more restarts, and count the black box's successes.",
-            evidence={"rows": listed, "only_white": second},
+            evidence={"rows": listed, "stood": left, "only_white": second},
             cost=cost,
-            at_most=severest(first, second, total, points=0.05),
+            at_most=severest(len(listed), left, share=0.05, least=3),
         )
+
+    def _searched(self, standing: After) -> Strike:
+        served = any(row.name == "square" and standing.threat.allowed.norm in row.norms for row in ATTACKS)
+        if served:
+            return strike(standing, "square", steps=self.steps)
+        return strike(standing, cast(Any, RandomSearch(steps=self.steps)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +95,8 @@ class TransferSuccess(HealthCheck[After]):
     Stand-ins   (1) a small network taught the model's decisions around the examples; (2) the model with the
                 identity in the backward pass of each module that kills gradients, where broken-graph names
                 such modules (BPDA). Their final points, not their first successes, are tried.
-    Measures    share of the sample broken through a stand-in and by no direct attack.
+    Measures    of the sampled examples that every direct attack left standing, the share broken through a stand-in.
+                FAIL needs three of them, and a share that is no chance (exact, 5 %) where the truth is 5 %.
     Cost        5 forwards for each of up to `taught` examples, 1 forward for each tried point; with (2) also
                 `steps` forwards and backwards.
 
@@ -97,13 +114,15 @@ class TransferSuccess(HealthCheck[After]):
     def measure(self, context: After) -> Finding:
         """Teach, attack the copies, try."""
         if context.evidence.broken is None:
-            return Finding(value=None, finding="no direct attack was run")
+            return unmeasured("no direct attack was run")
         sample = context.sample(self.examples)
         broken = sample.evidence.broken
         assert broken is not None  # selected from what was checked above
         outputs, cost = answers(sample, sample.inputs)
         goal = objective_of(sample, outputs)
-        alive = ~goal.reached(outputs)
+        alive = ~goal.reached(outputs) & goal.concerned()
+        if not bool(alive.any()):
+            return idle("every sampled example is misclassified or not concerned", cost)
         allowed = context.threat.allowed
         side = context.model.box.width
         reach = min(2.0 * allowed.epsilon, 0.5 * side) if allowed.norm == "linf" else 0.1 * side
@@ -124,21 +143,23 @@ class TransferSuccess(HealthCheck[After]):
         for name, points in tried.items():
             answer, spent = answers(sample, points)
             cost += spent
-            through[name] = (goal.reached(answer) & ball.contains(points) & alive).cpu()
+            fell = goal.margin(answer) < -rounding_error(answer)  # within rounding error it is a tie
+            through[name] = (fell & ball.contains(points) & alive).cpu()
         transferred = torch.stack(list(through.values())).any(dim=0)
         direct = broken.cpu() & alive.cpu()
-        first, second = int((transferred & ~direct).sum()), int((direct & ~transferred).sum())
-        total = max(int(alive.sum()), 1)
+        proven = torch.zeros_like(direct) if sample.evidence.certified is None else sample.evidence.certified.cpu()
+        stood = alive.cpu() & ~direct & ~proven
+        first, left, total = int((transferred & stood).sum()), int(stood.sum()), int(alive.sum())
         by = ", ".join(f"{name} {int((rows & ~direct).sum())}" for name, rows in through.items())
         return Finding(
-            value=first / total,
-            finding=f"of {total} examples {int(direct.sum())} fell directly, {int(transferred.sum())} through "
-            f"a stand-in, {first} through a stand-in only ({by})",
+            value=first / max(left, 1),
+            finding=f"of {total} examples {int(direct.sum())} fell directly and {left} stand unproven; "
+            f"{int(transferred.sum())} fell through a stand-in, {first} of them had stood ({by})",
             advice="a copy must not be a better guide than the model's own gradient: treat the model as "
             "masking its gradients, and add transfer and black-box attacks to the search.",
             evidence={"through": {name: int(rows.sum()) for name, rows in through.items()}},
             cost=cost,
-            at_most=severest(first, second, total, points=0.05),
+            at_most="PASS" if first < 2 else severest(first, left, share=0.05, least=3),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trustbound.audits.checks.ascents import planned, ran
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import examine
 from trustbound.audits.checks.registry import find
@@ -29,6 +30,8 @@ _BLACK = ("square",)
 def before_search(context: Context, training: LabelledSet | None) -> tuple[Check, ...]:
     """Probe the model: what must hold before any attack is worth running."""
     checks: tuple[Check, ...] = ()
+    # The checks of the model as a whole run once, under the threat whose adversary sees most of it.
+    most = max(range(len(context.threats)), key=lambda number: (context.threats[number].access, -number))
     for number, threat in enumerate(context.threats):
         probe = Before(
             model=context.model,
@@ -37,8 +40,9 @@ def before_search(context: Context, training: LabelledSet | None) -> tuple[Check
             threat=threat,
             key=derived_key(context.key, "checks"),
             training=training,
+            attacks=planned(context.budget, threat),
         )
-        scope = None if number == 0 else "threat"
+        scope = None if number == most else "threat"
         checks += _kept(context, f"{threat}/checks-before", probe, scope)
     return checks
 
@@ -64,7 +68,7 @@ def after_search(
         broken=ledger.broken.to(device),
         adversarial=adversarial.to(device),
         certified=ledger.certified.to(device),
-        control=(context.control & ledger.correct).to(device),
+        control=(context.control & ledger.correct & threat.goal.concerns(context.data.labels)).to(device),
         white=None if white is None else white.to(device),
         black=None if black is None else black.to(device),
         fingerprint=fingerprint,
@@ -76,6 +80,7 @@ def after_search(
         threat=threat,
         key=derived_key(context.key, "checks"),
         evidence=evidence,
+        attacks=ran(context.budget, threat, facts),
     )
     return _kept(context, f"{threat}/checks-after", probe, None)
 
