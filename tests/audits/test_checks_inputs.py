@@ -8,7 +8,8 @@ from tests.audits.planted_nets import after, before, blobs, net
 from torch import nn
 
 from trustbound.audits.checks.context import Evidence
-from trustbound.audits.checks.inputs import InputRange, LabelOrder, SampleSize, TrainTestOverlap, best_order
+from trustbound.audits.checks.inputs import InputRange, LabelOrder, SampleSize, TrainTestOverlap
+from trustbound.audits.checks.label_order import best_order, usual_mistakes
 from trustbound.audits.checks.lattice import levels_of
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import wrap
@@ -77,9 +78,10 @@ def test_the_best_order_is_the_best_of_all_orders():
             float((torch.tensor(order)[labels] == predictions).float().mean())
             for order in itertools.permutations(range(4))
         )
-        given, best, _ = best_order(predictions, labels, 4)
-        assert best == pytest.approx(brute)
-        assert given == pytest.approx(float((predictions == labels).float().mean()))
+        order = best_order(predictions, labels, 4)
+        assert sorted(order.tolist()) == [0, 1, 2, 3]
+        assert float((order[labels] == predictions).float().mean()) == pytest.approx(brute)
+    assert best_order(torch.tensor([2, 2]), torch.tensor([2, 0]), 4).tolist() == [0, 1, 2, 3]  # a tie keeps the order
 
 
 def test_swapped_classes_fail_and_name_the_swap():
@@ -88,7 +90,7 @@ def test_swapped_classes_fail_and_name_the_swap():
     assert LabelOrder().run(before(net())).verdict == "PASS"
     check, finding = LabelOrder().look(before(net(), labels=swapped))
     assert check.verdict == "FAIL"
-    assert finding.evidence["moved"] == [(1, 2), (2, 1)]
+    assert finding.evidence["moved"] == ((1, 2), (2, 1))
     assert "1 ← 2" in check.finding
 
 
@@ -111,6 +113,98 @@ def test_two_classes_and_a_good_model_are_no_alarm():
 
     assert LabelOrder().run(before(Half(), labels=two)).verdict == "PASS"
     assert LabelOrder().run(before(Half(), labels=1 - two)).verdict == "FAIL"
+
+
+def ordered(predictions, labels, classes):
+    """The check's verdict where a model of so many classes answered so."""
+    outputs = torch.nn.functional.one_hot(predictions, classes).float()
+    inputs = torch.zeros(len(labels), 1)
+    return LabelOrder().look(after(nn.Flatten(), Evidence(clean_outputs=outputs), inputs=inputs, labels=labels))
+
+
+def answered(classes, count, accuracy, confusion, seed):
+    """Labels, and answers of a network that is right in a share of cases and wrong in its own way otherwise."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, classes, (count,), generator=generator)
+    right = torch.rand(count, generator=generator) < accuracy
+    if confusion == "anything":
+        wrong = (labels + torch.randint(1, classes, (count,), generator=generator)) % classes
+    elif confusion == "a favourite":  # each class has one that it is mostly taken for
+        wrong = (labels + torch.randint(1, classes, (classes,), generator=generator)[labels]) % classes
+    else:  # a network that was stopped early names some classes never
+        named = max(1, round(accuracy * classes))
+        others = torch.randint(0, named, (classes,), generator=generator)
+        return labels, torch.where(labels < named, labels, others[labels])
+    return labels, torch.where(right, labels, wrong)
+
+
+@pytest.mark.parametrize("confusion", ["anything", "a favourite", "never named"])
+@pytest.mark.parametrize("accuracy", [0.4, 0.6, 0.99])
+@pytest.mark.parametrize(("classes", "count"), [(2, 60), (10, 12), (10, 100), (26, 200), (100, 200), (200, 400)])
+def test_honest_mistakes_are_no_other_order_of_classes(classes, count, accuracy, confusion):
+    for seed in range(3):
+        labels, predictions = answered(classes, count, accuracy, confusion, seed)
+        check, finding = ordered(predictions, labels, classes)
+        assert check.verdict != "FAIL", finding.finding
+        if accuracy > 0.5 and (classes, confusion) != (2, "never named"):
+            assert check.verdict == "PASS", finding.finding
+
+
+@pytest.mark.parametrize(("count", "accuracy"), [(300, 0.4), (1000, 0.7), (3000, 0.99)])
+def test_a_thousand_classes_with_few_examples_each_are_no_alarm(count, accuracy):
+    labels, predictions = answered(1000, count, accuracy, "a favourite", seed=1)
+    check, _ = ordered(predictions, labels, 1000)
+    assert check.verdict == "PASS"
+    assert "too few examples to tell two classes" in check.finding
+
+
+@pytest.mark.parametrize("accuracy", [0.4, 0.9])
+@pytest.mark.parametrize(("classes", "count"), [(10, 300), (100, 400), (1000, 1000)])
+@pytest.mark.parametrize("mistake", range(6))
+def test_the_usual_mistakes_fail_with_few_examples_a_class(classes, count, accuracy, mistake):
+    orders = list(usual_mistakes(classes).values())
+    order = orders[mistake % len(orders)]
+    labels, predictions = answered(classes, count, accuracy, "anything", seed=mistake)
+    check, finding = ordered(predictions, order[labels], classes)  # the data's label is another than the model's
+    assert check.verdict == "FAIL", finding.finding
+    assert finding.value > 0.2
+
+
+@pytest.mark.parametrize(("classes", "count"), [(2, 60), (10, 200), (26, 1000)])
+def test_two_exchanged_classes_are_found_and_named(classes, count):
+    labels, predictions = answered(classes, count, 0.95, "anything", seed=5)
+    order = torch.arange(classes)
+    order[0], order[1] = 1, 0
+    check, finding = ordered(predictions, order[labels], classes)
+    assert check.verdict == "FAIL", finding.finding
+    assert finding.evidence["moved"] == ((0, 1), (1, 0))
+    assert finding.value == pytest.approx(2 / classes * 0.95, abs=0.25 if classes == 2 else 0.1)
+
+
+def test_any_order_is_learnt_where_each_class_has_examples():
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(8))
+    labels, predictions = answered(100, 800, 0.8, "a favourite", seed=2)
+    assert ordered(predictions, order[labels], 100)[0].verdict == "FAIL"
+
+
+def test_too_few_examples_to_tell_an_order_are_a_warning_that_says_so():
+    labels, predictions = answered(1000, 60, 0.9, "anything", seed=3)
+    order = torch.randperm(1000, generator=torch.Generator().manual_seed(9))
+    check, _ = ordered(predictions, order[labels], 1000)
+    assert check.verdict == "WARN"
+    assert "too few examples to tell another order" in check.finding
+    assert ordered(torch.tensor([3]), torch.tensor([5]), 10)[0].verdict == "WARN"
+    assert ordered(torch.tensor([5]), torch.tensor([5]), 10)[0].verdict == "PASS"
+
+
+def test_an_order_is_judged_on_examples_that_did_not_choose_it():
+    # Answers at random: the best of all orders fits them well, and on other examples it fits nothing.
+    generator = torch.Generator().manual_seed(6)
+    labels, predictions = torch.randint(0, 200, (2, 400), generator=generator)
+    fitted = best_order(predictions, labels, 200)[labels] == predictions
+    assert float(fitted.float().mean()) > 0.3
+    check, finding = ordered(predictions, labels, 200)
+    assert (check.verdict, finding.value) == ("WARN", 0.0)
 
 
 def test_sample_size_is_the_exact_interval_over_the_claim():
@@ -137,3 +231,9 @@ def test_overlap_is_counted_by_value():
     assert TrainTestOverlap().run(before(net(), training=LabelledSet(inputs, labels))).verdict == "FAIL"
     assert TrainTestOverlap().run(before(net(), training=LabelledSet(1 - inputs, labels))).verdict == "PASS"
     assert TrainTestOverlap().run(before(net())).verdict == "SKIP"
+    few = before(net(), training=training)
+    assert TrainTestOverlap().run(few.select(torch.arange(2, 12))).verdict == "WARN"  # 1 of 10 is no share of 2 %
+    other = LabelledSet(torch.zeros(3, 5), torch.zeros(3, dtype=torch.int64))
+    check = TrainTestOverlap().run(before(net(), training=other))
+    assert check.verdict == "WARN"
+    assert check.finding.startswith("could not be measured: ")
