@@ -3,6 +3,7 @@
 TrustboundError
 ├── InputError                  what came in cannot be used: message = required · came · what to do
 ├── ModelError                  the model under test raised: message = what · in which step, on which rows · what to do
+│   └── BackwardError           … in its backward pass alone: it can be asked, but not for gradients
 ├── UnsupportedError            a sound request that this method cannot serve (named layer, norm, access)
 ├── MissingDependencyError      an optional package is needed: the message names the extra to install
 ├── RecordError                 a run directory cannot be read, written or continued
@@ -24,6 +25,10 @@ class ModelError(TrustboundError, RuntimeError):
 
 class UnsupportedError(TrustboundError):
     """A sound request that the chosen method cannot serve, refused by name."""
+
+
+class BackwardError(ModelError, UnsupportedError):
+    """The model under test raised in its backward pass: whoever needs no gradients can go on."""
 
 
 class MissingDependencyError(TrustboundError, ImportError):

@@ -12,6 +12,7 @@ import trustbound as tb
 from trustbound.attacks import suites
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.certificates.methods import interval
+from trustbound.certificates.specification import Bound
 from trustbound.model.planted import DropoutOn, GradientKiller
 from trustbound.record.files import read_record
 from trustbound.record.store import EvidenceRow, Store
@@ -33,7 +34,8 @@ def test_an_unsound_proof_is_caught_by_an_attack_and_recorded(tmp_path, monkeypa
     honest = interval.Interval.margins
 
     def boastful(self, *arguments, **options):
-        return honest(self, *arguments, **options).abs() + 100.0
+        bound = honest(self, *arguments, **options)
+        return Bound(value=bound.value.abs() + 100.0, run=bound.value.abs() + 100.0)
 
     monkeypatch.setattr(interval.Interval, "margins", boastful)
     with pytest.raises(tb.UnsoundError, match="defect of trustbound"):

@@ -151,11 +151,13 @@ def attack(
 def clean_outputs(oracle: Oracle, inputs: Tensor) -> Tensor:
     """What the model answers to clean inputs (B, *F); its own error becomes one that says what it was asked.
 
-    Raises      InputError when the model does not take inputs of this shape.
+    Raises      InputError when the model does not take inputs of this shape; ModelError when it takes one of them.
     """
     try:
         return oracle.outputs(inputs, torch.arange(len(inputs), device=inputs.device))
     except ModelError as error:
+        if _answers_one(oracle.model, inputs):
+            raise
         cause = error.__cause__ or error
         first = (str(cause).splitlines() or ["no message"])[0]
         raise InputError(
@@ -163,6 +165,18 @@ def clean_outputs(oracle: Oracle, inputs: Tensor) -> Tensor:
             f"raised {type(cause).__name__}: {first}. Check that this data is what the model was made for (for "
             "pictures see --resize and --crop)."
         ) from cause
+
+
+def _answers_one(model: Model, inputs: Tensor) -> bool:
+    """Whether the first of several inputs is answered when it is asked about alone."""
+    if len(inputs) == 1:
+        return False
+    try:
+        with torch.no_grad():
+            model(inputs[:1])
+    except Exception:  # it is told of already
+        return False
+    return True
 
 
 def check_clean(outputs: Tensor, labels: Tensor) -> None:

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from trustbound.attacks.refusals import whole
 from trustbound.attacks.window.compiled import Climb, CompiledGradients
+from trustbound.attacks.window.halving import halved, said
 from trustbound.attacks.window.passes import Passes
 from trustbound.attacks.window.smoothing import SmoothBackward, measure_scales
 from trustbound.attacks.window.untouched import stand_ins, untouched
-from trustbound.errors import InputError, ModelError, TrustboundError, UnsupportedError
+from trustbound.errors import BackwardError, InputError, ModelError, TrustboundError, UnsupportedError
 from trustbound.measure.decision import answered
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
@@ -50,6 +51,9 @@ class Oracle:
         key         seeds the global generators that a random model may use; they are restored on exit.
         task        who asks, in words, and
         names       (examples,) what each example is called: what an exception of the model is reported with.
+        silenced    the examples' clean inputs (examples, *F), where an input on which the model raises an exception,
+                    asked about it alone, is to count as one that it does not answer: a row of NaN, noted in `events`.
+                    None lets the exception surface.
 
     Restored on exit: weights' requires_grad, buffers, hooks, global random state. Modes and `.grad` are never
     touched: gradients are taken with respect to the inputs alone.
@@ -73,10 +77,12 @@ class Oracle:
         compile: bool = False,
         task: str = "",
         names: Tensor | None = None,
+        silenced: Tensor | None = None,
     ) -> None:
         self.model = model
         self.task = task
         self.names = names
+        self.silenced = silenced
         self.access = access
         self.batch_size = default_batch_size(model) if batch_size is None else whole("batch_size", batch_size)
         self.passes = Passes(examples, budget)
@@ -128,8 +134,12 @@ class Oracle:
     def _outputs(self, points: Tensor, owner: Tensor) -> Tensor:
         self.passes.count(owner, forwards=self.draws)
         with torch.no_grad():
-            parts = self._each(len(points), lambda rows: self._averaged(points[rows], owner[rows]))
-        outputs = parts[0] if len(parts) == 1 else torch.cat(parts)
+            parts = self._each(
+                len(points),
+                lambda rows: self._averaged(points[rows], owner[rows]),
+                lambda rows: self._unanswered(points[rows], owner[rows]),
+            )
+        outputs = (parts[0] if len(parts) == 1 else torch.cat(parts)).detach()  # some modules turn gradients on
         self._width = outputs.shape[1]
         if self.access is Access.DECISIONS:
             chosen = nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
@@ -209,7 +219,11 @@ class Oracle:
         smooth: SmoothBackward | None,
     ) -> Slope:
         self.passes.count(owner, forwards=self.draws, backwards=self.draws)
-        parts = self._each(len(theta), lambda rows: self._slope(theta, owner, rows, surrogate, apply, smooth))
+        parts = self._each(
+            len(theta),
+            lambda rows: self._slope(theta, owner, rows, surrogate, apply, smooth),
+            lambda rows: self._flat(theta[rows], owner[rows]),
+        )
         self._width = parts[0].outputs.shape[1]
         if len(parts) == 1:
             return parts[0]
@@ -243,7 +257,7 @@ class Oracle:
             loss = surrogate(outputs, rows)
             gradient = None
             if loss.requires_grad:
-                with self._asking(points, owner[rows]):
+                with self._asking(points, owner[rows], BackwardError):
                     gradient = torch.autograd.grad(loss, leaf, torch.ones_like(loss), allow_unused=True)[0]
         if gradient is None:
             raise UnsupportedError(
@@ -261,7 +275,7 @@ class Oracle:
             return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
 
     @contextlib.contextmanager
-    def _asking(self, points: Tensor, owner: Tensor) -> Iterator[None]:
+    def _asking(self, points: Tensor, owner: Tensor, kind: type[ModelError] = ModelError) -> Iterator[None]:
         """Say of an exception that the model raises who asked it what; memory that ran out is handled elsewhere."""
         try:
             yield
@@ -273,15 +287,34 @@ class Oracle:
             called = (rows if self.names is None else self.names.cpu()[rows]).tolist()
             listed = ", ".join(map(str, called[:5])) + (" …" if len(called) > 5 else "")
             asked = f"asked by {self.task}" if self.task else "asked"
-            raise ModelError(
-                f"{self.model.name} must answer every input of its box, in batches of any size; it raised "
+            backward = " in its backward pass" if kind is BackwardError else ""
+            raise kind(
+                f"{self.model.name} must answer every input of its box, in batches of any size; it raised{backward} "
                 f"{type(error).__name__}: {first} ({asked} about {len(called)} examples, {listed}: a batch of shape "
                 f"{tuple(points.shape)}, {points.dtype}). Call the model on such a batch to see where; if it fails "
                 "on some batch sizes only, set batch_size."
             ) from error
 
-    def _each(self, count: int, call: Callable[[slice], T]) -> list[T]:
-        """Call for all rows, chunk by chunk; when memory runs out, with half as many rows, and that is noted."""
+    def _unanswered(self, points: Tensor, owner: Tensor) -> Tensor:
+        """The outputs of rows that the model does not answer, (R, C), once it has answered their clean inputs alone.
+
+        Raises      ModelError when it does not: then it is no matter of the inputs that were tried.
+        """
+        assert self.silenced is not None
+        with torch.no_grad(), self._asking(points, owner):
+            width = self.model(self.silenced[owner.to(self.silenced.device)]).shape[1]
+        return points.new_full((len(points), width), torch.nan)
+
+    def _flat(self, theta: Tensor, owner: Tensor) -> Slope:
+        """What is known of rows that the model does not answer: nothing to climb."""
+        outputs = self._unanswered(theta, owner)
+        return Slope(torch.zeros_like(theta), outputs, outputs[:, 0])
+
+    def _each(self, count: int, call: Callable[[slice], T], blank: Callable[[slice], T] | None = None) -> list[T]:
+        """Call for all rows, chunk by chunk; when memory runs out, with half as many rows, and that is noted.
+
+        Where exceptions are silenced, the rows on which the model raises one are found by halving and get `blank`.
+        """
         parts: list[T] = []
         first = 0
         while first < count:
@@ -294,8 +327,24 @@ class Oracle:
                 self.batch_size = max(1, self.batch_size // 2)
                 self.events.append(f"out of memory: batch size halved to {self.batch_size}")
                 continue
+            except BackwardError:
+                raise
+            except ModelError as error:
+                if blank is None or self.silenced is None:
+                    raise
+                parts += self._halved(rows, call, blank, said(error))
             first = rows.stop
         return parts
+
+    def _halved(self, rows: slice, call: Callable[[slice], T], blank: Callable[[slice], T], words: str) -> list[T]:
+        """What the parts of a batch give on which the model raised; noted, and the next batches are no larger."""
+        found = halved(rows, call, blank)
+        told = f"the model raised {words} on inputs by themselves; they count as inputs without an answer"
+        if not found.alone:
+            self.batch_size = found.answered
+            told = f"the model raised {words} on a batch of {rows.stop - rows.start}: batch size {found.answered}"
+        self.events += [] if told in self.events else [told]
+        return found.parts
 
 
 def _chosen(surrogate: Surrogate, granted: Tensor) -> Surrogate:

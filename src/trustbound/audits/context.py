@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from trustbound.attacks.oracle import Oracle
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import RecordError
 from trustbound.model.wrapping import Model
@@ -139,6 +140,18 @@ class Context:
                 f"the run directory {self.store.run} lacks what the step {step} kept of {len(wanted)} examples. "
                 "Restore its folder adversarials, or choose another --run."
             )
+
+    def oracle(self, positions: Tensor, step: str, shard: int, *, silenced: Tensor | None = None) -> Oracle:
+        """The window to the model for one work unit of a step: seeded, and with names for what the model may raise."""
+        return Oracle(
+            self.model,
+            examples=len(positions),
+            batch_size=self.batch_size,
+            key=self.unit_key(step, shard),
+            task=step,
+            names=torch.as_tensor(self.data.indices)[positions],
+            silenced=silenced,
+        )
 
     def unit_key(self, step: str, shard: int) -> int:
         """Seed for a model that draws random numbers itself: fixed for a unit, different between units."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 import torch
 
 from trustbound.attacks import build
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.oracle import default_batch_size
 from trustbound.attacks.suites import suite
 from trustbound.audits.parts.bracket import TRIAL
 from trustbound.audits.parts.curve import curve_count
+from trustbound.audits.parts.pricing import price
 from trustbound.data.labelled import LabelledSet
-from trustbound.errors import UnsupportedError
-from trustbound.measure.margin import margin
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Threat
@@ -103,12 +101,12 @@ class Plan:
 
 def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str, curve: int | None) -> Plan:
     """Lay out the stages and time one batch."""
-    price, ratio = _timed(model, data)
+    seconds, ratio = _timed(model, data)
     lines = [line for threat in threats for line in _lines(threat, budget, len(data))]
     count = curve_count(curve, budget, len(data))
     if count:
         lines += [_line(threat, "curve-attack", "fmn", {}, count) for threat in threats]
-    return Plan(budget=budget, examples=len(data), lines=tuple(lines), forward_seconds=price, backward_cost=ratio)
+    return Plan(budget=budget, examples=len(data), lines=tuple(lines), forward_seconds=seconds, backward_cost=ratio)
 
 
 def choose(
@@ -156,20 +154,8 @@ def _line(threat: Threat, stage: str, name: str, numbers: Mapping[str, Any], cou
 
 
 def _timed(model: Model, data: LabelledSet) -> tuple[float, float]:
-    """Seconds of one forward, and the price of a backward in forwards."""
-    rows = torch.arange(min(len(data), 64))
+    """Seconds of one forward of an example, and the price of a backward in forwards."""
+    rows = torch.arange(min(len(data), default_batch_size(model)))
     inputs, labels = data.batch(rows).to(model.device, model.input_dtype), data.labels[rows].to(model.device)
-    forward, both = [], []
-    with Oracle(model, examples=len(rows)) as oracle:
-        for _ in range(4):
-            started = time.perf_counter()
-            oracle.outputs(inputs, rows)
-            between = time.perf_counter()
-            try:
-                oracle.gradient(inputs, rows, lambda outputs, part: -margin(outputs, labels[part]))
-            except UnsupportedError:  # no gradient to price: the audit searches by scores
-                return (between - started) / len(rows), 0.0
-            forward.append(between - started)
-            both.append(time.perf_counter() - between)
-    single = sorted(forward)[1]
-    return single / len(rows), max(0.0, sorted(both)[1] / single - 1.0)
+    found = price(model, inputs, labels)
+    return found.forward, found.backward

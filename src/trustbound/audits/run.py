@@ -31,6 +31,7 @@ from trustbound.audits.parts.telling import example_rows, exhibits, model_facts
 from trustbound.audits.request import described
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, UnsoundError
+from trustbound.model.doubling import Double, double
 from trustbound.model.wrapping import Model, wrap
 from trustbound.record.atomic import write_atomically
 from trustbound.record.audit import (
@@ -150,11 +151,12 @@ def _audit(
     clean = clean_pass(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
     before = before_search(context, training)
-    double = model.in_float64() if model.dtype == torch.float32 else None
-    proofs = prepare(context, torch.arange(min(2, len(data))))
+    few = torch.arange(min(2, len(data)))
+    twice = double(model, context.inputs(few)) if model.precision == torch.float32 else Double(None)
+    proofs = prepare(context, few)
     pictures: dict[str, Tensor] = {}
     answers = {
-        str(threat): _answer(context, threat, clean, proofs, double, untouched, curve_examples, pictures)
+        str(threat): _answer(context, threat, clean, proofs, twice.model, untouched, curve_examples, pictures)
         for threat in context.threats
     }
     told = list(answers.values())
@@ -167,7 +169,7 @@ def _audit(
         versions=versions(),
         seed=context.seed,
         budget=context.budget,
-        model=model_facts(model, clean, data),
+        model=model_facts(model, clean, data, twice.reason),
         data=DataFacts(
             name=data.name,
             sha256=data.sha256,
@@ -204,16 +206,16 @@ def _answer(
     threat: Threat,
     clean: Clean,
     proofs: Proofs,
-    double: Model | None,
+    copied: Model | None,
     untouched: dict[str, str],
     curve_examples: int,
     pictures: dict[str, Tensor],
 ) -> _Answer:
     """Search, curve, doubt and checks under one threat; what the gallery shows is added to `pictures`."""
     ledger = Ledger.of(clean.correct)
-    search = Search(context, threat, proofs, double, ledger, [])
+    search = Search(context, threat, proofs, copied, ledger, [])
     search.run()
-    drawn = curve(context, threat, proofs, double, ledger, curve_examples)
+    drawn = curve(context, threat, proofs, copied, ledger, curve_examples)
     logits = attacked_logits(context, threat, ledger, clean)
     found = witnesses(context, threat, ledger)
     return _Answer(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,9 @@ from trustbound.record.box import Box, Limit
 
 if TYPE_CHECKING:
     from trustbound.model.files.origin import Origin
+
+#: Where an object lies in memory: different in each process.
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,7 @@ class Model(nn.Module):
         self.origin: Origin | None = None
         self._sha256 = sha256
         self.training = module.training
+        self._fed = torch.float32
         self._writes: bool | None = None  # into its inputs; not known before the first call
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -99,9 +105,14 @@ class Model(nn.Module):
             inputs = inputs - self._per_channel("mean", self.mean, inputs)
         if self.std is not None:
             inputs = inputs / self._per_channel("std", self.std, inputs)
-        if inputs is not given:
-            return self._logits(self.module(inputs))
-        return self._logits(self._kept(inputs))
+        outputs = self._logits(self.module(inputs) if inputs is not given else self._kept(inputs))
+        if len(outputs) != len(inputs):
+            raise InputError(
+                f"the model must answer each input of a batch, axis 0 of inputs and logits; got logits of shape "
+                f"{tuple(outputs.shape)} for inputs of shape {tuple(inputs.shape)}. Put the batch first inside the "
+                "module, or pass `output=` to wrap or load_model."
+            )
+        return outputs
 
     def _per_channel(self, name: str, values: Tensor, inputs: Tensor) -> Tensor:
         """The numbers of the normalisation against inputs (B, *F); other counts would broadcast in silence."""
@@ -140,16 +151,17 @@ class Model(nn.Module):
             outputs = outputs[self.output]
         elif isinstance(self.output, str):
             outputs = outputs[self.output] if isinstance(outputs, Mapping) else getattr(outputs, self.output)
-        if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] >= 2:
+        if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] >= 2 and outputs.is_floating_point():
             return outputs
         came = (
-            f"a tensor of shape {tuple(outputs.shape)}"
+            f"a tensor of shape {tuple(outputs.shape)}, {outputs.dtype}"
             if isinstance(outputs, Tensor)
             else f"{type(outputs).__name__}{_parts(outputs)}"
         )
         raise InputError(
-            f"the model must return logits (B, C) with C ≥ 2; got {came}. "
-            "Pass `output=` to wrap or load_model: a position, a key, an attribute name or a callable."
+            f"the model must return logits (B, C) with C ≥ 2, in floating point; got {came}. "
+            "Pass `output=` to wrap or load_model: a position, a key, an attribute name or a callable"
+            f"{_hint(outputs)}."
         )
 
     def _floating(self) -> Iterator[Tensor]:
@@ -165,8 +177,11 @@ class Model(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the module is fed with: the dtype of its first floating-point parameter; float32 when it has none."""
-        return next((tensor.dtype for tensor in self._floating()), torch.float32)
+        """What the module is fed with: the dtype of its first floating-point parameter; float32 when it has none.
+
+        A copy in float64 of a module without any (8-bit weights, say) is fed with float64.
+        """
+        return next((tensor.dtype for tensor in self._floating()), self._fed)
 
     @property
     def precision(self) -> torch.dtype:
@@ -189,18 +204,54 @@ class Model(nn.Module):
         """Digest of the loaded file, or of every weight and buffer of a module that was in memory."""
         if self._sha256 is None:
             digest = hashlib.sha256(type(self.module).__qualname__.encode())
-            for name, tensor in sorted(self.state_dict(keep_vars=False).items()):
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            for name, value in sorted(self.state_dict(keep_vars=False).items()):
+                digest.update(name.encode())
+                _digest(digest, value)
             return digest.hexdigest()
         return self._sha256
 
     def in_float64(self) -> Model | None:
-        """A float64 copy for re-measuring, or None where one cannot be made."""
+        """A float64 copy, or None where none can be made; whether it also runs, `model.doubling` tries."""
         try:
-            return copy.deepcopy(self).double()
-        except (RuntimeError, TypeError, NotImplementedError):
+            with torch.no_grad():  # else a scripted module's weights become functions of the old ones
+                copied = copy.deepcopy(self).double()
+            copied._fed = torch.float64
+            return copied
+        except Exception:  # whatever a module's own __deepcopy__, __reduce__ or _apply may raise
             return None
+
+
+def _digest(digest: hashlib._Hash, value: Any) -> None:
+    """Add a part of a state dict: a tensor, or what quantised and scripted modules keep beside their tensors."""
+    if isinstance(value, Tensor):
+        digest.update(f" {value.dtype} {tuple(value.shape)}".encode())
+        plain = value.detach().cpu()
+        if plain.is_quantized:
+            digest.update(str(plain.qscheme()).encode())
+            per_channel = plain.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
+            scales = (
+                (plain.q_per_channel_scales(), plain.q_per_channel_zero_points())
+                if per_channel
+                else (plain.q_scale(), plain.q_zero_point())
+            )
+            _digest(digest, scales)
+            plain = plain.int_repr()
+        digest.update(plain.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, tuple | list):
+        for part in value:
+            _digest(digest, part)
+    else:
+        digest.update(_ADDRESS.sub("", repr(value)).encode())
+
+
+def _hint(outputs: Any) -> str:
+    """The callable that fits outputs of a common shape."""
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
+    if len(shape) in (1, 2) and math.prod(shape[1:]) == 1:  # one logit of two classes
+        return ", here lambda one: torch.stack((-one.flatten(), one.flatten()), 1)"
+    if len(shape) > 2 and shape[1] >= 2 and math.prod(shape[2:]) == 1:
+        return ", here lambda maps: maps.flatten(1)"
+    return ""
 
 
 def _parts(outputs: Any) -> str:
@@ -257,6 +308,11 @@ def wrap(
         raise InputError(
             f"`module` must be a torch.nn.Module; got {type(module).__name__}. "
             "Wrap a plain function in a module with a forward method."
+        )
+    if any(tensor.is_meta for tensor in itertools.chain(module.parameters(), module.buffers())):
+        raise InputError(
+            f"`module` must hold its weights; {type(module).__name__} has some on the meta device, which holds no "
+            "numbers. Load them first: module.to_empty(device='cpu'), then load_state_dict."
         )
     like = next((weight for weight in module.parameters() if weight.is_floating_point()), torch.zeros(()))
     centre, scale = _statistic("mean", mean, like), _statistic("std", std, like)

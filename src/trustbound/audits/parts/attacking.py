@@ -32,6 +32,7 @@ class Verified:
     tie: Tensor
     silent: Tensor
     margin64: Tensor
+    cost: Cost
 
 
 def attack_unit(
@@ -56,6 +57,7 @@ def attack_unit(
         key=context.unit_key(step, shard),
         task=step,
         names=torch.as_tensor(context.data.indices)[positions],
+        silenced=inputs,
     ) as oracle:
         found = search(
             attack,
@@ -66,17 +68,17 @@ def attack_unit(
             reached=torch.zeros(len(positions), dtype=torch.bool, device=inputs.device),
         )
         found = _concerned(found, objective)
-        verified = verify(context.model, double, neighbourhood, objective, found, oracle.batch_size)
+    key = context.unit_key(f"{step}/check", shard)
+    verified = verify(context.model, double, neighbourhood, objective, found, oracle.batch_size, key)
     broken = verified.confirmed.nonzero()[:, 0].cpu()
     tensors = {}
     if len(broken):
         tensors = {"position": positions[broken], "adversarial": found.adversarial[broken.to(inputs.device)]}
-    measured = int(found.success.sum()) * (1 if double is None else 2)
     silent = int(verified.silent.sum())
-    said = f"{silent} examples are broken by inputs to which the model gives no answer: NaN or infinity"
+    said = f"{silent} examples are broken by inputs to which the model gives no answer: NaN, infinity or an exception"
     return Unit(
         rows=_rows(positions, found, verified),
-        cost=found.cost + Cost(forwards=measured),
+        cost=found.cost + verified.cost,
         tensors=tensors,
         events=(*found.events, said) if silent else found.events,
     )
@@ -95,29 +97,45 @@ def verify(
     objective: Objective,
     found: Found,
     batch_size: int,
+    key: int = 0,
 ) -> Verified:
-    """Measure successes again: a fresh forward at the model's dtype, another in float64, the size in float64."""
+    """Measure successes again: a fresh forward at the model's dtype, another in float64, the size in float64.
+
+    Inputs on which the model raises an exception count as not answered, as in the search; where the float64 copy
+    raises one, the model's own precision decides alone.
+    """
+    rows = found.success.nonzero()[:, 0]
+    adversarial, goal, ours = found.adversarial[rows], objective.select(rows), neighbourhood.select(rows)
+
+    def measured(asked: Model) -> tuple[Tensor, Tensor, Cost]:
+        dtype = asked.input_dtype
+        clean, names = ours.inputs.to(dtype), torch.arange(len(rows), device=rows.device)
+        window = Oracle(
+            asked, examples=len(rows), batch_size=batch_size, key=key, task="the check of successes", silenced=clean
+        )
+        with window as oracle:
+            outputs = oracle.outputs(adversarial.to(dtype), names)
+        return outputs, goal.margin(outputs).double(), oracle.cost
+
     tie, confirmed, silent = (torch.zeros_like(found.success) for _ in range(3))
     margins = torch.full(found.success.shape, math.nan, dtype=torch.float64, device=found.success.device)
-    for rows in found.success.nonzero()[:, 0].split(batch_size):
-        adversarial, goal = found.adversarial[rows], objective.select(rows)
-        with torch.no_grad():
-            outputs = model(adversarial)
-            margin = goal.margin(outputs)
-            near = margin.abs() <= rounding_error(outputs, model.precision)
-            agrees = margin < 0
-            speechless = agrees & ~answered(outputs)
-            if double is not None:
-                outputs = double(adversarial.to(torch.float64))
-                exact = goal.margin(outputs)
-                margins[rows] = exact.double()
-                near |= exact.abs() <= rounding_error(outputs)
-                agrees &= exact < 0
-        inside = neighbourhood.select(rows).contains(adversarial)
-        confirmed[rows] = (agrees & ~near | speechless) & inside
-        tie[rows] = (near | ~agrees) & ~speechless & inside
-        silent[rows] = speechless & inside
-    return Verified(confirmed, tie, silent, margins)
+    if not len(rows):
+        return Verified(confirmed, tie, silent, margins, Cost())
+    outputs, margin, cost = measured(model)
+    near, agrees = margin.abs() <= rounding_error(outputs, model.precision), margin < 0
+    speechless = agrees & ~answered(outputs)
+    if double is not None:
+        outputs, exact, more = measured(double)
+        known = answered(outputs)
+        near |= known & (exact.abs() <= rounding_error(outputs))
+        agrees &= ~known | (exact < 0)
+        margins[rows] = exact.masked_fill(~known, math.nan)
+        cost = cost + more
+    inside = ours.contains(adversarial)
+    confirmed[rows] = (agrees & ~near | speechless) & inside
+    tie[rows] = (near | ~agrees) & ~speechless & inside
+    silent[rows] = speechless & inside
+    return Verified(confirmed, tie, silent, margins, cost)
 
 
 def _rows(positions: Tensor, found: Found, verified: Verified) -> list[EvidenceRow]:

@@ -23,7 +23,7 @@ from trustbound.audits.parts.attacking import attack_unit
 from trustbound.audits.parts.ledger import Ledger, step_facts
 from trustbound.audits.parts.proving import Proofs, certifiers, proof_unit
 from trustbound.certificates.specification import Certifier
-from trustbound.errors import UnsupportedError
+from trustbound.errors import ModelError, UnsupportedError
 from trustbound.model.wrapping import Model
 from trustbound.record.audit import UNCONCERNED, Bracket, StepFacts
 from trustbound.record.cost import Cost
@@ -167,7 +167,7 @@ class Search:
         """A work unit; an attack that this model cannot serve is a finding, not a failure."""
         try:
             return attack_unit(self.context, self.threat, attack, step, rows, shard, self.double)
-        except UnsupportedError as error:
+        except (UnsupportedError, ModelError) as error:
             kept = [EvidenceRow(position=position, found=False) for position in rows.tolist()]
             return Unit(rows=kept, cost=Cost(), events=(f"{_REFUSED}{error}",))
 
@@ -182,7 +182,13 @@ class Search:
         step = f"{self.threat}/{name}"
         first = self.ledger.attacked(step, rows)
         cost = self.context.store.cost(step)
-        self.facts.append(step_facts(str(self.threat), name, kind, method, rows, first, cost, control=control))
+        told = [
+            event.removeprefix(f"{step}: ") for event in self.context.store.events() if event.startswith(f"{step}: ")
+        ]
+        note = next((event for event in told if event.startswith(_REFUSED)), "")
+        self.facts.append(
+            step_facts(str(self.threat), name, kind, method, rows, first, cost, control=control, note=note)
+        )
 
     def _prove(self, name: str, certifier: Certifier) -> None:
         """One certifier on what is open and on the whole control group."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.attacking import check_clean
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.oracle import Oracle, default_batch_size
 from trustbound.audits.context import Context, Unit
+from trustbound.audits.parts.pricing import price
 from trustbound.errors import InputError
 from trustbound.measure.decision import decide
 from trustbound.measure.margin import margin, rounding_error
@@ -48,8 +49,7 @@ def clean_pass(context: Context) -> Clean:
     def work(rows: Tensor, shard: int) -> Unit:
         started = time.perf_counter()
         inputs, labels = context.inputs(rows), context.labels(rows)
-        key = context.unit_key(STEP, shard)
-        with Oracle(context.model, examples=len(rows), batch_size=context.batch_size, key=key) as oracle:
+        with context.oracle(rows, STEP, shard) as oracle:
             logits = oracle.outputs(inputs, torch.arange(len(rows)))
             cost = oracle.cost
         check_clean(logits, labels)
@@ -101,21 +101,8 @@ def _reach(logits: Tensor) -> Tensor:
     return 1e-3 * spread + 64 * torch.finfo(torch.float32).eps * logits.abs().amax(dim=1, keepdim=True)
 
 
-def backward_cost(context: Context, repeats: int = 5) -> float:
-    """r: what a backward to the inputs costs in forwards, measured on this model and machine."""
-    rows = torch.arange(min(len(context.data), 64))
+def backward_cost(context: Context) -> float:
+    """r: what a backward to the inputs costs in forwards, measured on this model, machine and batch size."""
+    rows = torch.arange(min(len(context.data), context.batch_size or default_batch_size(context.model)))
     inputs, labels = context.inputs(rows), context.labels(rows)
-    forward: list[float] = []
-    both: list[float] = []
-    with Oracle(context.model, examples=len(rows), key=context.key) as oracle:
-        for _ in range(repeats):
-            started = time.perf_counter()
-            oracle.outputs(inputs, rows)
-            between = time.perf_counter()
-            try:
-                oracle.gradient(inputs, rows, lambda outputs, part: -margin(outputs, labels[part]))
-            except Exception:  # a model without gradients has no backward to price
-                return 0.0
-            forward.append(between - started)
-            both.append(time.perf_counter() - between)
-    return max(0.0, min(both) / min(forward) - 1.0)
+    return price(context.model, inputs, labels, batch_size=context.batch_size, key=context.key).backward

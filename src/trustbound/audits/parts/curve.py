@@ -19,7 +19,7 @@ from trustbound.audits.parts.attacking import attack_unit
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.audits.parts.proving import Proofs, certifiers
 from trustbound.certificates.radius import certified_radius
-from trustbound.errors import UnsupportedError
+from trustbound.errors import ModelError, UnsupportedError
 from trustbound.model.wrapping import Model
 from trustbound.record.audit import Curve
 from trustbound.record.cost import Cost
@@ -95,7 +95,7 @@ def _distances(
     def work(rows: Tensor, shard: int) -> Unit:
         try:
             return attack_unit(context, wide, attack, step, rows, shard, double)
-        except UnsupportedError as error:
+        except (UnsupportedError, ModelError) as error:
             kept = [EvidenceRow(position=position, found=False) for position in rows.tolist()]
             return Unit(rows=kept, cost=Cost(), events=(str(error),))
 

@@ -7,7 +7,6 @@ import time
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle
 from trustbound.audits.context import Context, Unit
 from trustbound.audits.parts.clean import Clean
 from trustbound.audits.parts.ledger import Ledger
@@ -48,8 +47,7 @@ def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Cle
     def work(rows: Tensor, shard: int) -> Unit:
         started = time.perf_counter()
         inputs = torch.stack([found[place] for place in rows.tolist()]).to(context.model.device)
-        key = context.unit_key(step, shard)
-        with Oracle(context.model, examples=len(rows), batch_size=context.batch_size, key=key) as oracle:
+        with context.oracle(rows, step, shard, silenced=context.inputs(rows)) as oracle:
             outputs = oracle.outputs(inputs, torch.arange(len(rows)))
             cost = oracle.cost + Cost(seconds=time.perf_counter() - started)
         prediction, confidence = decide(outputs)

@@ -39,6 +39,9 @@ def prepare(context: Context, sample: Tensor) -> Proofs:
     except UnsupportedError as error:
         text = str(error)
         return Proofs(None, text if text.startswith("no proof") else f"no proof: {text}")
+    except Exception as error:  # the model's own, under export or in float64: a finding too
+        first = (str(error).splitlines() or [""])[0] or "no message"
+        return Proofs(None, f"no proof: the model cannot be read, which raised {type(error).__name__}: {first}")
 
 
 def certifiers(context: Context, proofs: Proofs, threat: Threat) -> tuple[list[tuple[str, Certifier]], str]:

@@ -101,9 +101,16 @@ def exhibits(
     return exhibits
 
 
-def model_facts(model: Model, clean: Clean, data: LabelledSet) -> ModelFacts:
-    """What was audited."""
+def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str) -> ModelFacts:
+    """What was audited; `no_double` says why there is no float64 copy, empty where there is one or none is wanted."""
     origin = getattr(model, "origin", None)
+    precision = str(model.precision).removeprefix("torch.")
+    own = f"successes are measured, and ties judged, in the model's own precision, {precision}"
+    notes = () if origin is None else _origin(origin)
+    if no_double:
+        notes = (*notes, f"no float64 copy: {no_double}; {own}")
+    elif model.precision not in (torch.float32, torch.float64):
+        notes = (*notes, own)
     return ModelFacts(
         name=model.name,
         sha256=model.sha256,
@@ -113,7 +120,7 @@ def model_facts(model: Model, clean: Clean, data: LabelledSet) -> ModelFacts:
         box=(float(torch.as_tensor(model.box.low).min()), float(torch.as_tensor(model.box.high).max())),
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
-        notes=() if origin is None else _origin(origin),
+        notes=notes,
     )
 
 

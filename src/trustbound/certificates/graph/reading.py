@@ -109,9 +109,10 @@ def _compare(graph: Graph, double: nn.Module, shown: Tensor, box: Any) -> None:
     for trial in (shown[:8], inside, corners, wide, inside[:1], wide[:5]):
         try:
             wanted = double(trial.clone())
-        except RuntimeError as error:
+        except Exception as error:  # whatever the module raises
+            first = (str(error).splitlines() or [""])[0] or type(error).__name__
             raise UnsupportedError(
-                f"no proof: the model does not run in float64 ({str(error).splitlines()[0]}). "
+                f"no proof: the model does not run in float64 ({first}). "
                 "Make constants in the dtype of the inputs, or register them as buffers."
             ) from error
         found = graph(trial)
