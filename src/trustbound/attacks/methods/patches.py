@@ -6,6 +6,8 @@ Reference   Andriushchenko et al., Square Attack, 2020 (1912.00049), Algorithm 3
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,15 +17,18 @@ _TINY = 1e-12
 def layout(shape: torch.Size | tuple[int, ...]) -> tuple[int, int, int]:
     """Channels, height and width of inputs (B, *F): the last two axes are the picture's.
 
-    >>> layout((16, 3, 32, 32)), layout((16, 20))
-    ((3, 32, 32), (1, 1, 20))
+    A picture of one column is taken as one row, and one of a single pixel as a row of its channels.
+
+    >>> layout((16, 3, 32, 32)), layout((16, 20)), layout((16, 3, 9, 1)), layout((16, 5, 1, 1))
+    ((3, 32, 32), (1, 1, 20), (3, 1, 9), (1, 1, 5))
     """
     if len(shape) == 2:
         return 1, 1, shape[1]
-    channels = 1
-    for side in shape[1:-2]:
-        channels *= side
-    return channels, shape[-2], shape[-1]
+    channels = math.prod(shape[1:-2])
+    height, width = shape[-2:]
+    if height == width == 1:
+        return 1, 1, channels
+    return (channels, height, width) if width > 1 else (channels, 1, height)
 
 
 def window_size(height: int, width: int, share: float, *, odd: bool = False) -> tuple[int, int]:
@@ -124,3 +129,18 @@ def rearranged(change: Tensor, here: Tensor, there: Tensor, fresh: Tensor, reach
     length = (spare / channels)[:, None] + held[:, None].clamp(min=0.0)
     mixed = mixed / (mixed.norm(dim=2, keepdim=True) + _TINY) * length.sqrt()[:, :, None]
     return emptied.scatter(2, rows_here, mixed)
+
+
+def turned(change: Tensor, places: Tensor, angle: Tensor, reach: Tensor) -> Tensor:
+    """Share out anew what two coordinates hold together, and what the box's clipping has left unused.
+
+    Shapes      change (B, C, H · W); places (B, 2) of the flat change, different; angle (B,) by which the pair turns;
+                reach (B,) the whole change's length.
+    """
+    flat = change.flatten(1)
+    pair = flat.gather(1, places)
+    held = pair.square().sum(dim=1)
+    spare = (reach.square() - flat.square().sum(dim=1)).clamp(min=0.0)
+    at = torch.atan2(pair[:, 1], pair[:, 0]) + angle
+    moved = (held + spare).sqrt()[:, None] * torch.stack([at.cos(), at.sin()], dim=1)
+    return flat.scatter(1, places, moved).reshape(change.shape)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.patches import grid, layout, patterns, rearranged, tiled, window_size, windows
+from trustbound.attacks.methods.patches import grid, layout, patterns, rearranged, tiled, turned, window_size, windows
 from trustbound.attacks.problem import Problem, State
 from trustbound.threat import Access
 from trustbound.threat.sets.l2 import unit_length
@@ -17,6 +18,9 @@ from trustbound.threat.sets.linf import LinfNeighbourhood
 # Step of a run of 10,000 → halvings of the share p, Section 5 of the paper.
 _HALVINGS = ((10, 1), (50, 2), (200, 3), (500, 4), (1000, 5), (2000, 6), (4000, 7), (6000, 8), (8000, 9))
 _SHARE = {"linf": 0.05, "l2": 0.1}
+# Pairs turn by up to π · 2^-u, u uniform up to _FINEST; gains are compared after so many tries of each kind, and
+# fade by _FADES a query.
+_FINEST, _KNOWN, _FADES = 5.0, 4.0, 0.99
 
 
 def share_at(step: int, steps: int, first: float) -> float:
@@ -32,9 +36,16 @@ def share_at(step: int, steps: int, first: float) -> float:
 
 @dataclass(kw_only=True, eq=False)
 class SquareState(State):
-    """θ is the best point, `value` (B,) minus its margin; `made` counts the queries."""
+    """θ is the best point, `value` (B,) minus its margin; `made` counts the queries.
+
+    Of the two kinds of small l2 candidates, patterns and pairs: `gain` (B, 2), by how much each raised the value so
+    far, `tries` (B, 2), and `kind` (B,) int64 of the candidate at hand, -1 for none.
+    """
 
     value: Tensor
+    gain: Tensor
+    tries: Tensor
+    kind: Tensor
     made: int = 0
 
 
@@ -43,7 +54,8 @@ class Square:
     """Random search: change one square at a time, keep what lowers the margin.
 
     linf: each channel of a square goes to one end of what is allowed there. l2: the change inside one square
-    is replaced by a pyramid-shaped pattern and takes over the length of another square, which is reset.
+    is replaced by a pyramid-shaped pattern and takes over the length of another square, which is reset; once the
+    schedule asks for less than one coordinate, some candidates share out anew what two coordinates hold together.
     The size of squares falls with the queries spent, and is one for all examples; each draws its own places.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
@@ -51,7 +63,8 @@ class Square:
     Update      candidate <- theta with a random square changed; theta <- candidate where the margin to the goal
                 fell.
     Shapes      inputs (B, *F) in the box: the last two axes are height and width, those before are channels;
-                inputs (B, F) are one row of F columns, and squares are intervals. labels (B,) int64; logits
+                inputs (B, F), and pictures of a single row or column, are one row, and squares are intervals;
+                pictures of a single pixel are a row of channels. labels (B,) int64; logits
                 (B, C).
     Cost        per example and restart: `steps` forwards, the start included, then 1 forward re-check.
     Randomness  the start and each candidate; query k of an example draws number k, whatever its neighbours.
@@ -60,7 +73,10 @@ class Square:
                 search, 2020 (1912.00049), Algorithms 1 to 3.
     Deviations  a square may also touch the last row and column, which the published code never reaches; with
                 a target the margin to it is lowered too, where the paper takes the cross-entropy; linf
-                candidates lie at the ends of ball and box together, where the paper clips afterwards.
+                candidates lie at the ends of ball and box together, where the paper clips afterwards; for l2 the
+                paper's windows stay 3 wide to the end, so that nothing moves a single coordinate, or length from
+                one channel to another: pairs of coordinates that turn by a random angle do, as often as they
+                have raised the loss more than patterns did.
 
     Parameters
         steps   queries; the published schedule is stretched to them.
@@ -88,13 +104,16 @@ class Square:
         theta = _stripes(problem) if problem.neighbourhood.norm == "linf" else _tiles(problem)
         value = torch.full((len(theta),), -torch.inf, dtype=theta.dtype, device=theta.device)
         done = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
-        return SquareState(theta=theta, done=done, value=value)
+        none = torch.zeros(len(theta), 2, dtype=torch.float64, device=theta.device)
+        kind = torch.full_like(problem.place, -1)
+        return SquareState(theta=theta, done=done, value=value, gain=none, tries=none.clone(), kind=kind)
 
     def step(self, problem: Problem, state: SquareState) -> SquareState:
         """One query: the start itself, then one candidate after another."""
         candidate = state.theta if state.made == 0 else self._candidate(problem, state)
         value = -problem.objective.margin(problem.outputs(candidate)).to(state.value.dtype)
         better = value > state.value
+        _credit(state, torch.where(better, value - state.value, 0.0))
         state.value = torch.where(better, value, state.value)
         state.theta = torch.where(better.reshape(-1, *(1,) * (candidate.dim() - 1)), candidate, state.theta)
         state.made += 1
@@ -103,7 +122,16 @@ class Square:
     def _candidate(self, problem: Problem, state: SquareState) -> Tensor:
         norm = problem.neighbourhood.norm
         share = share_at(state.made, self.steps, _SHARE[norm] if self.share is None else self.share)
-        return (_painted if norm == "linf" else _exchanged)(problem, state, share)
+        if norm == "linf":
+            return _painted(problem, state, share)
+        return _exchanged(problem, state, share, state.made / self.steps)
+
+
+def _credit(state: SquareState, gained: Tensor) -> None:
+    """Note what the candidate at hand has brought, for the kind that it is of."""
+    chosen = torch.stack([state.kind == 0, state.kind == 1], dim=1).to(torch.float64)
+    state.tries = _FADES * state.tries + chosen
+    state.gain = _FADES * state.gain + chosen * gained.to(torch.float64)[:, None]
 
 
 def _draw(problem: Problem, count: int, draw: int) -> Tensor:
@@ -160,14 +188,42 @@ def _tiles(problem: Problem) -> Tensor:
     return _stretched(problem, tiled(shape, signs, numbers[:, 0] < 0.5))
 
 
-def _exchanged(problem: Problem, state: SquareState, share: float) -> Tensor:
-    """One window of each example gets a new pattern, another gives up its change."""
+def _exchanged(problem: Problem, state: SquareState, share: float, progress: float) -> Tensor:
+    """One window of each example gets a new pattern, another gives up its change; late in the run, or a pair turns."""
     channels, height, width = layout(problem.inputs.shape)
-    numbers = _draw(problem, 5 + channels, state.made)
+    numbers = _draw(problem, 10 + channels, state.made)
     size = window_size(height, width, share, odd=True)
     here, there = (windows((height, width), size, numbers[:, first : first + 2]) for first in (0, 2))
-    signs = torch.where(numbers[:, 5:] < 0.5, 1.0, -1.0).to(torch.float64)
+    signs = torch.where(numbers[:, 5 : 5 + channels] < 0.5, 1.0, -1.0).to(torch.float64)
     fresh = patterns(size, numbers[:, 4] < 0.5, signs)
     change = (state.theta - problem.inputs).to(torch.float64).reshape(len(problem), channels, -1)
     reach = problem.neighbourhood.scale()
-    return _stretched(problem, rearranged(change, here, there, fresh, reach))
+    moved = rearranged(change, here, there, fresh, reach)
+    state.kind = torch.full_like(state.kind, -1)
+    if share * height * width < 1.0 and change[0].numel() > 1:
+        choice, first, second, spread, turn = numbers[:, 5 + channels :].unbind(dim=1)
+        pairs = choice < _preference(state, 0.1 + 0.5 * progress if min(height, width) >= 5 else 0.5)
+        state.kind = pairs.to(torch.int64)
+        angle = math.pi * 2.0 ** (-_FINEST * spread) * (2.0 * turn - 1.0)
+        apart = turned(change, _pair(change[0].numel(), first, second), angle, reach)
+        moved = torch.where(pairs[:, None, None], apart, moved)
+    return _stretched(problem, moved)
+
+
+def _preference(state: SquareState, before: float) -> Tensor:
+    """The share of pairs among small candidates, (B,): as both kinds have paid lately, `before` until that is known.
+
+    Patterns gain more in pictures at first; where there is no room for one, both begin alike.
+    """
+    paid = state.gain / state.tries.clamp(min=1.0)
+    total = paid.sum(dim=1)
+    known = (total > 0) & (state.tries >= _KNOWN).all(dim=1)
+    shared = paid[:, 1] / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return torch.where(known, shared, before).clamp(0.05, 0.9)
+
+
+def _pair(features: int, first: Tensor, second: Tensor) -> Tensor:
+    """Two different coordinates for each example, (B, 2) int64, from two uniform numbers each."""
+    one = (first * features).to(torch.int64).clamp(max=features - 1)
+    ahead = (second * (features - 1)).to(torch.int64).clamp(max=features - 2)
+    return torch.stack([one, (one + 1 + ahead) % features], dim=1)
