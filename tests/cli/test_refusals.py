@@ -1,5 +1,6 @@
 """Bad input: exit code 2, one line that says what was required, what came and what to do; no traceback."""
 
+import json
 import pickle
 import shutil
 
@@ -286,8 +287,56 @@ def test_other_commands(trustbound, line):
     assert trustbound(*line).error
 
 
-@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--time", "5m"]])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_threat_can_be_asked_about_once(trustbound, weights, more):
     twice = ["--threat", "linf:0.050;access=gradients", *more]
     said = trustbound(*arguments("audit", f"fc:{weights}", more=twice)).error
     assert "each threat can be asked about once; got linf:0.05 again" in said
+
+
+@pytest.mark.parametrize("option", ["split", "interpolation", "data-dir", "resize", "class-index", "label-column"])
+def test_an_option_that_the_data_has_no_use_for_is_refused(trustbound, command, weights, tmp_path, option):
+    inputs, labels = digits()
+    path = saved(tmp_path / "a.npz", inputs, labels)
+    value = {"split": "train", "interpolation": "nearest", "resize": "4"}.get(option, str(tmp_path))
+    said = trustbound(*arguments(command, f"fc:{weights}", data=path, more=[f"--{option}", value])).error
+    assert option.replace("-", "_") in said
+
+
+def test_weights_twice_are_refused(trustbound, command, weights):
+    said = trustbound(*arguments(command, weights, more=["--weights", weights])).error
+    assert "weights come from one file" in said
+
+
+def test_time_chooses_the_budget(trustbound, weights):
+    more = ["--time", "1m", "--budget", "quick"]
+    said = trustbound("audit", f"fc:{weights}", "--data", "digits", "--threat", "linf:0.05", *more).error
+    assert "--time chooses the budget; got --budget quick" in said
+
+
+def test_a_box_beside_a_wrapped_model_is_refused(trustbound, command, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\nimport trustbound as tb\n"
+        "def net():\n    return tb.wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))\n"
+    )
+    for more in (["--box=-1,1"], ["--mean", "0.5"], ["--std", "2"], ["--output", "0"]):
+        assert "wrapped already" in trustbound(*arguments(command, f"{tmp_path / 'net.py'}:net", more=more)).error
+
+
+def train_arguments(tmp_path, data, *more):
+    return ["train", "fc", "--data", data, "--epochs", "1", "--out", tmp_path / "w.safetensors", "--json", *more]
+
+
+def test_training_on_data_without_parts_reports_no_test_accuracy(trustbound, tmp_path):
+    inputs, labels = digits(60)
+    whole = saved(tmp_path / "whole.npz", inputs, labels)
+    told = trustbound(*train_arguments(tmp_path, whole, "--arguments", '{"widths": [8]}'))
+    assert told.code == 0, told.err
+    assert "nothing is left to test on" in told.err
+    assert json.loads(told.out)["history"][0]["validation_accuracy"] is None
+    parts = tmp_path / "parts.npz"
+    np.savez(parts, x_train=inputs, y_train=labels, x_test=inputs[:20], y_test=labels[:20])
+    told = trustbound(*train_arguments(tmp_path, parts, "--arguments", '{"widths": [8]}'))
+    assert told.code == 0, told.err
+    assert json.loads(told.out)["history"][0]["validation_accuracy"] is not None
+    assert "split" in trustbound(*train_arguments(tmp_path, parts, "--split", "test")).error

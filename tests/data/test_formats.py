@@ -309,3 +309,37 @@ def test_unknown_specs_and_options_that_do_not_apply(tmp_path):
     with pytest.raises(InputError, match="holds no pictures"):
         load_data(tmp_path / "empty.zip")
     Image.new("L", (2, 2)).save(tmp_path / "lonely.png")
+
+
+def test_a_part_of_a_set_without_parts_is_refused(tmp_path):
+    """Reading all of it for `train` and for `test` would train and test on the same examples in silence."""
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 2)), y=np.arange(3))
+    (tmp_path / "t.csv").write_text("a,label\n0,0\n1,1\n")
+    (tmp_path / "set" / "cat").mkdir(parents=True)
+    Image.new("L", (2, 2)).save(tmp_path / "set" / "cat" / "0.png")
+    for source in ("a.npz", "t.csv", "set"):
+        assert len(load_data(tmp_path / source)) > 0
+        for split in ("train", "test", "val"):
+            with pytest.raises(InputError, match=f"has no parts; got split='{split}'"):
+                load_data(tmp_path / source, split=split)
+    np.savez(tmp_path / "b.npz", x_train=np.ones((4, 2)), y_train=np.arange(4), x=np.zeros((3, 2)), y=np.arange(3))
+    assert len(load_data(tmp_path / "b.npz", split="train")) == 4
+    np.savez(tmp_path / "c.npz", x_test=np.ones((4, 2)), y=np.arange(4))
+    with pytest.raises(InputError, match="only one of them is split"):
+        load_data(tmp_path / "c.npz")
+
+
+def test_options_without_use_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((3, 2)), y=np.arange(3))
+    for options, said in [
+        ({"data_dir": tmp_path}, "data_dir cannot be used"),
+        ({"interpolation": "nearest"}, "interpolation cannot be used"),
+        ({"label_column": "y"}, "label_column cannot be used"),
+    ]:
+        for source in (tmp_path / "a.npz", "digits"):
+            with pytest.raises(InputError, match=said):
+                load_data(source, **options)
+    (tmp_path / "set" / "cat").mkdir(parents=True)
+    Image.new("L", (2, 2)).save(tmp_path / "set" / "cat" / "0.png")
+    with pytest.raises(InputError, match="without resize"):
+        load_data(tmp_path / "set", interpolation="nearest")

@@ -234,6 +234,12 @@ def test_recipes_that_are_refused(changes, message):
         Recipe(**changes)
 
 
+def test_momentum_without_sgd_is_refused():
+    assert Recipe(optimizer="sgd", momentum=0.5).momentum == 0.5
+    with pytest.raises(InputError, match="belongs to sgd"):
+        Recipe(optimizer="adam", momentum=0.5)
+
+
 def test_goals_that_training_does_not_defend_are_refused():
     with pytest.raises(UnsupportedError, match="the threat's goal is target:1"):
         Recipe(objective="pgd", threat=Threat.parse("linf:0.1;goal=target:1"))

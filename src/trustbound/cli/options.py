@@ -53,12 +53,12 @@ def data_options(function: F) -> F:
     return _stack(
         [
             click.option("--data", required=True, help="digits, mnist, fashion-mnist, cifar10, or a path."),
-            click.option("--split", default="test", show_default=True, help="Which part of the data."),
+            click.option("--split", help="Which part of the data, where it has parts (default: test)."),
             click.option("--limit", type=click.IntRange(min=1), help="At most so many examples, drawn stratified."),
             click.option("--data-dir", type=click.Path(), help="Where named data sets are looked for first."),
             click.option("--resize", help="Pictures: shorter side N, or HxW."),
             click.option("--crop", help="Pictures: central crop N, or HxW."),
-            click.option("--interpolation", default="bilinear", show_default=True, help="Pictures: how to resize."),
+            click.option("--interpolation", help="Pictures: how to resize (default: bilinear)."),
             click.option("--class-index", help="Pictures: file that maps class folders to class numbers."),
             click.option("--label-column", help="CSV: the column that holds the label."),
             click.option(
@@ -124,6 +124,16 @@ def read_data(options: dict[str, Any], seed: int, model: Model | None = None) ->
         label_column=take("label_column"),
         box=chosen,
     )
+
+
+def read_part(options: dict[str, Any], split: str, seed: int, model: Model | None = None) -> tuple[LabelledSet, bool]:
+    """A part of the data, and True; all of it, and False, where it has no parts."""
+    from trustbound.data.formats.parts import NoPartsError
+
+    try:
+        return read_data({**options, "split": split}, seed, model), True
+    except NoPartsError:
+        return read_data({**options, "split": None}, seed, model), False
 
 
 def numbers(text: str | None, option: str) -> list[float] | None:

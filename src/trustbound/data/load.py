@@ -10,6 +10,7 @@ from typing import Any
 from trustbound.data.download import locate
 from trustbound.data.formats.class_index import ClassIndex
 from trustbound.data.formats.listing import ARCHIVES
+from trustbound.data.formats.parts import DEFAULT, refuse_part
 from trustbound.data.labelled import LabelledSet
 from trustbound.data.registry import DATA, PublishedSet
 from trustbound.errors import InputError
@@ -19,13 +20,13 @@ from trustbound.record.box import Box
 def load_data(
     spec: str | Path,
     *,
-    split: str = "test",
+    split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
     data_dir: str | Path | None = None,
     resize: int | tuple[int, int] | None = None,
     crop: int | tuple[int, int] | None = None,
-    interpolation: str = "bilinear",
+    interpolation: str | None = None,
     class_index: ClassIndex | None = None,
     label_column: str | None = None,
     box: Any = None,
@@ -35,7 +36,7 @@ def load_data(
     Parameters
         spec          `digits`, `mnist`, `fashion-mnist`, `cifar10`; or a path: a folder of class folders of
                       pictures, an archive of one (.tar, .tar.gz, .tgz, .zip …), an .npz, or a .csv.
-        split         which part, where there are parts.
+        split         which part, where there are parts; `test` unless given. Refused where there are none.
         limit, seed   at most so many examples, class proportions kept, the same ones for the same seed.
         data_dir      where named sets are looked for first; then $TRUSTBOUND_DATA, the user cache, mirrors.
         resize, crop, interpolation, class_index   pictures only, see `formats.pictures.read_pictures`.
@@ -48,15 +49,16 @@ def load_data(
     >>> data.name, len(data), data.shape
     ('digits/test', 100, (1, 8, 8))
     """
-    pictures = {"resize": resize, "crop": crop, "class_index": class_index}
+    pictures = {"resize": resize, "crop": crop, "interpolation": interpolation, "class_index": class_index}
     row = next((row for row in DATA if row.name == str(spec)), None)
     if row is not None:
-        _refuse(str(spec), {**pictures, "label_column": label_column})
-        return _named(row, split, data_dir, _plain(box)).stratified(limit, seed)
+        _refuse(str(spec), {**pictures, "label_column": label_column, **({} if row.files else {"data_dir": data_dir})})
+        return _named(row, split or DEFAULT, data_dir, _plain(box)).stratified(limit, seed)
     path = Path(spec).expanduser()
     if not path.exists():
         raise _unknown(str(spec))
     name = path.name.lower()
+    _refuse(str(spec), {"data_dir": data_dir})
     if path.is_dir() or name.endswith(ARCHIVES):
         from trustbound.data.formats.pictures import read_pictures
 
@@ -81,6 +83,7 @@ def load_data(
     if name.endswith(".csv"):
         from trustbound.data.formats.table import read_table
 
+        refuse_part(path, split)
         ranges = _plain(box) if isinstance(box, tuple | list) else box
         return read_table(path, label_column=label_column, box=ranges).stratified(limit, seed)
     raise InputError(f"data must be a folder, an archive ({', '.join(ARCHIVES)}), an .npz or a .csv; got {str(spec)!r}")
@@ -102,8 +105,8 @@ def _plain(box: Any) -> Box | None:
 def _refuse(spec: str, options: dict[str, Any]) -> None:
     if given := [name for name, value in options.items() if value is not None]:
         raise InputError(
-            f"{', '.join(given)} cannot be used with {spec!r}: resize, crop and class_index belong to "
-            "pictures, label_column to tables. Leave it out."
+            f"{', '.join(given)} cannot be used with {spec!r}: resize, crop, interpolation and class_index "
+            "belong to pictures, label_column to tables, data_dir to named sets that have files. Leave it out."
         )
 
 

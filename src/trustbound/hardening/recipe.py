@@ -81,6 +81,8 @@ class Recipe:
         _number("weight_decay", self.weight_decay, least=0.0)
         if not 0.0 <= self.momentum < 1.0:
             raise InputError(f"`momentum` must lie in [0, 1); got {self.momentum!r}")
+        if self.optimizer != "sgd" and self.momentum != 0.9:
+            raise InputError(f"`momentum` belongs to sgd; got {self.momentum!r} with {self.optimizer}. Leave it out.")
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, tuple(SCHEDULES))
         _one_of("precision", self.precision, PRECISIONS)

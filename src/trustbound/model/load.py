@@ -132,6 +132,10 @@ def _parse(spec: str, weights: str | Path | None) -> tuple[str | None, Path | No
     path = Path(spec).expanduser()
     if path.is_file() and path.suffix.lower() != ".py":
         if programs.kind_of(path) == "safetensors":
+            if weights is not None:
+                raise InputError(
+                    f"weights come from one file; got {spec} and weights={str(weights)!r}. Leave one of them out."
+                )
             if (zoo := read_notes(path).get("architecture")) is None:
                 raise InputError(
                     f"{spec} holds weights without the name of their architecture. Pass zoo-name:{spec} or "
@@ -183,6 +187,8 @@ def _from_program(path: Path, given: dict[str, Any], weights: str | Path | None,
         return programs.load_torchscript(path)
     held = read_checkpoint(path, trust_pickle=trust_pickle)
     if isinstance(held, nn.Module):
+        if given:
+            raise InputError(f"{path} holds a whole module, which takes no arguments; got {given}")
         return held
     raise InputError(
         f"{path} holds weights alone. Say what they belong to: zoo-name:{path}, or path/file.py:function with weights=."

@@ -6,11 +6,15 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from trustbound.cli.options import as_json, data_options, model_options, read_data, read_model, threat_option
+from trustbound.cli.options import as_json, data_options, model_options, read_data, read_model, read_part, threat_option
+
+if TYPE_CHECKING:
+    from trustbound.data.labelled import LabelledSet
+    from trustbound.model.wrapping import Model
 
 
 @click.command("audit")
@@ -20,9 +24,7 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 @click.option(
     "--budget",
     type=click.Choice(["quick", "standard", "thorough", "autoattack"]),
-    default="standard",
-    show_default=True,
-    help="How hard to search.",
+    help="How hard to search (default: standard).",
 )
 @click.option("--time", "time_limit", help="Choose budget and examples to fit, e.g. 90s, 30m, 2h.")
 @click.option("--curve", type=click.IntRange(min=0), help="Examples of the security curve (0: none).")
@@ -36,7 +38,7 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
 def audit_command(
     threats: tuple[str, ...],
-    budget: str,
+    budget: str | None,
     time_limit: str | None,
     curve: int | None,
     seed: int,
@@ -62,15 +64,18 @@ def audit_command(
     from trustbound.audits.run import audit
     from trustbound.cli.progress import Bars
     from trustbound.cli.runs import chosen_before, default_run
-    from trustbound.errors import UnsoundError
+    from trustbound.errors import InputError, UnsoundError
     from trustbound.record.files import read_record, write_record
     from trustbound.record.view import json_view
     from trustbound.report import read_gallery, summary, write
     from trustbound.threat import Threat
 
+    if budget is not None and time_limit is not None:
+        raise InputError(f"--time chooses the budget; got --budget {budget} as well. Leave one out.")
+    budget = budget or "standard"
     parsed = [Threat.parse(threat) for threat in threats]
     model = read_model(options)
-    known = read_data({**options, "data": training, "split": "train", "limit": None}, seed, model) if training else None
+    known = _training(training, options, seed, model) if training else None
     data = read_data(options, seed, model)
     check_fit(model, data, parsed)
     asked = [budget if time_limit is None else f"time {seconds(time_limit):g}", seed, curve, batch_size]
@@ -113,6 +118,15 @@ def audit_command(
         Console().print(summary(record))
         click.echo(f"report: {page}")
     sys.exit(record.exit_code)
+
+
+def _training(source: str, options: dict[str, Any], seed: int, model: Model) -> LabelledSet:
+    """All of the training data, its train split where it has one."""
+    from trustbound.data.registry import DATA
+
+    named = any(row.name == source and row.files for row in DATA)
+    chosen = {**options, "data": source, "limit": None, "data_dir": options["data_dir"] if named else None}
+    return read_part(chosen, "train", seed, model)[0]
 
 
 def seconds(text: str) -> float:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trustbound.cli.options import as_json, data_options, read_data
+from trustbound.cli.options import as_json, data_options, read_part
 from trustbound.hardening.registry import OBJECTIVES
 from trustbound.model.registry import ZOO
 
@@ -58,15 +58,19 @@ def train_command(
     **options: Any,
 ) -> None:
     """Train ARCHITECTURE of the zoo on the train split, watch it on the test split, save its weights."""
+    from trustbound.errors import InputError
     from trustbound.hardening import train
     from trustbound.model import save_model
 
     fields = ("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay")
     changes = {name: value for name in fields if (value := options.pop(name)) is not None}
     plan = _recipe(recipe, objective, numbers, threat, {**changes, "seed": seed})
-    options["split"] = "train"
-    data = read_data(dict(options), seed)
-    validation = read_data({**options, "split": "test"}, seed)
+    if options.pop("split") is not None:
+        raise InputError("train learns on the split train and is watched on test; leave --split out")
+    data, parts = read_part(options, "train", seed)
+    validation = read_part(options, "test", seed)[0] if parts else None
+    if validation is None:
+        click.echo(f"{options['data']} has no parts: all of it is trained on, and nothing is left to test on", err=True)
     model = _model(architecture, data, arguments, seed)
     bar = _Line(enabled=sys.stderr.isatty())
     trained = train(model, data, plan, run=run, progress=bar.show, device=device, validation=validation)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trustbound.data.formats.parts import DEFAULT, refuse_part
 from trustbound.errors import InputError
 from trustbound.record.unpacking import DAMAGED, check_zip, members
 
@@ -33,7 +34,7 @@ class Listing:
     split: str | None
 
 
-def list_pictures(source: Path, split: str) -> Listing:
+def list_pictures(source: Path, split: str | None) -> Listing:
     """List `[prefix/][split/]class/picture` of a folder, a tar archive (any compression) or a zip archive.
 
     Raises      InputError: no pictures, pictures outside class folders, a split that is not there, class folders at
@@ -52,10 +53,13 @@ def list_pictures(source: Path, split: str) -> Listing:
         if len(parts) < 2:
             raise InputError(f"every picture must lie in a folder named after its class; {name} in {source} does not.")
         groups.setdefault(parts[:-2], []).append(name)
-    chosen = [prefix for prefix in groups if split in prefix]
+    part = split or DEFAULT
+    chosen = [prefix for prefix in groups if part in prefix]
     named = sorted({part for prefix in groups for part in prefix if part in _SPLITS})
     if not chosen and named:
-        raise InputError(f"{source} has no split {split!r}; it has {', '.join(named)}.")
+        raise InputError(f"{source} has no split {part!r}; it has {', '.join(named)}.")
+    if not chosen:
+        refuse_part(source, split)
     if len(chosen or groups) > 1:
         places = ", ".join("/".join(prefix) or "." for prefix in list(chosen or groups)[:5])
         raise InputError(
@@ -69,7 +73,7 @@ def list_pictures(source: Path, split: str) -> Listing:
         names=tuple(names),
         folders=tuple(name.split("/")[-2] for name in names),
         classes=tuple(sorted({name.split("/")[-2] for members in groups.values() for name in members})),
-        split=split if chosen else None,
+        split=part if chosen else None,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0
 from numpy.typing import NDArray
 
+from trustbound.data.formats.parts import DEFAULT, refuse_part
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
@@ -20,10 +21,11 @@ INPUTS = ("inputs", "x", "images")
 LABELS = ("labels", "y")
 
 
-def read_npz(path: Path, split: str, *, box: Box | None = None) -> LabelledSet:
+def read_npz(path: Path, split: str | None, *, box: Box | None = None) -> LabelledSet:
     """Inputs from the key `inputs`, `x` or `images`, labels from `labels` or `y`; nothing is unpickled.
 
-    Splits      where keys end in `_train` and `_test` (`x_test`, `y_test`) the split's keys are read.
+    Splits      where keys end in `_train` and `_test` (`x_test`, `y_test`) the split's keys are read, those of
+                `test` unless one is named; a named split of a file without such keys is refused.
     Pictures    uint8 arrays (N, H, W) become (N, 1, H, W), and uint8 (N, H, W, 1 or 3) become channels first,
                 unless the second axis is 1 or 3 itself; arrays of floats are taken as they are.
     Classes     a key `class_names` with one text per class is used.
@@ -36,8 +38,9 @@ def read_npz(path: Path, split: str, *, box: Box | None = None) -> LabelledSet:
         check_zip(path)
         _check_arrays(path)
         with np.load(path, allow_pickle=False) as held:
-            inputs, split_keys = _entry(path, held, INPUTS, split)
-            labels, also = _entry(path, held, LABELS, split)
+            part = split or DEFAULT
+            inputs, split_keys = _entry(path, held, INPUTS, part)
+            labels, also = _entry(path, held, LABELS, part)
             if also != split_keys:
                 raise InputError(f"{path} must hold inputs and labels of one split; only one of them is split")
             names = _names(path, held["class_names"]) if "class_names" in held else None
@@ -48,9 +51,11 @@ def read_npz(path: Path, split: str, *, box: Box | None = None) -> LabelledSet:
             f"{path} cannot be read as an .npz of plain arrays ({error}). "
             "Write it with numpy.savez; arrays of objects are pickles and are not loaded."
         ) from error
+    if not split_keys:
+        refuse_part(path, split)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    name = f"{path.stem}/{split}" if split_keys else path.stem
+    name = f"{path.stem}/{part}" if split_keys else path.stem
     return LabelledSet(_channels_first(inputs), labels, box=box or Box(0.0, 1.0), class_names=names, name=name)
 
 

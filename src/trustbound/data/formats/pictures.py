@@ -28,13 +28,13 @@ Pixels = NDArray[np.uint8] | NDArray[np.float32]
 
 def read_pictures(
     source: Path,
-    split: str,
+    split: str | None,
     *,
     limit: int | None = None,
     seed: int = 0,
     resize: Size | None = None,
     crop: Size | None = None,
-    interpolation: str = "bilinear",
+    interpolation: str | None = None,
     class_index: ClassIndex | None = None,
     box: Box | None = None,
 ) -> LabelledSet:
@@ -46,13 +46,16 @@ def read_pictures(
         limit, seed    drawn stratified from the names, so that only the chosen pictures are decoded.
         resize         a number: the shorter side, aspect kept; a pair: exactly (height, width).
         crop           a number or (height, width), cut from the centre after resizing.
-        interpolation  nearest, bilinear, bicubic or lanczos; shrinking smooths first (Pillow).
+        interpolation  of resize: bilinear unless given, nearest, bicubic or lanczos; shrinking smooths first (Pillow).
         class_index    which class number each folder has; None asks the folder names, see `class_numbers`.
 
     Raises      InputError: a picture that cannot be read exactly (named), differing sizes, an unknown split.
     Deviations  pixels are as stored: orientation tags, gamma and colour profiles are not applied (nor does
                 torchvision). Pictures that are transparent, animated or CMYK are refused, see `decoding.decode`.
     """
+    if interpolation is not None and resize is None:
+        raise InputError(f"`interpolation` says how to resize; got {interpolation!r} without resize. Leave it out.")
+    interpolation = interpolation or "bilinear"
     if interpolation not in INTERPOLATIONS:
         raise InputError(f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}; got {interpolation!r}")
     target, window = _size("resize", resize), _size("crop", crop)
