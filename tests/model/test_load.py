@@ -325,3 +325,42 @@ def test_notes_of_a_newer_version_are_not_guessed_at(tmp_path, network):
     path.write_bytes(raw[:8] + header + raw[8 + size :])
     with pytest.raises(InputError, match=r"newer trustbound \(format 9\)"):
         load_model(path)
+
+
+@pytest.mark.parametrize("where", ["at import", "in the function"])
+@pytest.mark.parametrize("what", ["sys.exit(0)", "sys.exit('bye')", "1 / 0", "raise SystemExit"])
+def test_code_of_a_model_that_ends_the_program_is_an_error(tmp_path, monkeypatch, what, where):
+    """An exit with 0 would read as an audit that was done."""
+    before, inside = (what, "pass") if where == "at import" else ("", what)
+    name = f"ends_{abs(hash((what, where)))}"
+    (tmp_path / f"{name}.py").write_text(f"import sys\n{before}\ndef net():\n    {inside}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for spec in (f"{tmp_path / name}.py:net", f"{name}:net"):
+        with pytest.raises(InputError, match=r"failed.*(SystemExit|ZeroDivisionError)"):
+            load_model(spec)
+
+
+@pytest.mark.parametrize(
+    ("notes", "said"),
+    [
+        ({"box": "ab"}, r"must be \[low, high\]"),
+        ({"box": [0, 1, 2]}, r"must be \[low, high\]"),
+        ({"box": [1, 0]}, "low < high"),
+        ({"mean": "ab"}, "`mean`"),
+        ({"std": [0.0]}, "positive"),
+        ({"arguments": [1]}, "an architecture and its arguments"),
+        ({"architecture": 3}, "an architecture and its arguments"),
+        ({"architecture": "nonsense"}, "unknown architecture"),
+        ({"arguments": {"widths": [10**12], "input_shape": [4], "classes": 3}}, "wrong shapes"),
+        ({"arguments": {"widths": [8] * 200, "input_shape": [4], "classes": 3}}, "missing"),
+    ],
+)
+def test_notes_of_a_weights_file_that_cannot_be_are_refused(tmp_path, notes, said):
+    from safetensors.torch import save_file
+
+    module = build("fc", widths=[8], input_shape=[4], classes=3)
+    plain = {"format": 1, "architecture": "fc", "arguments": {"widths": [8], "input_shape": [4], "classes": 3}}
+    path = tmp_path / "a.safetensors"
+    save_file(module.state_dict(), path, metadata={"trustbound": json.dumps({**plain, **notes})})
+    with pytest.raises(InputError, match=said):
+        load_model(path)

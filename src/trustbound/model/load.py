@@ -15,7 +15,7 @@ from trustbound.errors import InputError
 from trustbound.model.files import factory, programs
 from trustbound.model.files.origin import Origin, sha256_of
 from trustbound.model.files.save import noted_box, read_notes
-from trustbound.model.files.weights import fit_weights, read_checkpoint, read_weights
+from trustbound.model.files.weights import check_weights, fit_weights, read_checkpoint, read_weights
 from trustbound.model.registry import ZOO
 from trustbound.model.wrapping import Model, check_agrees, wrap
 from trustbound.model.zoo.build import build
@@ -163,7 +163,10 @@ def _from_zoo(
     if notes.get("architecture") not in (None, zoo):
         raise InputError(f"{path} holds weights of {notes['architecture']!r}; got the architecture {zoo!r}")
     tensors = read_weights(path, trust_pickle=trust_pickle)
-    module = build(zoo, **{**notes.get("arguments", {}), **given})
+    wanted = {**(notes.get("arguments") or {}), **given}
+    with torch.device("meta"):  # shapes alone: nothing larger than the file is made room for
+        check_weights(build(zoo, **wanted), tensors, path)
+    module = build(zoo, **wanted)
     fit_weights(module, tensors, path)
     return module, notes, dict(module.arguments)  # type: ignore[arg-type]
 

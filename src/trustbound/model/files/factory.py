@@ -29,7 +29,7 @@ def from_file(path: Path, function: str, arguments: Mapping[str, Any]) -> nn.Mod
         return _call(getattr(module, function, None), f"{path}:{function}", arguments)
     except TrustboundError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # sys.exit at import would end the command, with 0 as if all were well
         sys.modules.pop(name, None)
         raise InputError(f"{path} failed: {type(error).__name__}: {error}") from error
     finally:
@@ -45,6 +45,10 @@ def from_package(package: str, function: str, arguments: Mapping[str, Any]) -> n
             f"the package {package!r} cannot be imported: {error}. Install it in this environment, or name a "
             "file: path/file.py:function."
         ) from error
+    except TrustboundError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"importing {package!r} failed: {type(error).__name__}: {error}. Repair it first.") from error
     target: Any = module
     for part in function.split("."):
         target = getattr(target, part, None)
@@ -58,7 +62,7 @@ def _call(function: Any, spec: str, arguments: Mapping[str, Any]) -> nn.Module:
         made = function(**arguments)
     except TrustboundError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{spec} failed with the arguments {dict(arguments)}: {type(error).__name__}: {error}"
         ) from error

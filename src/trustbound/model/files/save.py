@@ -103,6 +103,10 @@ def read_notes(path: Path) -> dict[str, Any]:
         supported = notes["format"] <= FORMAT
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: its notes under {_KEY!r} cannot be read ({error})") from error
+    if not isinstance(notes.get("arguments") or {}, dict) or not isinstance(notes.get("architecture") or "", str):
+        raise InputError(
+            f"{path}: its notes under {_KEY!r} must name an architecture and its arguments; got {text[:200]}"
+        )
     if not supported:
         raise InputError(f"{path} was written by a newer trustbound (format {notes['format']}): update.")
     assert isinstance(notes, dict)
@@ -114,5 +118,8 @@ def noted_box(notes: dict[str, Any]) -> Box | None:
     limits = notes.get("box")
     if limits is None:
         return None
-    low, high = (torch.tensor(limit, dtype=torch.float64).numpy() for limit in limits)
+    try:
+        low, high = (torch.tensor(limit, dtype=torch.float64).numpy() for limit in limits)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"the box noted in a weights file must be [low, high]; got {limits!r} ({error})") from error
     return Box(low, high)

@@ -107,7 +107,12 @@ def _tensors(held: Any, depth: int = 3) -> dict[str, Tensor] | None:
 
 
 def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load tensors into a module whose names and shapes must all match.
+    """Load tensors into a module whose names and shapes must all match, see `check_weights`."""
+    module.load_state_dict(check_weights(module, tensors, path))
+
+
+def check_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors under the module's own names, when names and shapes all match.
 
     Prefixes that wrappers leave (`module.`, `_orig_mod.`, `model.`, `net.`) are taken off while every name
     has one and the module's own names do not.
@@ -138,7 +143,7 @@ def fit_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) ->
             f"{path} does not fit {type(module).__name__}: {'; '.join(problems)}. "
             "Check the architecture and its arguments (input_shape, classes, widths …)."
         )
-    module.load_state_dict(given)
+    return given
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:
