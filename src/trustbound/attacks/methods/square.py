@@ -202,7 +202,7 @@ def _exchanged(problem: Problem, state: SquareState, share: float, progress: flo
     state.kind = torch.full_like(state.kind, -1)
     if share * height * width < 1.0 and change[0].numel() > 1:
         choice, first, second, spread, turn = numbers[:, 5 + channels :].unbind(dim=1)
-        pairs = choice < _preference(state, 0.1 + 0.5 * progress if min(height, width) >= 5 else 0.5)
+        pairs = choice < _preference(state, (0.1 if min(height, width) >= 5 else 0.3) + 0.5 * progress)
         state.kind = pairs.to(torch.int64)
         angle = math.pi * 2.0 ** (-_FINEST * spread) * (2.0 * turn - 1.0)
         apart = turned(change, _pair(change[0].numel(), first, second), angle, reach)
@@ -213,7 +213,7 @@ def _exchanged(problem: Problem, state: SquareState, share: float, progress: flo
 def _preference(state: SquareState, before: float) -> Tensor:
     """The share of pairs among small candidates, (B,): as both kinds have paid lately, `before` until that is known.
 
-    Patterns gain more in pictures at first; where there is no room for one, both begin alike.
+    Patterns gain more in pictures at first; where there is no room for one, pairs begin with three tenths.
     """
     paid = state.gain / state.tries.clamp(min=1.0)
     total = paid.sum(dim=1)
