@@ -14,11 +14,11 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.zoos import Subject, digits, third, unseen
+from trustbound.attacks import build
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import examine
 from trustbound.audits.checks.probe import answers, objective_of, strike
@@ -31,6 +31,7 @@ from trustbound.threat import Threat
 
 RESULT = Path(__file__).parent / "results" / "checks_zoo.json"
 CONTROL = 64
+ATTACKS = (build("pgd", steps=20), build("apgd", steps=40, loss="margin"), build("apgd-t", steps=30))
 ZOOS = {"A": digits, "B": unseen, "C": third}
 
 
@@ -65,6 +66,7 @@ def look(subject: Subject) -> dict[str, Check]:
         "threat": Threat.parse(f"linf:{subject.epsilon}"),
         "key": 7,
         "training": subject.training,
+        "attacks": ATTACKS,
     }
     taken = fingerprint(model.module)
     before = Before(**known)
@@ -77,17 +79,15 @@ def look(subject: Subject) -> dict[str, Check]:
 
 
 def _evidence(context: Before, taken: dict[str, str]) -> Evidence:
-    name: str
-    numbers: dict[str, Any]
     outputs, _ = answers(context, context.inputs)
     control = torch.zeros(len(context), dtype=torch.bool)
     control[torch.randperm(len(context), generator=context.generator())[:CONTROL]] = True
     broken = torch.zeros(len(context), dtype=torch.bool)
     adversarial = context.inputs.clone()
     searched = True
-    for name, numbers in (("pgd", {"steps": 20}), ("apgd", {"steps": 40, "loss": "margin"}), ("apgd-t", {"steps": 30})):
+    for one in ATTACKS:
         try:
-            struck = strike(context, name, **numbers)
+            struck = strike(context, one)
         except Exception as error:
             if "no gradient flows" not in str(error):
                 raise

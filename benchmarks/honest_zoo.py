@@ -1,8 +1,8 @@
 """How often do the health checks condemn an honest audit? Whole audits of honest networks, written down before any ran.
 
 2, 10, 26, 100, 200 and 1,000 classes; accuracies from 40 to 99 % by stopping the training early; float32 and bfloat16;
-adversarially trained ones; log-probabilities and logits of odd scales. Real data: MNIST, digits side by side (100 and 1,000
-classes), digits side by side in one of two colours (200), EMNIST letters. Needs $TRUSTBOUND_DATA.
+adversarially trained ones; log-probabilities and logits of odd scales. Real data: MNIST, digits side by side (100 and
+1,000 classes), digits side by side in one of two colours (200), EMNIST letters. Needs $TRUSTBOUND_DATA.
 
     python -m benchmarks.honest_zoo [--only NAME …]       kept network by network in results/honest_zoo.json
 """
@@ -198,7 +198,7 @@ ZOO = (
 
 
 def trained(honest: Honest, learn: LabelledSet, held: LabelledSet, seed: int) -> nn.Module:
-    """Adam on cross-entropy, from PGD examples where asked for, until the accuracy is reached or the epochs are over."""
+    """Adam on cross-entropy, from PGD examples where asked for, until the accuracy is reached or the epochs end."""
     torch.manual_seed(seed)
     net = honest.net()
     optimiser = torch.optim.Adam(net.parameters(), lr=2e-3 if honest.stop == 1.0 else 3e-4)
