@@ -146,7 +146,7 @@ def test_honest_mistakes_are_no_other_order_of_classes(classes, count, accuracy,
         labels, predictions = answered(classes, count, accuracy, confusion, seed)
         check, finding = ordered(predictions, labels, classes)
         assert check.verdict != "FAIL", finding.finding
-        if accuracy > 0.5 and (classes, confusion) != (2, "never named"):
+        if accuracy > 0.5 and classes > 2:
             assert check.verdict == "PASS", finding.finding
 
 
