@@ -12,7 +12,7 @@ from torch import Tensor
 from trustbound.attacks.oracle import Oracle, default_batch_size, price_of
 from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request
 from trustbound.attacks.registry import find
-from trustbound.attacks.searching import Attack, Found, Watch, search
+from trustbound.attacks.searching import Attack, Found, Watch, reached_by, search
 from trustbound.errors import InputError, ModelError
 from trustbound.measure.inside import placed
 from trustbound.model.wrapping import Model, wrap
@@ -140,7 +140,9 @@ def attack(
                     threat.allowed.around(inputs[rows], model.box),
                     objective,
                     Random(key, names[rows].to(inputs.device, torch.int64)),
-                    reached=objective.reached(clean),
+                    reached=reached_by(
+                        oracle, objective, inputs[rows], clean, torch.arange(len(clean), device=clean.device)
+                    ),
                     stop_early=stop_early,
                     watch=watch,
                 )

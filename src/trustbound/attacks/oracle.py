@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.attacks.refusals import whole
+from trustbound.attacks.window.asking import Asking
 from trustbound.attacks.window.compiled import Climb, CompiledGradients
+from trustbound.attacks.window.detector import verdicts
 from trustbound.attacks.window.halving import halved, said
 from trustbound.attacks.window.passes import Passes
 from trustbound.attacks.window.smoothing import SmoothBackward, measure_scales
 from trustbound.attacks.window.untouched import stand_ins, untouched
-from trustbound.errors import BackwardError, InputError, ModelError, TrustboundError, UnsupportedError
+from trustbound.errors import BackwardError, InputError, ModelError, UnsupportedError
 from trustbound.measure.decision import answered
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
@@ -80,13 +82,16 @@ class Oracle:
         silenced: Tensor | None = None,
     ) -> None:
         self.model = model
-        self.task = task
         self.names = names
         self.silenced = silenced
+        self._asking = Asking(model.name, task, names)
+        self._detecting = Asking(f"the detector of {model.name}", task, names)
         self.access = access
         self.batch_size = default_batch_size(model) if batch_size is None else whole("batch_size", batch_size)
         self.passes = Passes(examples, budget)
         self.draws = model.adaptation.draws
+        self.detector = model.adaptation.detector
+        self.rejections = [0, 0]  # inputs that the detector rejected, of so many that it was asked about
         self.events: list[str] = []
         self._width = 0  # of the outputs; not known before the first call
         self._key = key
@@ -154,6 +159,29 @@ class Oracle:
                 f"the last check; it is {self.passes.budget}. Raise it."
             )
         return points.new_zeros(0, self._width)
+
+    def rejected(self, points: Tensor, owner: Tensor, asked: Tensor) -> Tensor:
+        """Which of the points (R, *F) that are asked about, (R,) bool, the declared detector rejects, (R,) bool.
+
+        Without a detector none. An answer of the detector is booked as one forward of the example; who could pay for
+        the look at the point has paid for this one too.
+        """
+        rejected = torch.zeros_like(asked)
+        rows = asked.nonzero()[:, 0] if self.detector is not None else asked.new_zeros(0)
+        if not len(rows):
+            return rejected
+        points, owner = points[rows], owner[rows.to(owner.device)]
+        self.passes.count(owner, forwards=1)
+        parts = self._each(len(rows), lambda part: self._detected(points[part], owner[part]))
+        rejected[rows] = torch.cat(parts)
+        self.rejections[0] += int(rejected.sum())
+        self.rejections[1] += len(rows)
+        return rejected
+
+    def _detected(self, points: Tensor, owner: Tensor) -> Tensor:
+        assert self.detector is not None
+        with torch.no_grad(), self._detecting(points, owner):
+            return verdicts(self.detector, points)
 
     def scales(self, points: Tensor, owner: Tensor) -> Tensor:
         """Spread of each ReLU's input at points (R, *F): (R, L), for the smooth backward pass; one forward."""
@@ -274,33 +302,13 @@ class Oracle:
                 return self.model(points)  # type: ignore[no-any-return]
             return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
 
-    @contextlib.contextmanager
-    def _asking(self, points: Tensor, owner: Tensor, kind: type[ModelError] = ModelError) -> Iterator[None]:
-        """Say of an exception that the model raises who asked it what; memory that ran out is handled elsewhere."""
-        try:
-            yield
-        except (TrustboundError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            first = (str(error).splitlines() or [""])[0] or "no message"
-            rows = owner.unique().cpu()
-            called = (rows if self.names is None else self.names.cpu()[rows]).tolist()
-            listed = ", ".join(map(str, called[:5])) + (" …" if len(called) > 5 else "")
-            asked = f"asked by {self.task}" if self.task else "asked"
-            backward = " in its backward pass" if kind is BackwardError else ""
-            raise kind(
-                f"{self.model.name} must answer every input of its box, in batches of any size; it raised{backward} "
-                f"{type(error).__name__}: {first} ({asked} about {len(called)} examples, {listed}: a batch of shape "
-                f"{tuple(points.shape)}, {points.dtype}). Call the model on such a batch to see where; if it fails "
-                "on some batch sizes only, set batch_size."
-            ) from error
-
     def _unanswered(self, points: Tensor, owner: Tensor) -> Tensor:
         """The outputs of rows that the model does not answer, (R, C), once it has answered their clean inputs alone.
 
         Raises      ModelError when it does not: then it is no matter of the inputs that were tried.
         """
         assert self.silenced is not None
+        self.passes.count(owner, forwards=1)
         with torch.no_grad(), self._asking(points, owner):
             width = self.model(self.silenced[owner.to(self.silenced.device)]).shape[1]
         return points.new_full((len(points), width), torch.nan)
@@ -371,8 +379,8 @@ def _compiled(model: Model, rows: int) -> CompiledGradients:
 
 
 def price_of(model: Model) -> int:
-    """Forwards that one look at a point may cost: the model's draws."""
-    return model.adaptation.draws
+    """Forwards that one look at a point may cost: the model's draws, and its detector's answer."""
+    return model.adaptation.draws + (model.adaptation.detector is not None)
 
 
 def default_batch_size(model: Model) -> int:

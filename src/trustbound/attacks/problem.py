@@ -203,12 +203,13 @@ class Problem:
         return self.trail.closest[self.place]
 
     def outputs(self, theta: Tensor, owner: Tensor | None = None) -> Tensor:
-        """Evaluate points: R rows of θ, row i owned by example owner[i] (by default one each, in order)."""
+        """Evaluate points: R rows of θ, row i owned by example owner[i] (by default one each, in order).
+
+        An input that reaches the goal and is rejected by the declared detector reads as far from the goal.
+        """
         ours, place = self._owned(owner)
         adversarial = ours.apply(theta)
-        outputs = self.oracle.outputs(adversarial, place)
-        self._observe(adversarial, outputs, place, owner)
-        return outputs
+        return self._observed(adversarial, self.oracle.outputs(adversarial, place), place, owner)
 
     def gradient(
         self,
@@ -232,8 +233,8 @@ class Problem:
         surrogate = Climb(loss, climbed.labels, climbed.targets)
         additive = ours.apply(theta) is theta
         slope = self.oracle.gradient(theta, place, surrogate, None if additive else ours.apply, smooth)
-        self._observe(ours.apply(theta), slope.outputs, place, owner)
-        return slope
+        outputs = self._observed(ours.apply(theta), slope.outputs, place, owner)
+        return slope if outputs is slope.outputs else dataclasses.replace(slope, outputs=outputs)
 
     def select(self, rows: Tensor) -> Problem:
         """The same task for some of the examples."""
@@ -255,9 +256,27 @@ class Problem:
             return self.neighbourhood, self.place
         return self.neighbourhood.select(owner), self.place[owner]
 
-    def _observe(self, adversarial: Tensor, outputs: Tensor, place: Tensor, owner: Tensor | None) -> None:
+    def _observed(self, adversarial: Tensor, outputs: Tensor, place: Tensor, owner: Tensor | None) -> Tensor:
+        """Keep what is new; returns the outputs as the defended model shows them."""
         objective = self.objective if owner is None else self.objective.select(owner)
         margin = objective.margin(outputs)
         if (refused := self.oracle.passes.refused(place)) is not None:
             margin = margin.masked_fill(refused, torch.inf)  # zeros stand for what was not asked
+        if self.oracle.detector is not None:
+            rejected = self.oracle.rejected(adversarial, place, margin < 0)
+            margin = margin.masked_fill(rejected, torch.inf)
+            outputs = _withheld(objective, outputs, rejected)
         self.trail.observe(adversarial, margin, place, self.neighbourhood, owner)
+        return outputs
+
+
+def _withheld(objective: Objective, outputs: Tensor, rejected: Tensor) -> Tensor:
+    """Outputs (R, C) where a rejected input is further from the goal than any answer: so an attack turns away."""
+    if not bool(rejected.any()):
+        return outputs
+    labels, classes = objective.labels, outputs.shape[1]
+    if objective.targets is not None:  # whoever is to reach the label's own class
+        labels = torch.where(objective.targets == labels, (labels + 1) % classes, labels)
+    size = outputs.nan_to_num(0.0, 0.0, 0.0).abs().amax(dim=1, keepdim=True)
+    far = torch.nn.functional.one_hot(labels, classes) * (100.0 + 2.0 * size)
+    return torch.where(rejected[:, None], far.to(outputs.dtype), outputs)

@@ -110,7 +110,7 @@ def search(
         place=place,
     )
     if reached is None:
-        reached = objective.reached(oracle.outputs(inputs, place))
+        reached = reached_by(oracle, objective, inputs, oracle.outputs(inputs, place), place)
     trail.begin(reached)
     last = inputs.clone()
     prepare = getattr(attack, "prepare", None)
@@ -126,6 +126,12 @@ def search(
     _note_spent(oracle, place, trail.found if drop else reached)
     oracle.passes.release()
     return _checked(attack, task, trail, last, reached, time.perf_counter() - started)
+
+
+def reached_by(oracle: Oracle, objective: Objective, points: Tensor, outputs: Tensor, owner: Tensor) -> Tensor:
+    """Which points (R, *F) reach the goal and are not rejected by the model's detector, (R,) bool."""
+    reached = objective.reached(outputs)
+    return reached & ~oracle.rejected(points, owner, reached)
 
 
 def _goes_on(problem: Problem, finished: Tensor | None) -> Tensor:
@@ -188,11 +194,17 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
     outputs = task.oracle.outputs(adversarial, task.place)
     margin = task.objective.margin(outputs)
     size = task.neighbourhood.size(adversarial)
-    success = ((margin < 0) & task.neighbourhood.contains(adversarial, size)) | reached
+    reaches = (margin < 0) & task.neighbourhood.contains(adversarial, size)
+    rejected = task.oracle.rejected(adversarial, task.place, reaches)
+    margin = margin.masked_fill(rejected, torch.inf)
+    success = (reaches & ~rejected) | reached
     lost = int((trail.found & ~success).sum())
     if lost:
         task.oracle.events.append(f"{lost} successes were not confirmed by a fresh forward")
     prediction, confidence = decide(outputs)
+    rejections, asked = task.oracle.rejections
+    if asked:
+        task.oracle.events.append(f"the detector rejected {rejections} of {asked} inputs that reach the goal")
     if smallest:
         size = size.masked_fill(~success, torch.inf)
     forwards, backwards = task.oracle.forwards.clone(), task.oracle.backwards.clone()

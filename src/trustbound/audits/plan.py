@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from trustbound.attacks import build
-from trustbound.attacks.oracle import default_batch_size
+from trustbound.attacks.oracle import default_batch_size, price_of
 from trustbound.attacks.suites import suite
 from trustbound.audits.parts.bracket import TRIAL
 from trustbound.audits.parts.curve import curve_count
@@ -106,7 +106,10 @@ def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str
     count = curve_count(curve, budget, len(data))
     if count:
         lines += [_line(threat, "curve-attack", "fmn", {}, count) for threat in threats]
-    return Plan(budget=budget, examples=len(data), lines=tuple(lines), forward_seconds=seconds, backward_cost=ratio)
+    draws, look = model.adaptation.draws, price_of(model)
+    lines = [replace(line, forwards=look * line.forwards, backwards=draws * line.backwards) for line in lines]
+    single = seconds / draws
+    return Plan(budget=budget, examples=len(data), lines=tuple(lines), forward_seconds=single, backward_cost=ratio)
 
 
 def choose(

@@ -31,8 +31,10 @@ class Adaptation:
     Parameters
         stand_ins   module path → differentiable callable used in its place in the backward pass
                     (BPDA; Athalye, Carlini and Wagner 2018). The forward pass stays exact.
-        draws       forwards averaged per gradient when the model is random (EOT).
-        detector    callable inputs → (B,) bool, True where the defence rejects the input.
+        draws       forwards averaged per look when the model is random (EOT): in searches, and when an audit measures
+                    again what they found.
+        detector    callable inputs → (B,) bool, True where the defence rejects the input. What it rejects is no
+                    success; an audit counts a clean input that it rejects as not answered rightly.
 
     >>> Adaptation(stand_ins={"quantise": lambda inputs: inputs}).draws
     1

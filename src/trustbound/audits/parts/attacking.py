@@ -25,13 +25,15 @@ class Verified:
 
     Shapes      confirmed, tie (B,) bool: broken beyond rounding error at the model's dtype and in float64, or
                 within it; silent (B,) bool: confirmed by outputs that are no answer (NaN, infinity), which no other
-                precision can take back; margin64 (B,), NaN where no float64 copy can be made.
+                precision can take back; margin64 (B,), NaN where no float64 copy can be made; forwards (B,) what
+                measuring again took. A success that the model's detector rejects is neither confirmed nor a tie.
     """
 
     confirmed: Tensor
     tie: Tensor
     silent: Tensor
     margin64: Tensor
+    forwards: Tensor
     cost: Cost
 
 
@@ -99,13 +101,18 @@ def verify(
     batch_size: int,
     key: int = 0,
 ) -> Verified:
-    """Measure successes again: a fresh forward at the model's dtype, another in float64, the size in float64.
+    """Measure successes again: fresh forwards at the model's dtype, others in float64, the size in float64.
 
+    Both through oracles of their own, with all logits in view: a random model is averaged over as many fresh draws as
+    it declares, and its detector is asked again.
     Inputs on which the model raises an exception count as not answered, as in the search; where the float64 copy
     raises one, the model's own precision decides alone.
     """
     rows = found.success.nonzero()[:, 0]
     adversarial, goal, ours = found.adversarial[rows], objective.select(rows), neighbourhood.select(rows)
+
+    forwards = torch.zeros(len(found.success), dtype=torch.int64)
+    rejected = torch.zeros_like(rows, dtype=torch.bool)
 
     def measured(asked: Model) -> tuple[Tensor, Tensor, Cost]:
         dtype = asked.input_dtype
@@ -115,12 +122,16 @@ def verify(
         )
         with window as oracle:
             outputs = oracle.outputs(adversarial.to(dtype), names)
-        return outputs, goal.margin(outputs).double(), oracle.cost
+            margin = goal.margin(outputs).double()
+            if asked is model:
+                rejected.copy_(oracle.rejected(adversarial, names, margin < 0))
+        forwards[rows.cpu()] += oracle.forwards
+        return outputs, margin, oracle.cost
 
     tie, confirmed, silent = (torch.zeros_like(found.success) for _ in range(3))
     margins = torch.full(found.success.shape, math.nan, dtype=torch.float64, device=found.success.device)
     if not len(rows):
-        return Verified(confirmed, tie, silent, margins, Cost())
+        return Verified(confirmed, tie, silent, margins, forwards, Cost())
     outputs, margin, cost = measured(model)
     near, agrees = margin.abs() <= rounding_error(outputs, model.precision), margin < 0
     speechless = agrees & ~answered(outputs)
@@ -131,11 +142,11 @@ def verify(
         agrees &= ~known | (exact < 0)
         margins[rows] = exact.masked_fill(~known, math.nan)
         cost = cost + more
-    inside = ours.contains(adversarial)
+    inside = ours.contains(adversarial) & ~rejected
     confirmed[rows] = (agrees & ~near | speechless) & inside
     tie[rows] = (near | ~agrees) & ~speechless & inside
     silent[rows] = speechless & inside
-    return Verified(confirmed, tie, silent, margins, cost)
+    return Verified(confirmed, tie, silent, margins, forwards, cost)
 
 
 def _rows(positions: Tensor, found: Found, verified: Verified) -> list[EvidenceRow]:
@@ -147,7 +158,7 @@ def _rows(positions: Tensor, found: Found, verified: Verified) -> list[EvidenceR
         found.size.tolist(),
         found.prediction.masked_fill(verified.silent, NO_ANSWER).tolist(),
         found.confidence.tolist(),
-        found.forwards.tolist(),
+        (found.forwards + verified.forwards).tolist(),
         found.backwards.tolist(),
         found.queries.tolist(),
         strict=True,

@@ -28,8 +28,9 @@ SAMPLE = 8
 class Clean:
     """What the model says without an attack.
 
-    Shapes      logits (N, C); prediction (N,); confidence (N,); correct (N,) bool; tie (N,) bool, the margin is
-                within rounding error, so that another precision may decide otherwise; all on the CPU.
+    Shapes      logits (N, C); prediction (N,); confidence (N,); correct (N,) bool, of the label's class and not
+                rejected by a declared detector; tie (N,) bool, the margin is within rounding error, so that another
+                precision may decide otherwise; all on the CPU.
     """
 
     logits: Tensor
@@ -51,25 +52,36 @@ def clean_pass(context: Context) -> Clean:
         inputs, labels = context.inputs(rows), context.labels(rows)
         with context.oracle(rows, STEP, shard) as oracle:
             logits = oracle.outputs(inputs, torch.arange(len(rows)))
-            cost = oracle.cost
+            rejected = oracle.rejected(inputs, torch.arange(len(rows)), torch.ones_like(labels, dtype=torch.bool))
+            cost, forwards = oracle.cost, oracle.forwards.tolist()
         check_clean(logits, labels)
         prediction, confidence = decide(logits)
         gaps = margin(logits.double(), labels)
         found = [
-            EvidenceRow(position=position, found=False, margin=gap, prediction=said, confidence=sure, forwards=1)
-            for position, gap, said, sure in zip(
-                rows.tolist(), gaps.tolist(), prediction.tolist(), confidence.tolist(), strict=True
+            EvidenceRow(position=position, found=False, margin=gap, prediction=said, confidence=sure, forwards=made)
+            for position, gap, said, sure, made in zip(
+                rows.tolist(), gaps.tolist(), prediction.tolist(), confidence.tolist(), forwards, strict=True
             )
         ]
         seconds = time.perf_counter() - started
-        return Unit(rows=found, cost=cost + Cost(seconds=seconds), tensors={"position": rows, "logits": logits})
+        count = int(rejected.sum())
+        said = f"the detector rejects {count} of {len(rows)} clean inputs: they count as not answered rightly"
+        return Unit(
+            rows=found,
+            cost=cost + Cost(seconds=seconds),
+            tensors={"position": rows, "logits": logits, "rejected": rejected},
+            events=(said,) if context.model.adaptation.detector is not None else (),
+        )
 
     context.run(STEP, positions, work)
-    logits = torch.cat([part["logits"] for part in context.tensors(STEP, whole=True)])
+    parts = list(context.tensors(STEP, whole=True))
+    logits = torch.cat([part["logits"] for part in parts])
+    # A run that an earlier version began knows of no detector.
+    rejected = torch.cat([part.get("rejected", torch.zeros(len(part["logits"]), dtype=torch.bool)) for part in parts])
     prediction, confidence = decide(logits)
     gaps = margin(logits.double(), context.data.labels)
     tie = gaps.abs() <= rounding_error(logits, context.model.precision)
-    return Clean(logits, prediction, confidence, prediction == context.data.labels, tie)
+    return Clean(logits, prediction, confidence, (prediction == context.data.labels) & ~rejected, tie)
 
 
 def same_answers(context: Context) -> None:

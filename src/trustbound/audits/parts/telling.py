@@ -107,6 +107,8 @@ def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str) -
     precision = str(model.precision).removeprefix("torch.")
     own = f"successes are measured, and ties judged, in the model's own precision, {precision}"
     notes = () if origin is None else _origin(origin)
+    if model.adaptation.detector is not None:
+        notes = (_DETECTOR, *notes)
     if no_double:
         notes = (*notes, f"no float64 copy: {no_double}; {own}")
     elif model.precision not in (torch.float32, torch.float64):
@@ -122,6 +124,12 @@ def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str) -
         dtype=str(model.dtype).removeprefix("torch."),
         notes=notes,
     )
+
+
+_DETECTOR = (
+    "a detector is declared: an input that it rejects is no success, and a clean input that it rejects is not answered "
+    "rightly; proofs are about the model without it, and hold with it"
+)
 
 
 def _origin(origin: Origin) -> tuple[str, ...]:
