@@ -36,7 +36,8 @@ class SmoothPGD:
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        that of `margin-pgd` and 1 forward.
     Randomness  starts, and where the coarse cells lie.
-    Raises      UnsupportedError when the threat gives no gradients, or the model has no ReLU-like activation.
+    Raises      UnsupportedError when the threat gives no gradients, the model has no ReLU-like activation, or calls
+                one on a tensor whose first axis is not the batch.
     Reference   kin: Guo et al., Backpropagating linearly improves transferability, 2020 (2012.03528).
     Deviations  an own method, measured in `benchmarks/README.md`.
 

@@ -57,6 +57,23 @@ class _Smooth(torch.autograd.Function):
         return gate.mul_(gradients[0]), None, None, None
 
 
+def _given(arguments: Any, keywords: Any) -> tuple[Any, dict[str, Any]]:
+    """Arguments and keywords of a call, the tensor first, however it was passed."""
+    named = dict(keywords or {})
+    return (arguments if arguments else (named.pop("input"),)), named
+
+
+def _by_row(z: Tensor, rows: int) -> Tensor:
+    """A ReLU's input with its first axis checked: one entry for each of the model's inputs."""
+    if z.dim() and z.shape[0] == rows:
+        return z
+    raise UnsupportedError(
+        "smooth-pgd needs activations whose first axis is the batch; the model calls a ReLU on a tensor of shape "
+        f"{tuple(z.shape)} for {rows} inputs, so that no row has a scale of its own (a sequence-first layer, or rows "
+        "folded into the batch). Use margin-pgd, which takes the plain gradient."
+    )
+
+
 class _Listen(TorchFunctionMode):
     """Note the spread of each ReLU's input, row by row."""
 
@@ -67,9 +84,8 @@ class _Listen(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         if function in _RELU:
-            z = arguments[0].detach()
-            by_row = z.reshape(self.rows, -1) if z.shape[0] % self.rows == 0 else z.reshape(1, -1)
-            self.spreads.append(by_row.std(dim=1, correction=0).expand(self.rows))
+            z = _by_row(_given(arguments, keywords)[0][0].detach(), self.rows)
+            self.spreads.append(z.reshape(self.rows, -1).std(dim=1, correction=0))
             with torch._C.DisableTorchFunction():  # F.relu calls torch.relu: count each activation once
                 return function(*arguments, **(keywords or {}))
         return function(*arguments, **(keywords or {}))
@@ -86,16 +102,11 @@ class _Replace(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         if function not in _RELU:
             return function(*arguments, **(keywords or {}))
-        z = arguments[0]
-        slope, limit = _RELU[function](*arguments, **{k: v for k, v in (keywords or {}).items() if k != "inplace"})
+        arguments, keywords = _given(arguments, keywords)
+        z = _by_row(arguments[0], len(self.sharpness))
+        slope, limit = _RELU[function](*arguments, **{k: v for k, v in keywords.items() if k != "inplace"})
         steepness = self.sharpness[:, self.layer % self.sharpness.shape[1]]
         self.layer += 1
-        rows = len(steepness)
-        if z.shape[0] != rows:
-            whole = z.shape[0] % rows == 0
-            steepness = (
-                steepness.repeat_interleave(z.shape[0] // rows) if whole else steepness.mean().expand(z.shape[0])
-            )
         steepness = steepness.reshape(-1, *(1,) * (z.dim() - 1))
         with torch._C.DisableTorchFunction():
             if function in _IN_PLACE:
@@ -131,15 +142,37 @@ class SmoothBackward:
 
 
 def measure_scales(model: Callable[[Tensor], Tensor], inputs: Tensor, name: str) -> Tensor:
-    """The spread of each ReLU's input at the clean inputs, (B, L); one forward.
+    """The spread of each ReLU's input at the clean inputs, (B, L); one forward of each.
 
-    Raises      UnsupportedError when the model has no ReLU-like activation to smooth.
+    Raises      UnsupportedError when the model has no ReLU-like activation to smooth, or calls one on a tensor whose
+                first axis is not the batch. Inputs are asked about in two parts of unequal size: an axis that is as
+                long as one of them by chance is not as long as the other.
     """
-    with torch.no_grad(), _Listen(len(inputs)) as listener:
-        model(inputs)
-    if not listener.spreads:
-        raise UnsupportedError(
-            f"smooth-pgd needs ReLU-like activations (ReLU, ReLU6, leaky ReLU); {name} has none. "
-            "Use pgd or apgd, which take the plain gradient."
-        )
-    return torch.stack(listener.spreads, dim=1)
+    spreads = []
+    for part in inputs.split(_unequal(len(inputs), 2 if _needs_company(model) else 1)):
+        with torch.no_grad(), _Listen(len(part)) as listener:
+            model(part)
+        if not listener.spreads:
+            raise UnsupportedError(
+                f"smooth-pgd needs ReLU-like activations (ReLU, ReLU6, leaky ReLU); {name} has none. "
+                "Use pgd or apgd, which take the plain gradient."
+            )
+        spreads.append(torch.stack(listener.spreads, dim=1))
+    return torch.cat(spreads)
+
+
+def _unequal(count: int, least: int) -> list[int]:
+    """Two parts of at least so many, unequal but for the smallest counts; one where there are too few.
+
+    >>> _unequal(1, 1), _unequal(2, 1), _unequal(6, 1), _unequal(4, 2), _unequal(7, 2)
+    ([1], [1, 1], [2, 4], [2, 2], [3, 4])
+    """
+    first = max((count - 1) // 2, least)
+    return [first, count - first] if count - first >= least else [count]
+
+
+def _needs_company(model: object) -> bool:
+    """Whether a batch of one may be refused: by a batch norm in train mode, say."""
+    return isinstance(model, nn.Module) and any(
+        part.training and isinstance(part, nn.modules.batchnorm._BatchNorm) for part in model.modules()
+    )
