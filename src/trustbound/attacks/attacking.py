@@ -13,6 +13,7 @@ from trustbound.attacks.oracle import Oracle, default_batch_size, price_of
 from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request
 from trustbound.attacks.registry import find
 from trustbound.attacks.searching import Attack, Found, Watch, reached_by, search
+from trustbound.attacks.window.scale import units
 from trustbound.errors import InputError, ModelError
 from trustbound.measure.inside import placed
 from trustbound.model.wrapping import Model, wrap
@@ -143,6 +144,7 @@ def attack(
                     reached=reached_by(
                         oracle, objective, inputs[rows], clean, torch.arange(len(clean), device=clean.device)
                     ),
+                    unit=units(clean),
                     stop_early=stop_early,
                     watch=watch,
                 )

@@ -177,6 +177,7 @@ class Problem:
         place           (B,) their rows in the search.
         restart         number of this start.
         memory          what the attack's `prepare` returned, one row an example, for all its restarts.
+        unit            (B,) powers of two by which surrogates see the logits (`window.scale`); None for 1.
     """
 
     oracle: Oracle
@@ -187,6 +188,7 @@ class Problem:
     place: Tensor
     restart: int = 0
     memory: Rows | None = None
+    unit: Tensor | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -230,7 +232,8 @@ class Problem:
         if objective is None and owner is not None:
             climbed = climbed.select(owner)
 
-        surrogate = Climb(loss, climbed.labels, climbed.targets)
+        unit = self.unit if self.unit is None or owner is None else self.unit[owner]
+        surrogate = Climb(loss, climbed.labels, climbed.targets, unit)
         additive = ours.apply(theta) is theta
         slope = self.oracle.gradient(theta, place, surrogate, None if additive else ours.apply, smooth)
         outputs = self._observed(ours.apply(theta), slope.outputs, place, owner)
@@ -245,6 +248,7 @@ class Problem:
             random=self.random.select(rows),
             place=self.place[rows],
             memory=None if self.memory is None else self.memory.select(rows),
+            unit=None if self.unit is None else self.unit[rows],
         )
 
     def with_(self, **changes: Any) -> Problem:

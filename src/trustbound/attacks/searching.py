@@ -85,6 +85,7 @@ def search(
     random: Random,
     *,
     reached: Tensor | None = None,
+    unit: Tensor | None = None,
     stop_early: bool = True,
     watch: Watch | None = None,
 ) -> Found:
@@ -93,6 +94,7 @@ def search(
     Parameters
         reached     (B,) bool, examples whose clean input already reaches the goal; measured when None. They
                     come back unperturbed, with size 0.
+        unit        (B,) powers of two by which surrogates see the logits, None for 1.
         stop_early  drop an example at its first success (attacks that seek any success only).
         watch       called as watch(step, problem, state) after each step.
     """
@@ -108,6 +110,7 @@ def search(
         objective=objective,
         random=random,
         place=place,
+        unit=unit,
     )
     if reached is None:
         reached = reached_by(oracle, objective, inputs, oracle.outputs(inputs, place), place)

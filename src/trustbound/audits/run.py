@@ -21,7 +21,7 @@ from trustbound.audits.context import Context, Progress, Silent, derived_key, dr
 from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
 from trustbound.audits.parts.bracket import Search
-from trustbound.audits.parts.clean import Clean, backward_cost, clean_pass, same_answers
+from trustbound.audits.parts.clean import Clean, backward_cost, clean_pass, logit_unit, same_answers
 from trustbound.audits.parts.curve import curve, curve_count
 from trustbound.audits.parts.doubting import attacked_logits, doubt, witnesses
 from trustbound.audits.parts.health import after_search, before_search, weighed
@@ -169,7 +169,7 @@ def _audit(
         versions=versions(),
         seed=context.seed,
         budget=context.budget,
-        model=model_facts(model, clean, data, twice.reason),
+        model=model_facts(model, clean, data, twice.reason, logit_unit(context)),
         data=DataFacts(
             name=data.name,
             sha256=data.sha256,

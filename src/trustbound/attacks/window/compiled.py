@@ -25,21 +25,34 @@ GradientFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tens
 class Climb:
     """A named loss for labelled rows: what is climbed, as data, so that it can be compiled.
 
-    Shapes      labels, targets (R,) int64; called with outputs (r, C) of some rows, returns (r,).
+    Shapes      labels, targets (R,) int64; unit (R,) powers of two, None for 1; called with outputs (r, C) of some
+                rows, returns (r,): the loss of the logits in that unit, given back in their own. For a loss that
+                grows with its logits, as the margin does, that is the loss itself, bit for bit.
     """
 
     loss: str
     labels: Tensor
     targets: Tensor | None = None
+    unit: Tensor | None = None
 
     def __call__(self, outputs: Tensor, rows: slice) -> Tensor:
         """The loss of some rows."""
+        function, labels = loss_named(self.loss), self.labels[rows]
         targets = None if self.targets is None else self.targets[rows]
-        return loss_named(self.loss)(outputs, self.labels[rows], targets)
+        if self.unit is None:
+            return function(outputs, labels, targets)
+        wide = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        unit = self.unit[rows].to(wide.dtype)
+        return function(wide * unit.unsqueeze(1), labels, targets) / unit
 
     def select(self, rows: Tensor) -> Climb:
         """The same loss for some of the rows."""
-        return Climb(self.loss, self.labels[rows], None if self.targets is None else self.targets[rows])
+        return Climb(
+            self.loss,
+            self.labels[rows],
+            None if self.targets is None else self.targets[rows],
+            None if self.unit is None else self.unit[rows],
+        )
 
 
 class CompiledGradients:
@@ -61,7 +74,7 @@ class CompiledGradients:
 
     def serves(self, surrogate: object, count: int) -> bool:
         """Whether a compiled program fits."""
-        return isinstance(surrogate, Climb) and NEARLY * self.rows <= count <= self.rows
+        return isinstance(surrogate, Climb) and surrogate.unit is None and NEARLY * self.rows <= count <= self.rows
 
     def __call__(self, points: Tensor, climb: Climb, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient (R, *F), outputs (R, C) and loss (R,)."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from trustbound.attacks import Attack, Found, search
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.context import Context, Unit
+from trustbound.audits.parts.clean import logit_unit
 from trustbound.measure.decision import NO_ANSWER, answered
 from trustbound.measure.margin import rounding_error
 from trustbound.model.wrapping import Model
@@ -68,6 +69,7 @@ def attack_unit(
             objective,
             random,
             reached=torch.zeros(len(positions), dtype=torch.bool, device=inputs.device),
+            unit=None if (unit := logit_unit(context)) == 1.0 else torch.full_like(labels, unit, dtype=torch.float64),
         )
         found = _concerned(found, objective)
     key = context.unit_key(f"{step}/check", shard)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trustbound.attacks.attacking import check_clean
 from trustbound.attacks.oracle import Oracle, default_batch_size
+from trustbound.attacks.window.scale import spread, unit
 from trustbound.audits.context import Context, Unit
 from trustbound.audits.parts.pricing import price
 from trustbound.errors import InputError
@@ -82,6 +83,19 @@ def clean_pass(context: Context) -> Clean:
     gaps = margin(logits.double(), context.data.labels)
     tie = gaps.abs() <= rounding_error(logits, context.model.precision)
     return Clean(logits, prediction, confidence, (prediction == context.data.labels) & ~rejected, tie)
+
+
+def logit_unit(context: Context) -> float:
+    """The power of two by which surrogate losses see this model's logits, from the median spread of the clean ones.
+
+    One number for each run, written down as a fact: 1 for ordinary networks.
+    """
+
+    def measured() -> float:
+        parts = [spread(part["logits"]) for part in context.tensors(STEP, whole=True)]
+        return unit(float(torch.cat(parts).median()))
+
+    return float(context.store.fact("logit-unit", measured))
 
 
 def same_answers(context: Context) -> None:

@@ -101,8 +101,13 @@ def exhibits(
     return exhibits
 
 
-def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str) -> ModelFacts:
-    """What was audited; `no_double` says why there is no float64 copy, empty where there is one or none is wanted."""
+def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str, unit: float) -> ModelFacts:
+    """What was audited.
+
+    Parameters
+        no_double   why there is no float64 copy, empty where there is one or none is wanted.
+        unit        the power of two by which surrogate losses saw the logits.
+    """
     origin = getattr(model, "origin", None)
     precision = str(model.precision).removeprefix("torch.")
     own = f"successes are measured, and ties judged, in the model's own precision, {precision}"
@@ -113,6 +118,8 @@ def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str) -
         notes = (*notes, f"no float64 copy: {no_double}; {own}")
     elif model.precision not in (torch.float32, torch.float64):
         notes = (*notes, own)
+    if unit != 1.0:
+        notes = (*notes, f"the scale of the logits is out of the ordinary: surrogate losses saw them times {unit:g}")
     return ModelFacts(
         name=model.name,
         sha256=model.sha256,

@@ -1,0 +1,57 @@
+"""The scale of a network's logits, and the power of two that brings it into an ordinary range.
+
+Cross-entropy and the probability margin depend on the scale: at 1e-9 all probabilities are equal, at 1e9 they are 0
+and 1, and neither has a gradient that float32 can hold. Where the logits' spread is out of the ordinary, surrogates
+see them multiplied by a power of two, which is exact: two copies of a network that differ by a power of two, both out
+of the ordinary, are searched along the same path bit for bit. Ordinary networks are left as they are.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+#: Spreads of trained networks: nothing is changed between them. Outside, they become about `TYPICAL`.
+LEAST, MOST, TYPICAL = 2.0**-5, 2.0**7, 2.0**3
+
+#: Powers that float32 holds, and their reciprocals.
+MOST_POWER = 120
+
+
+def spread(logits: Tensor) -> Tensor:
+    """How far the largest logit of each row lies above the mean of the row's finite ones.
+
+    Shapes      logits (B, C) -> (B,) float64.
+
+    >>> spread(torch.tensor([[3.0, 0.0, 0.0], [1e-9, -1e-9, 0.0]])).tolist()[0]
+    2.0
+    """
+    wide = logits.detach().double()
+    known = wide.isfinite()
+    kept = wide.masked_fill(~known, 0.0)
+    mean = kept.sum(1) / known.sum(1).clamp_min(1)
+    return wide.masked_fill(~known, -torch.inf).amax(1) - mean
+
+
+def unit(found: float) -> float:
+    """The power of two by which logits of a spread are to be multiplied: 1 for ordinary ones.
+
+    >>> unit(10.0), unit(2.0**-30), unit(2.0**33), unit(0.0)
+    (1.0, 8589934592.0, 9.313225746154785e-10, 1.0)
+    """
+    if not (math.isfinite(found) and found > 0.0) or LEAST <= found <= MOST:
+        return 1.0
+    power = round(math.log2(TYPICAL)) - round(math.log2(found))
+    return 2.0 ** max(-MOST_POWER, min(MOST_POWER, power))
+
+
+def units(logits: Tensor) -> Tensor | None:
+    """`unit` of each row (B,) float64, or None where all are 1.
+
+    >>> units(torch.tensor([[10.0, 0.0]])) is None
+    True
+    """
+    found = torch.tensor([unit(value) for value in spread(logits).tolist()], dtype=torch.float64)
+    return None if bool((found == 1.0).all()) else found.to(logits.device)
