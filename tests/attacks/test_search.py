@@ -1,5 +1,6 @@
 """The loop around every attack: who is noted, dropped, charged and returned."""
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -117,6 +118,46 @@ def test_finished_examples_leave_no_trace_of_when_they_were_dropped():
     for name in ("adversarial", "success", "size", "margin", "prediction"):
         assert torch.equal(getattr(alone, name)[0], getattr(many, name)[5]), name
     assert many.success.sum() == 1
+
+
+class Roots(nn.Module):
+    """Its gradient is NaN where the second feature is below one half: the slope of a root at zero, times zero."""
+
+    def forward(self, inputs):
+        root = torch.where(inputs[:, 1] < 0.5, 0.0 * inputs[:, 1], inputs[:, 1]).sqrt()
+        return torch.stack([inputs[:, 0] - 0.5 + 0.0 * root, torch.zeros_like(root)], dim=1)
+
+
+def test_a_gradient_that_is_nan_is_said_and_is_no_success():
+    """A model answers NaN with NaN; that is not an input inside the set."""
+    inputs = torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.9, 0.5], [0.9, 0.2, 0.5]])
+    labels = torch.zeros(3, dtype=torch.int64)
+    for name, norm in itertools.product(("pgd", "margin-pgd", "apgd", "fmn"), ("linf", "l2")):
+        found = attack(name, Roots(), inputs, labels, f"{norm}:0.2", steps=5)
+        assert not found.success.any(), name
+        assert found.adversarial.isfinite().all(), name
+    found = attack("pgd", Roots(), inputs, labels, "l2:0.2", steps=5)
+    assert found.events == ("the gradient is NaN for 2 examples: their search ended with it",)
+
+
+class Overflows(nn.Module):
+    """Right everywhere; no number where the first feature is below one half."""
+
+    def forward(self, inputs):
+        first = torch.where(inputs[:, 0] < 0.5, torch.nan, 1.0 + inputs[:, 0])
+        return torch.stack([first, torch.zeros_like(first), torch.zeros_like(first)], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("goal", "reaches"), [("misclassify", True), ("reduce-confidence:0.3", True), ("target:1", False)]
+)
+def test_an_input_that_the_model_does_not_answer_has_lost_its_class_and_reached_no_other(goal, reaches):
+    inputs, labels = torch.full((4, 3), 0.6), torch.zeros(4, dtype=torch.int64)
+    found = attack("pgd", Overflows(), inputs, labels, f"linf:0.2;goal={goal}", steps=5)
+    assert found.success.tolist() == [reaches] * 4
+    said = "4 successes are inputs to which the model gives no answer: NaN or infinity"
+    assert (said in found.events) == reaches
+    assert (found.adversarial[:, 0] < 0.5).all() or not reaches
 
 
 class Rows(nn.Module):

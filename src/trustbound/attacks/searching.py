@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State, Trail
-from trustbound.measure.decision import decide
+from trustbound.measure.decision import answered, decide
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Neighbourhood, Objective, Random
 
@@ -194,6 +194,10 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
     smallest = attack.seeks == "smallest"
     mask = trail.found.reshape(-1, *(1,) * (last.dim() - 1))
     adversarial = trail.best if smallest else torch.where(mask, trail.best, last)
+    lost_way = adversarial.flatten(1).isnan().any(dim=1)
+    if bool(lost_way.any()):
+        task.oracle.events.append(f"the gradient is NaN for {int(lost_way.sum())} examples: their search ended with it")
+        adversarial = torch.where(lost_way.reshape(mask.shape), task.inputs, adversarial)
     outputs = task.oracle.outputs(adversarial, task.place)
     margin = task.objective.margin(outputs)
     size = task.neighbourhood.size(adversarial)
@@ -205,6 +209,10 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
     if lost:
         task.oracle.events.append(f"{lost} successes were not confirmed by a fresh forward")
     prediction, confidence = decide(outputs)
+    silent = int((success & ~answered(outputs)).sum())
+    if silent:
+        said = f"{silent} successes are inputs to which the model gives no answer: NaN or infinity"
+        task.oracle.events.append(said)
     rejections, asked = task.oracle.rejections
     if asked:
         task.oracle.events.append(f"the detector rejected {rejections} of {asked} inputs that reach the goal")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trustbound.attacks.suites import suite
 from trustbound.audits.checks.restored import fingerprint
+from trustbound.attacks.refusals import whole
 from trustbound.audits.context import Context, Progress, Silent, derived_key, drawn
 from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
@@ -94,6 +95,8 @@ def audit(
             f"`data` must be a LabelledSet; got {type(data).__name__}. Make one with load_data, "
             "LabelledSet(inputs, labels) or LabelledSet.from_dataset."
         )
+    if batch_size is not None:
+        whole("batch_size", batch_size)
     asked = _asked([threats] if isinstance(threats, str | Threat) else threats, budget)
     classes = check_fit(model, data, asked)
     count = curve_count(curve_examples, budget, len(data))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 import torch
@@ -17,6 +17,7 @@ from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
 from trustbound.measure.losses import loss
 from trustbound.model.wrapping import Model
+from trustbound.record.cost import Cost
 from trustbound.threat import Access, Random
 
 _Asked: TypeAlias = Callable[[Tensor], Tensor]  # points (k B, *F) → margins (k B,)
@@ -68,15 +69,21 @@ class FiniteDifferences(HealthCheck[Before]):
             return idle("the model is declared random: its differences are noise")
         sample = context.sample(self.examples)
         copied = context.model.in_float64()
+        spent = Cost()
         try:
             # A copy may compute in float32 all the same: without weights, or by a cast of its own.
-            if copied is not None and answers(sample, sample.inputs.double(), copied)[0].dtype == torch.float64:
-                return self._measured(sample, copied, torch.float64)
+            if copied is not None:
+                outputs, spent = answers(sample, sample.inputs.double(), copied)
+                if outputs.dtype == torch.float64:
+                    return _adding(self._measured(sample, copied, torch.float64), spent)
         except Exception:  # a part that refuses float64
             pass
+        spent += Cost(forwards=context.model.adaptation.draws * len(sample.inputs[:2]))
         if coarsest(context.model, sample.inputs[:2]) > torch.finfo(torch.float32).eps:
-            return unmeasured("the model computes in half precision and has no float64 copy: rounding hides its slope")
-        return self._measured(sample, context.model, torch.float32)
+            return unmeasured(
+                "the model computes in half precision and has no float64 copy: rounding hides its slope", spent
+            )
+        return _adding(self._measured(sample, context.model, torch.float32), spent)
 
     def _measured(self, context: Before, model: Model, dtype: torch.dtype) -> Finding:
         inputs = context.inputs.to(model.device, dtype)
@@ -195,6 +202,11 @@ class FiniteDifferences(HealthCheck[Before]):
             rest = (at_right - at_left).abs()
             jumped |= (rest > _JUMP[dtype] * span) & (rest > floor)
         return jumped
+
+
+def _adding(finding: Finding, spent: Cost) -> Finding:
+    """The same finding with what was spent before it was measured."""
+    return replace(finding, cost=finding.cost + spent)
 
 
 def _unit(direction: Tensor) -> Tensor:

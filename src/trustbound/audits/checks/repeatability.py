@@ -16,6 +16,7 @@ from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck
 from trustbound.audits.checks.probe import coarsest
 from trustbound.model.wrapping import Model
+from trustbound.record.cost import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class Determinism(HealthCheck[Before]):
             finding=text,
             advice=_advice(live, declared=declared, refused=bool(refused) and value == 0.0),
             evidence={"changes": changes, "flips": flips, "train_mode": live},
-            cost=oracle.cost,
+            cost=oracle.cost + Cost(forwards=context.model.adaptation.draws * len(inputs[:2])),
             at_least="WARN" if refused or (flips and value > 0.0) else "PASS",
             at_most="WARN" if declared else "FAIL",
         )
