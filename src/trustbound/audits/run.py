@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from trustbound.attacks.refusals import whole
 from trustbound.attacks.suites import suite
 from trustbound.audits.checks.restored import fingerprint
-from trustbound.attacks.refusals import whole
 from trustbound.audits.context import Context, Progress, Silent, derived_key, drawn
 from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
