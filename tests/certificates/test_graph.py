@@ -55,6 +55,20 @@ SUPPORTED = {
     "in-place arithmetic": (lambda m, x: (x * 2).add_(1).mul_(m.shift).sub_(x), 108),
     "sum with factor": (lambda m, x: torch.add(x, (x - 0.5).relu(), alpha=-2), 108),
     "concatenate": (lambda m, x: torch.cat([x, x.relu(), 2 * x], 2), 324),
+    "concatenate one value twice": (lambda m, x: torch.cat([x, x], 1), 216),
+    "concatenate with a constant": (lambda m, x: torch.cat([x, torch.ones(len(x), 1, 6, 6).to(x)], 1), 144),
+    "sum": (lambda m, x: x.sum((2, 3)) + x.sum(-1, keepdim=True).flatten(1)[:, :3], 3),
+    "slices": (lambda m, x: x[:, 1:, ::2, -3:].flip(1).roll(1, 2), 18),
+    "parts": (lambda m, x: torch.stack([a.relu() for a in x.chunk(3, 1)], 2) * x.new_ones(1) + x[:, None], 108),
+    "repeated entries": (lambda m, x: x[:, [0, 0, 2, 1, 1]].repeat(1, 1, 2, 1), 360),
+    "padding": (lambda m, x: F.pad(F.pad(x, (1, 1, 2, 0), value=0.5), (1, 0, 0, 0), mode="replicate"), 216),
+    "one pixel of each row": (lambda m, x: torch.stack([x[:, 0, 0, 0], x[:, 1, 2, 3]], 1), 2),
+    "pixel shuffle": (lambda m, x: F.pixel_unshuffle(x, 2), 108),
+    "maximum": (lambda m, x: torch.maximum(x, m.shift) + torch.minimum(m.shift, x), 108),
+    "limits the wrong way round": (lambda m, x: (3 * x).clamp(2.0, 1.0) + x.clamp(-float("inf"), 0.5), 108),
+    "an average pool that rounds up over whole windows": (lambda m, x: F.avg_pool2d(x, 2, 2, ceil_mode=True), 27),
+    "a size as a python number": (lambda m, x: x.view(len(x), -1), 108),
+    "blank memory filled": (lambda m, x: torch.zeros_like(x).add_(x) + x.new_ones(x.shape[0], 3, 6, 6), 108),
     "dropout in eval": (lambda m, x: F.dropout(x, 0.5, m.training), 108),
     "constants computed": (lambda m, x: x * (torch.arange(3) + m.weight.sum()).reshape(3, 1, 1), 108),
 }
@@ -108,7 +122,27 @@ REFUSED = {
     "batch mean": (Forward(lambda m, x: x - x.mean(0, keepdim=True), 108), "over the batch"),
     "group norm": (Forward(lambda m, x: F.group_norm(x, 1), 108), r"\(group_norm\)"),
     "chance": (Forward(lambda m, x: x + torch.rand(3, 6, 6), 108), "a random number"),
-    "lower precision": (Forward(lambda m, x: x.half().to(m.weight.dtype), 108), "precision"),
+    "integers": (
+        Forward(lambda m, x: (x * 8).int().to(m.weight.dtype), 108),
+        r"forward \(_to_copy\): values of torch.int32",
+    ),
+    "bits": (Forward(lambda m, x: x.view(torch.int32).view(torch.float32), 108), r"forward \(view\)"),
+    "comparison": (Forward(lambda m, x: x * (x > 0.5), 108), r"forward \(gt\)"),
+    "where": (Forward(lambda m, x: torch.where(x > 0.5, x, 0.0), 108), r"forward \(gt\)"),
+    "rounded quotient": (Forward(lambda m, x: torch.div(x, 0.3, rounding_mode="floor"), 108), r"forward \(div\)"),
+    "integer quotient": (Forward(lambda m, x: x // 0.3, 108), r"forward \(floor_divide\)"),
+    "a slope that is a tensor": (Forward(lambda m, x: F.prelu(x, m.shift.flatten()), 108), r"forward \(prelu\)"),
+    "dropout in training": (Forward(lambda m, x: F.dropout(x, 0.5, True), 108), "a random number"),
+    "noise of the input's shape": (Forward(lambda m, x: x + torch.rand_like(x), 108), "a random number"),
+    "memory that nobody wrote": (Forward(lambda m, x: x + torch.empty(3, 6, 6), 108), "NaN"),
+    "a window cut short": (Forward(lambda m, x: F.avg_pool2d(x, 4, 4, ceil_mode=True), 12), "ceil_mode"),
+    "a value of each input": (Forward(lambda m, x: x * x.sum().item(), 108), r"forward \(sum\)"),
+    "a condition of torch": (
+        Forward(lambda m, x: torch.cond(x[:1].sum() > 0, lambda v: v * 2, lambda v: v * 3, (x,)), 108),
+        r"forward \(\w+\)",
+    ),
+    "numpy": (Forward(lambda m, x: x + torch.from_numpy(x.numpy()), 108), r"at test_graph.py:\d+ \(<lambda>\)"),
+    "a limit that float32 cannot hold": (Forward(lambda m, x: x + 1e300, 108), "cannot hold"),
     "leaky above one": (Forward(lambda m, x: F.leaky_relu(x, 1.5), 108), "negative slope"),
     "short windows": (Forward(lambda m, x: F.adaptive_avg_pool2d(x, 4), 48), "windows of unequal size"),
     "batch axis": (Forward(lambda m, x: x.flatten(1)[None][0], 108), "loses the batch axis"),
@@ -174,7 +208,7 @@ def test_dependence_between_examples_is_caught():
         def forward(self, inputs):
             return self.linear(inputs) * len(inputs)
 
-    with pytest.raises(UnsupportedError, match="differs from the model"):
+    with pytest.raises(UnsupportedError, match="must treat every example alike"):
         read(Batch(), torch.rand(2, 3))
 
 
@@ -187,10 +221,11 @@ def test_inputs_that_are_no_batch_are_refused(inputs, what):
         read(nn.Linear(3, 2), inputs)
 
 
-def test_constants_that_stay_in_float32_are_named():
-    model = Forward(lambda m, x: F.conv2d(x, torch.ones(3, 3, 1, 1)), 108)
-    with pytest.raises(UnsupportedError, match="does not run in float64"):
-        read(model, torch.rand(2, 3, 6, 6))
+def test_a_fixed_float32_kernel_is_provable():
+    model = Forward(lambda m, x: F.conv2d(x, torch.full((3, 3, 1, 1), 1 / 3)), 108)
+    inputs = torch.rand(2, 3, 6, 6)
+    graph = read(model, inputs)
+    torch.testing.assert_close(graph(inputs.double()).float(), model(inputs), atol=1e-5, rtol=1e-5)
 
 
 def test_outputs_that_are_not_logits_are_refused():

@@ -30,9 +30,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.gathering import Cast, Gather
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.mixing import Convolution, Dense
-from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Input, Linear, Operation
+from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, Operation
 from trustbound.errors import UnsupportedError
 
 #: Roundings beside the sum itself: a bias, folded constants, batch norm, the subtraction of limits.
@@ -88,7 +89,7 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
         summed = part.absolute(*given)
         if part.bias_size is not None:
             summed = summed + part.bias_size
-        if part.dtype is not None and not isinstance(part, Input | Arrange | Concatenate):
+        if part.dtype is not None and not _exact(part):
             own = _factor(part, summed.device) * summed + underflow(part.terms, part.dtype)
             error = own if error is None else part.absolute(error) + own
             beyond = (summed + error) * part.peak >= torch.finfo(part.dtype).max
@@ -97,9 +98,16 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
     return summed, error
 
 
+def _exact(step: Linear) -> bool:
+    """Say whether a step moves numbers, or stores them in a precision that holds each of them."""
+    return step.exact if isinstance(step, Cast) else isinstance(step, Arrange | Concatenate | Gather)
+
+
 def _factor(step: Linear, device: torch.device) -> float:
     """Return what a step's sum may be off by, for magnitudes that sum to 1."""
     assert step.dtype is not None
+    if isinstance(step, Cast):  # one rounding, of the number itself
+        return torch.finfo(step.dtype).eps / 2
     factor = growth(step.terms, step.dtype)
     if step.dtype == torch.float32 and isinstance(step, Dense | Convolution):
         cut = _operand_roundoff(isinstance(step, Convolution), device)

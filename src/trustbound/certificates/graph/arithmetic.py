@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.operations import Activation, Scale, Sum
@@ -14,22 +16,67 @@ if TYPE_CHECKING:
 
 
 def clamp(translator: Translator, given: Arguments) -> Place:
-    """Write limits as ReLUs: low + relu(x − low), then high − relu(high − ·)."""
+    """Write limits as ReLUs: low + relu(x − low), then high − relu(high − ·).
+
+    The module rounds nothing but the limits; so only the last step is in its precision, the others are exact.
+    """
     constant_only(translator, given, "min", "max", "min_val", "max_val")
-    low, high = given.get("min", given.get("min_val")), given.get("max", given.get("max_val"))
-    place = given["self"]
+    place = translator.cast(given["self"])
+    low = _limit(translator, given.get("min", given.get("min_val")), -math.inf)
+    high = _limit(translator, given.get("max", given.get("max_val")), math.inf)
+    if low is None and high is None:
+        return place
+    if high is None and not bool(low.any()):
+        return translator.add(Activation, place)
+    shift, size = low, None if low is None else low.abs()
     if low is not None:
-        place = place if _zero(low) else _affine(translator, place, 1.0, low, -1)
-        place = translator.add(Activation, place)
-        place = place if _zero(low) else _affine(translator, place, 1.0, low)
-    if high is not None:
-        place = translator.add(Activation, _affine(translator, place, -1.0, high))
-        place = _affine(translator, place, -1.0, high)
-    return place  # type: ignore[no-any-return]
+        place = _exactly(translator, place, 1.0, -low, size) if bool(low.any()) else place
+        place = translator.add(Activation, place, dtype=torch.float64)
+    if high is None:
+        return translator.add(Scale, place, scale=_number(translator, 1.0), bias=shift, bias_size=size)
+    size = high.abs() if low is None else high.abs() + low.abs()
+    place = _exactly(translator, place, -1.0, high if low is None else high - low, size)
+    place = translator.add(Activation, place, dtype=torch.float64)
+    return translator.add(Scale, place, scale=_number(translator, -1.0), bias=high, bias_size=size)
 
 
-def _zero(value: Any) -> bool:
-    return not isinstance(value, Tensor) and value == 0
+def maximum(translator: Translator, given: Arguments) -> Place:
+    """Write the larger of a value and a constant as a lower limit."""
+    return _against(translator, given, "min")
+
+
+def minimum(translator: Translator, given: Arguments) -> Place:
+    """Write the smaller of a value and a constant as an upper limit."""
+    return _against(translator, given, "max")
+
+
+def _against(translator: Translator, given: Arguments, side: str) -> Place:
+    place, limit = given["self"], given["other"]
+    if not isinstance(place, Place):
+        place, limit = limit, place
+    if translator.extent(place) != translator.shape:
+        raise translator.refusal("a constant that widens the features")
+    return clamp(translator, {"self": place, side: limit})
+
+
+def _limit(translator: Translator, value: Any, nothing: float) -> Any:
+    """Return a limit as a tensor, None where it limits nothing."""
+    if value is None or (not isinstance(value, Tensor) and value == nothing):
+        return None
+    found = translator.constant(value, translator.shape)
+    if not bool(found.isfinite().all()):
+        raise translator.refusal("a limit that is not a finite number")
+    return found
+
+
+def _number(translator: Translator, value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64, device=translator.device)
+
+
+def _exactly(translator: Translator, place: Place, factor: float, shift: Tensor, size: Any) -> Place:
+    """Append factor · x + shift as a step that the module does not compute, and so does not round."""
+    scale = _number(translator, factor)
+    return translator.add(Scale, place, scale=scale, bias=shift, bias_size=size, dtype=torch.float64)
 
 
 def _affine(translator: Translator, place: int, factor: Any, shift: Any, sign: float = 1) -> Place:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.gathering import Cast
 from trustbound.certificates.graph.mixing import Convolution, Dense
 from trustbound.certificates.graph.operations import Linear, Operation, Scale
 
@@ -29,7 +30,12 @@ def fold(operations: list[Operation]) -> tuple[Operation, ...]:
     places: dict[int, int] = {}
     for place, step in enumerate(operations):
         moved = replace(step, sources=tuple(places[source] for source in step.sources))
-        if isinstance(step, Scale) and isinstance(moved, Scale) and readers[step.sources[0]] == 1:
+        if (
+            isinstance(step, Scale)
+            and isinstance(moved, Scale)
+            and not isinstance(step, Cast)
+            and readers[step.sources[0]] == 1
+        ):
             merged = _merge(kept[moved.sources[0]], moved)
             if merged is not None:
                 kept[moved.sources[0]] = merged
@@ -42,7 +48,7 @@ def fold(operations: list[Operation]) -> tuple[Operation, ...]:
 
 def _merge(before: Operation, scale: Scale) -> Linear | None:
     """Return `scale` after `before` as one step, or None where the two do not fit."""
-    if not isinstance(before, Scale | Dense | Convolution) or before.dtype != scale.dtype:
+    if not isinstance(before, Scale | Dense | Convolution) or isinstance(before, Cast) or before.dtype != scale.dtype:
         return None
     parts = (before.parts or (before,)) + (scale.parts or (scale,))
     merged = _merged(before, scale)

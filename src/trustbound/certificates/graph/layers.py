@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trustbound.certificates.graph import arithmetic
+from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.mixing import Convolution, Dense, Mean
+from trustbound.certificates.graph.moving import move
 from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, MaxPool, Scale
 from trustbound.certificates.graph.places import Arguments, Place, constant_only, depends
 
@@ -29,7 +31,7 @@ def _linear(translator: Translator, given: Arguments) -> Place:
 
 
 def _dense(translator: Translator, place: Any, weight: Any, bias: Any) -> Place:
-    if not isinstance(place, Place) or weight.ndim != 2:
+    if not isinstance(place, Place) or depends(weight) or weight.ndim != 2:
         raise translator.refusal("a product that is not inputs × matrix")
     shift = None if bias is None else bias.double().reshape(-1).expand(len(weight))
     size = None if shift is None else shift.abs()
@@ -41,6 +43,8 @@ def _product(translator: Translator, given: Arguments) -> Place:
     right: Any = given.get("other", given.get("mat2"))
     if depends(right):
         raise translator.refusal("a product of two values that depend on the input")
+    if right.ndim != 2:
+        raise translator.refusal("a product that is not inputs × matrix")
     return _dense(translator, left, right.mT, None)
 
 
@@ -79,8 +83,8 @@ def _convolution(translator: Translator, given: Arguments) -> Place:
 
 
 def _batch_norm(translator: Translator, given: Arguments) -> Place:
-    if given["training"] or given["running_mean"] is None:
-        raise translator.refusal("statistics of the batch; call model.eval() and keep running statistics")
+    if given.get("training") or given["running_mean"] is None:
+        _batch_statistics(translator, given)
     constant_only(translator, given, "weight", "bias", "running_mean", "running_var")
     shape = translator.shape
     mean, deviation = given["running_mean"].double(), (given["running_var"].double() + given["eps"]).sqrt()
@@ -94,6 +98,15 @@ def _batch_norm(translator: Translator, given: Arguments) -> Place:
         bias=(shift - mean * factor).reshape(per_channel),
         bias_size=(shift.abs() + (mean * factor).abs()).reshape(per_channel),
     )
+
+
+def _batch_statistics(translator: Translator, given: Arguments) -> Place:
+    raise translator.refusal("statistics of the batch; call model.eval() and keep running statistics")
+
+
+def _normalise(translator: Translator, given: Arguments) -> tuple[Any, ...]:
+    """Write the batch norm that functional programs hold: the first of its values is the result."""
+    return (_batch_norm(translator, given), None, None, None, None)
 
 
 def _relu(translator: Translator, given: Arguments) -> Place:
@@ -153,13 +166,28 @@ def _adaptive_average(translator: Translator, given: Arguments) -> Place:
 
 
 def _mean(translator: Translator, given: Arguments) -> Place:
-    place = given["self"]
+    return _averaged(translator, given)
+
+
+def _sum(translator: Translator, given: Arguments) -> Place:
+    """Write a sum as the mean times how many numbers it is of."""
+    place = _averaged(translator, given)
+    before = translator.extent(given["self"])
+    count = float(math.prod(before) / math.prod(translator.shape))
+    scale = torch.tensor(count, dtype=torch.float64, device=translator.device)
+    return translator.add(Scale, place, scale=scale)
+
+
+def _averaged(translator: Translator, given: Arguments) -> Place:
+    # A result in another precision is summed in that precision.
+    place = translator.cast(given["self"])
     extent = translator.extent(place)
     axes = given.get("dim")
+    axes = [axes] if isinstance(axes, int) else axes
     axes = range(len(extent) + 1) if not axes else axes
     axes = tuple(sorted(axis % (len(extent) + 1) for axis in axes))
-    if 0 in axes or given.get("dtype") not in (None, torch.float64):
-        raise translator.refusal("a mean over the batch, or in another precision")
+    if 0 in axes:
+        raise translator.refusal("a mean or sum over the batch")
     kept = tuple(1 if axis + 1 in axes else size for axis, size in enumerate(extent))
     place = translator.add(Mean, place, shape=kept, axes=axes, extent=extent)
     return translator.add(Arrange, place, extent=kept) if translator.shape != kept else place
@@ -178,8 +206,14 @@ def _max_pool(translator: Translator, given: Arguments) -> Place:
     )
 
 
+def _max_pool_with_indices(translator: Translator, given: Arguments) -> tuple[Any, ...]:
+    return (_max_pool(translator, given), None)
+
+
 def _reshape(translator: Translator, given: Arguments) -> Place:
     place = given.get("self", given.get("input"))
+    if isinstance(translator.operations[place], Gather):  # type: ignore[index]
+        return move(translator, translator.target, given)  # type: ignore[no-any-return]
     extent = translator.extent(place)  # type: ignore[arg-type]
     if extent == translator.shape:
         return place  # type: ignore[return-value]
@@ -201,11 +235,14 @@ def _permute(translator: Translator, given: Arguments) -> Place:
     return translator.add(Arrange, place, extent=extent, axes=tuple(axes))
 
 
-def _concatenate(translator: Translator, given: Arguments) -> Place:
+def _concatenate(translator: Translator, given: Arguments) -> Any:
     parts = given["tensors"]
     axis = given["dim"] % (len(translator.shape) + 1)
-    if axis == 0 or not all(isinstance(part, Place) for part in parts):
-        raise translator.refusal("parts that are constant, or laid along the batch")
+    if axis == 0:
+        raise translator.refusal("parts that are laid along the batch")
+    if not all(isinstance(part, Place) and not isinstance(translator.operations[part], Gather) for part in parts):
+        return move(translator, translator.target, given)
+    parts = [translator.cast(part) for part in parts]
     lengths = tuple(translator.extent(part)[axis - 1] for part in parts)
     return translator.add(Concatenate, *parts, axis=axis, lengths=lengths)
 
@@ -217,19 +254,22 @@ def _dropout(translator: Translator, given: Arguments) -> Place:
 
 
 def _identity(translator: Translator, given: Arguments) -> Place:
-    if given.get("dtype") not in (None, torch.float64):
-        raise translator.refusal(f"a change of precision to {given['dtype']}")
-    return given.get("self", given.get("input"))  # type: ignore[return-value]
+    """Write a copy; in another precision it is a step of its own."""
+    return translator.cast(given.get("self", given.get("input")))  # type: ignore[arg-type]
 
 
-NOTHING = {"_assert_tensor_metadata", "_assert_async", "sym_constrain_range_for_size"}
-TABLE: dict[str, Callable[[Translator, Arguments], Place]] = {
+NOTHING = {"_assert_tensor_metadata", "_assert_async", "_assert_scalar"}
+NOTHING |= {"sym_constrain_range_for_size", "sym_constrain_range"}
+_TRAINING = ("_native_batch_norm_legit", "_native_batch_norm_legit_functional", "native_batch_norm")
+TABLE: dict[str, Callable[[Translator, Arguments], Any]] = {
     "linear": _linear,
     "matmul": _product,
     "mm": _product,
     "addmm": _addmm,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
     "batch_norm": _batch_norm,
+    "_native_batch_norm_legit_no_training": _normalise,
+    **dict.fromkeys(_TRAINING, _batch_statistics),
     "relu": _relu,
     "leaky_relu": _leaky,
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), arithmetic.clamp),
@@ -239,14 +279,20 @@ TABLE: dict[str, Callable[[Translator, Arguments], Place]] = {
     "rsub": arithmetic.reversed_subtract,
     "mul": arithmetic.multiply,
     "div": arithmetic.divide,
+    "maximum": arithmetic.maximum,
+    "minimum": arithmetic.minimum,
     "neg": arithmetic.negate,
     "avg_pool2d": _average_pool,
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive_average),
     "mean": _mean,
+    "sum": _sum,
     "max_pool2d": _max_pool,
-    **dict.fromkeys(("flatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze"), _reshape),
+    "max_pool2d_with_indices": _max_pool_with_indices,
+    **dict.fromkeys(("flatten", "unflatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze"), _reshape),
     **dict.fromkeys(("permute", "transpose"), _permute),
     "cat": _concatenate,
-    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), _dropout),
-    **dict.fromkeys(("to", "contiguous", "clone", "alias", "detach", "detach_", "_to_copy"), _identity),
+    **dict.fromkeys(
+        ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"), _dropout
+    ),
+    **dict.fromkeys(("to", "type_as", "contiguous", "clone", "alias", "detach", "_to_copy"), _identity),
 }

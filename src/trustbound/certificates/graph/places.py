@@ -14,13 +14,22 @@ class Place(int):
     """The place of a step in the list: a value that depends on the input, as against a constant."""
 
 
+class Count(int):
+    """A number computed from how many inputs come together; shapes may hold it, numbers may not."""
+
+
+def holds(value: Any, kind: type) -> bool:
+    """Say whether a nested value holds one of a kind."""
+    if isinstance(value, tuple | list):
+        return any(holds(item, kind) for item in value)
+    if isinstance(value, dict):
+        return any(holds(item, kind) for item in value.values())
+    return isinstance(value, kind)
+
+
 def depends(value: Any) -> bool:
     """Say whether a nested value holds a place of the list."""
-    if isinstance(value, tuple | list):
-        return any(depends(item) for item in value)
-    if isinstance(value, dict):
-        return any(depends(item) for item in value.values())
-    return isinstance(value, Place)
+    return holds(value, Place)
 
 
 def constant_only(translator: Translator, given: Arguments, *names: str) -> None:

@@ -6,28 +6,30 @@ What is not in the table of `translation` is refused with the place in the modul
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
+from trustbound.certificates.graph.exporting import BATCH, OTHERS, Exactly, Exported, export
 from trustbound.certificates.graph.folding import fold
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.operations import Input
-from trustbound.certificates.graph.translation import Translator
+from trustbound.certificates.graph.operations import Input, Operation
+from trustbound.certificates.graph.translation import PRECISIONS, Translator
+from trustbound.certificates.graph.trying import Modules, compare
 from trustbound.errors import InputError, UnsupportedError
 
-_BATCH = 3
-_AGREEMENT = 1e-10
+_LARGEST = 2**25  # numbers in a batch that is exported only to see that nothing hangs on its size
 
 
 def read(model: nn.Module, inputs: Tensor) -> Graph:
     """Read `model` into a checked list of operations; `inputs` (B, *F) show the shape and the range.
 
-    The module is copied to float64 and the copy is exported, so that weights, modes, buffers, gradients and
-    the global random state stay as they are. The list is then run against the copy, on the inputs and on random
-    points of the box (the model's own, else the inputs' range), one by one and together; they must agree to a
-    relative 1e-10.
+    A copy is exported in the module's own precision, so that every step says in which precision the module computes
+    it; weights, modes, buffers, gradients and the global random state stay as they are. The list is then run beside
+    the exported program, the module and its float64 copy: on the inputs, the box and its corners (the model's own,
+    else the inputs' range), far outside it and on both sides of its branches, one by one and together.
 
     Raises      UnsupportedError naming the layer that has no proof, or saying that list and module disagree.
                 InputError when `inputs` are not a floating-point batch.
@@ -41,90 +43,131 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
             "certificates need `inputs` (B, *F) of a floating dtype, B ≥ 1; "
             f"got shape {tuple(inputs.shape)}, {inputs.dtype}"
         )
-    parameters = [tensor for tensor in model.parameters() if tensor.is_floating_point()]
-    dtype = parameters[0].dtype if parameters else inputs.dtype
-    device = parameters[0].device if parameters else inputs.device
-    _refuse_training(model)
+    _refuse_kinds(model)
+    device, dtype = _fed(model, inputs)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        try:
-            double = copy.deepcopy(model).double()
-        except Exception as error:
-            raise UnsupportedError(f"no proof: the model cannot be copied to float64 ({error})") from error
+        own, double = _copies(model, dtype)
         shown = inputs.detach().to(device, torch.float64)
-        sample = shown[torch.arange(_BATCH, device=device) % len(shown)].clone()
-        translator = Translator(_prefix(model), sample, dtype)
-        graph = Graph(operations=fold(translator.translate(_export(double, sample))), dtype=dtype, device=device)
+        sample = shown[torch.arange(BATCH, device=device) % len(shown)].to(dtype)
+        exported, translator, operations = _translated(own, sample, _depth(model))
+        graph = Graph(
+            operations=fold(operations),
+            dtype=max((step.dtype for step in operations if step.dtype), key=lambda kind: torch.finfo(kind).eps),
+            device=device,
+        )
         if len(graph.operations[-1].shape) != 1 or isinstance(graph.operations[-1], Input):
             raise UnsupportedError(
                 "certificates need logits (B, C) computed from the inputs; "
                 f"got outputs of shape (B, {', '.join(map(str, graph.operations[-1].shape))})"
             )
-        _compare(graph, double, shown, getattr(model, "box", None))
+        one = all(step.dtype in (dtype, torch.float64) for step in operations)
+        strict = one and translator.exact and not exported.explicit
+        program = Exactly(exported, translator.values)
+        compiled = any(isinstance(getattr(part, "_orig_mod", None), nn.Module) for part in model.modules())
+        modules = Modules(own=own, double=double, compiled=model if compiled else None)
+        compare(graph, operations, program, modules, shown, getattr(model, "box", None), strict=strict)
     return graph
 
 
-def _refuse_training(model: nn.Module) -> None:
-    """Refuse layers that act differently on each call or batch because they are in training mode."""
+def _fed(model: nn.Module, inputs: Tensor) -> tuple[torch.device, torch.dtype]:
+    """Return the device and the precision in which a module gets its inputs: those of its first parameter."""
+    own = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
+    said = getattr(model, "dtype", None)
+    dtype = said if isinstance(said, torch.dtype) else own[0].dtype if own else inputs.dtype
+    if dtype not in PRECISIONS:
+        raise UnsupportedError(f"no proof: the model takes inputs of {dtype}; certificates need a floating precision")
+    return own[0].device if own else inputs.device, dtype
+
+
+def _copies(model: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Module | None]:
+    """Return a copy of the module to export and run, and one in float64 where that can be made."""
+    try:
+        own = _copy(model)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnsupportedError(f"no proof: the model cannot be copied ({reason})") from error
+    if dtype == torch.float64:
+        return own, None
+    try:
+        return own, _copy(own).double()
+    except Exception:
+        return own, None  # the program and the module in its own precision are compared all the same
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """Copy a module; weights that its hooks compute are copied by value, and compiled parts are left uncompiled."""
+    memo: dict[int, object] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    whole = nn.ModuleDict({"model": copy.deepcopy(model, memo)})
+    for module in list(whole.modules()):
+        for name, child in list(module.named_children()):
+            inner: object = child
+            while isinstance(inner, nn.Module) and isinstance(getattr(inner, "_orig_mod", None), nn.Module):
+                inner = inner._orig_mod
+            setattr(module, name, inner)
+    return whole["model"]
+
+
+def _translated(module: nn.Module, sample: Tensor, depth: int) -> tuple[Exported, Translator, list[Operation]]:
+    """Export and translate; a module that fixes its batch size is read at several, and must be the same at each."""
+    exported = export(module, sample)
+    translator = Translator(depth, exported.batch, BATCH, sample)
+    operations = translator.translate(exported.program)
+    if exported.fixed:
+        for count in OTHERS:
+            if count * sample[0].numel() > _LARGEST:
+                continue
+            other = sample[torch.arange(count, device=sample.device) % BATCH]
+            again = export(module, other, free=False)
+            if not _same(operations, Translator(depth, count, count, sample).translate(again.program)):
+                raise UnsupportedError(
+                    f"no proof: the model computes something else for a batch of {count} inputs than for {BATCH}; "
+                    "it must treat every example alike, however many come together"
+                )
+    return exported, translator, operations
+
+
+def _same(first: Sequence[Operation], second: Sequence[Operation]) -> bool:
+    """Say whether two lists are the same, number by number."""
+    if [type(step) for step in first] != [type(step) for step in second]:
+        return False
+    for one, other in zip(first, second, strict=True):
+        for field in fields(one):
+            left, right = getattr(one, field.name), getattr(other, field.name)
+            if isinstance(left, Tensor) and isinstance(right, Tensor):
+                if left.shape != right.shape or not torch.equal(left, right):
+                    return False
+            elif left is not right and left != right:
+                return False
+    return True
+
+
+def _refuse_kinds(model: nn.Module) -> None:
+    """Refuse layers that act differently on each call or batch, and those that hold no torch program to read."""
     batch_norm, dropout = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd
     for path, module in model.named_modules():
+        name = f"{path or 'forward'} ({type(module).__name__})"
         random = isinstance(module, dropout) and module.p > 0
         mixing = isinstance(module, batch_norm)
         if module.training and (random or mixing):
             raise UnsupportedError(
-                f"no proof: {path or 'forward'} ({type(module).__name__}) is in training mode, where its outputs "
+                f"no proof: {name} is in training mode, where its outputs "
                 "depend on chance or on the rest of the batch. Call model.eval() first."
             )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedError(
+                f"no proof: {name} is TorchScript, which cannot be read. Pass the module that it was scripted from."
+            )
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+            raise UnsupportedError(
+                f"no proof: {name} computes with integers ({type(module).__module__}); certify the float model."
+            )
 
 
-def _prefix(model: nn.Module) -> str:
-    """Return the path that a wrapper adds in front of its only child, so that users read their own names."""
+def _depth(model: nn.Module) -> int:
+    """Return how many modules stand around the user's own in exported paths, so that users read their own names."""
     children = list(model.named_children())
-    return "module." if len(children) == 1 and children[0][0] == "module" else ""
-
-
-def _export(double: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
-    """Export the float64 copy; its refusals become ours, by their first line."""
-    try:
-        return torch.export.export(double, (sample,), strict=False)
-    except UnsupportedError:
-        raise
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UnsupportedError(
-            f"no proof: torch.export cannot read the model: {reason[0]}. "
-            "Certificates need a forward pass without branches that depend on the values of the inputs."
-        ) from error
-
-
-def _compare(graph: Graph, double: nn.Module, shown: Tensor, box: Any) -> None:
-    """Run the list and the module side by side; refuse when they differ anywhere."""
-    chance = torch.Generator().manual_seed(20240229)
-    shape = (8, *graph.shape)
-    share = torch.rand(shape, generator=chance, dtype=torch.float64).to(shown.device)
-    limits = (shown.min(), shown.max()) if box is None else (box.low, box.high)
-    low, high = (torch.as_tensor(limit, dtype=torch.float64, device=shown.device) for limit in limits)
-    inside = low + (high - low) * share
-    corners = torch.where(share < 0.5, low, high).expand(shape)
-    wide = (share - 0.5) * 8 * (high - low)
-    for trial in (shown[:8], inside, corners, wide, inside[:1], wide[:5]):
-        try:
-            wanted = double(trial.clone())
-        except Exception as error:  # whatever the module raises
-            first = (str(error).splitlines() or [""])[0] or type(error).__name__
-            raise UnsupportedError(
-                f"no proof: the model does not run in float64 ({first}). "
-                "Make constants in the dtype of the inputs, or register them as buffers."
-            ) from error
-        found = graph(trial)
-        if wanted.shape != found.shape:
-            raise UnsupportedError(
-                f"no proof: the model maps a batch of {len(trial)} to {tuple(wanted.shape)}, "
-                f"the list of its operations to {tuple(found.shape)}; it must treat every example alike"
-            )
-        gap = (wanted - found).abs().max()
-        if not bool(gap <= _AGREEMENT * wanted.abs().max().clamp(min=1e-3)):
-            raise UnsupportedError(
-                "no proof: the list of operations differs from the model by "
-                f"{float(gap):.1e} in float64 on a batch of {len(trial)}; the model does something that its "
-                "exported graph does not show (chance, state, lower precision or dependence between examples)"
-            )
+    return 2 if len(children) == 1 and children[0][0] == "module" else 1

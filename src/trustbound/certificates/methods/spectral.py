@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.mixing import Convolution, Dense, Mean
 from trustbound.certificates.graph.operations import Linear, Scale
 
@@ -86,4 +87,6 @@ def step_norm(step: Linear) -> float | None:
         return convolution_norm(step)
     if isinstance(step, Scale):
         return float(step.scale.abs().max()) * (1 + _OUTWARD)
+    if isinstance(step, Gather):
+        return math.sqrt(step.repeats) * (1 + _OUTWARD)
     return math.sqrt(1 / step.terms) * (1 + _OUTWARD) if isinstance(step, Mean) else 1.0

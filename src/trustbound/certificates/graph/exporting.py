@@ -1,0 +1,200 @@
+"""Export a module into a functional program: no views that are written through, no hidden casts, any batch size."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from trustbound.errors import UnsupportedError
+
+#: How many examples a module is exported with: nothing but the batch axis may change with it.
+BATCH = 3
+#: Batch sizes at which a program that was fixed to one is exported again.
+OTHERS = (2, 64, 1000)
+#: Batch sizes at which the conditions of a free one are asked.
+SIZES = (2, 3, 4, 5, 7, 8, 16, 31, 32, 33, 50, 64, 100, 128, 200, 250, 256, 257, 500, 512, 1000, 1024, 2048, 4096)
+
+
+class Called(nn.Module):
+    """A module called with exactly one argument, whatever its forward would take."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs: Tensor) -> Any:
+        """Call it."""
+        return self.module(inputs)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exported:
+    """A functional program and the name of its batch axis: a symbol, or a number where it was fixed to one.
+
+    `explicit` says that the module names precisions itself, so that a float64 copy of it is not float64 throughout.
+    """
+
+    program: torch.export.ExportedProgram
+    batch: Any
+    explicit: bool
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the program is of one batch size alone."""
+        return isinstance(self.batch, int)
+
+
+def export(module: nn.Module, sample: Tensor, *, free: bool = True) -> Exported:
+    """Export a module for inputs like `sample` (B, *F), with a free batch axis unless the module fixes it.
+
+    The program is functional: every operation in place, through a view or into a buffer, has become one that
+    returns its result (torch's functionalisation), and every cast of an autocast region stands in it.
+
+    Raises      UnsupportedError with the first line of torch's refusal and the line of the module that it met.
+    """
+    sizes: Any = {"inputs": {0: torch.export.Dim.AUTO}} if free else None
+    try:
+        with _quiet():
+            original = torch.export.export(Called(module), (sample,), strict=False, dynamic_shapes=sizes)
+            program = original.run_decompositions({})
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnsupportedError(
+            f"no proof: torch.export cannot read the model{_line(error)}: {reason[0]} "
+            "Certificates need a forward pass in torch, without branches that depend on the values of the inputs."
+        ) from error
+    given = [node for node in program.graph.nodes if node.op == "placeholder"][-1].meta["val"]
+    explicit = any(
+        isinstance(value, torch.dtype)
+        for node in original.graph.nodes
+        if "assert" not in str(node.target)
+        for value in (*node.args, *node.kwargs.values())
+    )
+    size = given.shape[0]
+    if not isinstance(size, torch.SymInt):
+        return Exported(program=program, batch=int(size), explicit=explicit)
+    if size.node.expr.is_number:  # the forward asks for its size as a Python number
+        return export(module, sample, free=False)
+    _refuse_conditions(size)
+    return Exported(program=program, batch=size.node.expr, explicit=explicit)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch prints of programs that it cannot read: the refusal says it."""
+    loggers = [logging.getLogger(name) for name in ("torch.fx.experimental.symbolic_shapes", "torch.export")]
+    before = [logger.disabled for logger in loggers]
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.disabled = True
+            yield
+        finally:
+            for logger, disabled in zip(loggers, before, strict=True):
+                logger.disabled = disabled
+
+
+def _refuse_conditions(size: torch.SymInt) -> None:
+    """Refuse a program that holds only for some batch sizes."""
+    symbol, known = size.node.expr, size.node.shape_env
+    limits = known.var_to_range.get(symbol)
+    conditions = [guard.expr for guard in known.guards]
+    conditions += [item.expr for found in known.deferred_runtime_asserts.values() for item in found]
+    for count in SIZES:
+        inside = limits is None or bool(limits.lower <= count <= limits.upper)
+        if not inside or any(condition.subs({symbol: count}) == False for condition in conditions):  # noqa: E712
+            raise UnsupportedError(
+                f"no proof: the model takes another way for a batch of {count} inputs than for {BATCH}; "
+                "it must treat every example alike, however many come together"
+            )
+
+
+def _line(error: BaseException) -> str:
+    """Name the last line outside torch and this library that an error passed through, if there is one."""
+    ours = tuple(
+        os.path.dirname(path) + os.sep for path in (torch.__file__, os.path.dirname(os.path.dirname(__file__)))
+    )
+    seen: BaseException | None = error
+    while seen is not None:
+        trace, found = seen.__traceback__, ""
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            library = code.co_filename.startswith((*ours, "<")) or os.sep + "lib" + os.sep in code.co_filename
+            if not library:
+                found = f" at {os.path.basename(code.co_filename)}:{trace.tb_lineno} ({code.co_name})"
+            trace = trace.tb_next
+        if found:
+            return found
+        seen = seen.__cause__ or seen.__context__
+    return ""
+
+
+class Exactly(fx.Interpreter):
+    """Run a functional program in float64, with constants as the module computed them in its own precision.
+
+    `values` holds what a translator found every node to be; those that hang on nothing but constants are kept.
+    """
+
+    def __init__(self, exported: Exported, values: dict[fx.Node, Any]) -> None:
+        program = exported.program
+        super().__init__(program.graph_module)
+        self.rows = BATCH if exported.fixed else 0
+        given, outputs = set(program.graph_signature.user_inputs), set(program.graph_signature.user_outputs)
+        moving: set[fx.Node] = set()
+        self.constants: dict[fx.Node, Any] = {}
+        for node in program.graph.nodes:
+            if node.name in given or any(source in moving for source in node.all_input_nodes):
+                moving.add(node)
+            elif node in values:
+                self.constants[node] = _wide(values[node])
+        self.wanted = next(node for node in program.graph.nodes if node.name in outputs)
+        self.open = [node for node in program.graph.nodes if node.op == "placeholder"]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the program's logits for inputs (B, *F) in float64."""
+        if not self.rows:
+            return self._run(inputs)
+        short = -len(inputs) % self.rows
+        parts = torch.cat([inputs, inputs[-1:].expand(short, *inputs.shape[1:])]).split(self.rows)
+        return torch.cat([self._run(part) for part in parts])[: len(inputs)]
+
+    def _run(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.run(*(None if node in self.constants else inputs for node in self.open))
+        return found
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Take a constant as it is known; compute everything else in float64."""
+        if n in self.constants:
+            if n.op == "placeholder":
+                next(self.args_iter)
+            return self.constants[n]
+        if n.op == "output":
+            return self.env[self.wanted]
+        if n.op == "call_function" and ("assert" in str(n.target) or "constrain" in str(n.target)):
+            return None
+        return super().run_node(n)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Compute in float64 what the module computes in another precision."""
+        return _wide(super().call_function(target, _wide(args), _wide(kwargs)))
+
+
+def _wide(value: Any) -> Any:
+    """Return floating tensors and precisions, however nested, as float64."""
+    if isinstance(value, dict):
+        return {name: _wide(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)([_wide(item) for item in value])
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.double()
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
