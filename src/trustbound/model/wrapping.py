@@ -108,7 +108,7 @@ class Model(nn.Module):
         if self.std is not None:
             inputs = inputs / self._per_channel("std", self.std, inputs)
         outputs = self._logits(self.module(inputs) if inputs is not given else self._kept(inputs))
-        if len(outputs) != len(inputs):
+        if outputs.shape[0] != inputs.shape[0]:  # a length would tie an exported program to one batch size
             raise InputError(
                 f"the model must answer each input of a batch, axis 0 of inputs and logits; got logits of shape "
                 f"{tuple(outputs.shape)} for inputs of shape {tuple(inputs.shape)}. Put the batch first inside the "

@@ -91,7 +91,8 @@ def export(module: nn.Module, sample: Tensor, *, free: bool = True) -> Exported:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep back what torch prints of programs that it cannot read: the refusal says it."""
-    loggers = [logging.getLogger(name) for name in ("torch.fx.experimental.symbolic_shapes", "torch.export")]
+    names = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor", "torch.export")
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.disabled for logger in loggers]
     with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")

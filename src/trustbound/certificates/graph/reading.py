@@ -70,9 +70,13 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
 
 
 def _fed(model: nn.Module, inputs: Tensor) -> tuple[torch.device, torch.dtype]:
-    """Return the device and the precision in which a module gets its inputs: those of its first parameter."""
+    """Return the device of a module and the precision of what it is called with.
+
+    A wrapped model says itself in which precision its inputs are kept; it casts them to its own, which the list then
+    shows. Any other module is called with what its first parameter is.
+    """
     own = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-    said = getattr(model, "dtype", None)
+    said = getattr(model, "input_dtype", None)
     dtype = said if isinstance(said, torch.dtype) else own[0].dtype if own else inputs.dtype
     if dtype not in PRECISIONS:
         raise UnsupportedError(f"no proof: the model takes inputs of {dtype}; certificates need a floating precision")
