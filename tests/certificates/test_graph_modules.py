@@ -201,20 +201,20 @@ def test_every_branch_is_tried_on_both_sides():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 2))
     with torch.no_grad():
-        model[0].bias[:3] = 400.0  # never off in the box, and hardly by chance outside
-        model[0].bias[3:6] = -400.0
-        model[2].weight[:, :6].zero_()
+        model[0].weight.copy_(model[0].weight.sign() * 0.25)
+        model[0].bias[:2] = 1200.0  # never off in the box, and hardly by chance outside
+        model[0].bias[2:4] = -1200.0
     graph = read(wrap(model), torch.rand(2, 6))
     points, within = trial_points(graph.operations, torch.rand(2, 6).double(), wrap(model).box, torch.float32, 8)
-    held = values(graph.operations, points)
     assert len(points) <= 8 * 7 + 5 + 32
     assert int(within.sum()) == 2 + 8 + 8 + 3 + 8
     assert bool(((points[within] >= 0) & (points[within] <= 1)).all())
-    for step in graph.operations:
-        if isinstance(step, Activation):
-            before = held[step.sources[0]]
-            assert bool((before.amin(0) < 0).all())
-            assert bool((before.amax(0) > 0).all())
+    first = next(step for step in graph.operations if isinstance(step, Activation)).sources[0]
+    before = values(graph.operations, points)[first]
+    assert bool((before.amin(0) < 0).all())
+    assert bool((before.amax(0) > 0).all())
+    unsearched = before[: 2 + 8 + 8 + 3 + 8 + 8 + 8 + 2]
+    assert not bool(((unsearched.amin(0) < 0) & (unsearched.amax(0) > 0)).all())
 
 
 def test_a_wrong_translation_is_found(monkeypatch):
