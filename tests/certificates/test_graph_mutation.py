@@ -135,7 +135,7 @@ def test_what_cannot_be_rewritten_is_refused(name):
 
 
 def test_a_limit_behind_a_view_is_not_certified_away():
-    """The limit acts on 58 of 60 points only far from the examples shown: lost, they were certified and broken."""
+    """The limit acts on no example shown: lost, the example was certified and broken."""
 
     class Capped(nn.Module):
         def __init__(self):
@@ -156,9 +156,9 @@ def test_a_limit_behind_a_view_is_not_certified_away():
     model = Capped()
     inputs = torch.full((1, 4), 0.45)
     labels = model(inputs).argmax(1)
-    broken = model(torch.full((1, 4), 0.95)).argmax(1) != labels
+    broken = model(torch.full((1, 4), 0.75)).argmax(1) != labels
     assert bool(broken)
-    proof = certify("crown", model, inputs, labels, Threat.parse("linf:0.5"), box=(0.0, 1.0))
+    proof = certify("crown", model, inputs, labels, Threat.parse("linf:0.3"), box=(0.0, 1.0))
     assert not bool(proof.certified)
     assert bool(certify("crown", model, inputs, labels, Threat.parse("linf:0.04"), box=(0.0, 1.0)).certified)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import operator
 import os
 import warnings
 from collections.abc import Iterator
@@ -40,12 +41,14 @@ class Called(nn.Module):
 class Exported:
     """A functional program and the name of its batch axis: a symbol, or a number where it was fixed to one.
 
-    `explicit` says that the module names precisions itself, so that a float64 copy of it is not float64 throughout.
+    `explicit` says that the module names precisions itself, so that a float64 copy of it is not float64 throughout;
+    `plain` that it had nothing to be made functional.
     """
 
     program: torch.export.ExportedProgram
     batch: Any
     explicit: bool
+    plain: bool
 
     @property
     def fixed(self) -> bool:
@@ -53,11 +56,12 @@ class Exported:
         return isinstance(self.batch, int)
 
 
-def export(module: nn.Module, sample: Tensor, *, free: bool = True) -> Exported:
+def export(module: nn.Module, sample: Tensor, *, free: bool = True, whole: bool = False) -> Exported:
     """Export a module for inputs like `sample` (B, *F), with a free batch axis unless the module fixes it.
 
     The program is functional: every operation in place, through a view or into a buffer, has become one that
-    returns its result (torch's functionalisation), and every cast of an autocast region stands in it.
+    returns its result (torch's functionalisation), and every cast of an autocast region stands in it. That is twice
+    the cost of the export, so that a program that changes nothing and holds no region stays as it is, unless `whole`.
 
     Raises      UnsupportedError with the first line of torch's refusal and the line of the module that it met.
     """
@@ -65,7 +69,8 @@ def export(module: nn.Module, sample: Tensor, *, free: bool = True) -> Exported:
     try:
         with _quiet():
             original = torch.export.export(Called(module), (sample,), strict=False, dynamic_shapes=sizes)
-            program = original.run_decompositions({})
+            plain = not whole and all(_pure(node) for node in original.graph.nodes)
+            program = original if plain else original.run_decompositions({})
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UnsupportedError(
@@ -81,11 +86,20 @@ def export(module: nn.Module, sample: Tensor, *, free: bool = True) -> Exported:
     )
     size = given.shape[0]
     if not isinstance(size, torch.SymInt):
-        return Exported(program=program, batch=int(size), explicit=explicit)
+        return Exported(program=program, batch=int(size), explicit=explicit, plain=plain)
     if size.node.expr.is_number:  # the forward asks for its size as a Python number
-        return export(module, sample, free=False)
+        return export(module, sample, free=False, whole=whole)
     _refuse_conditions(size)
-    return Exported(program=program, batch=size.node.expr, explicit=explicit)
+    return Exported(program=program, batch=size.node.expr, explicit=explicit, plain=plain)
+
+
+def _pure(node: fx.Node) -> bool:
+    """Say whether a node changes no memory and runs no region of its own rules."""
+    if node.op != "call_function" or node.target is operator.getitem:
+        return node.op in ("placeholder", "output", "call_function")
+    if isinstance(node.target, torch._ops.OpOverload):
+        return not node.target._schema.is_mutable
+    return getattr(node.target, "__module__", "") == "_operator"
 
 
 @contextmanager

@@ -291,8 +291,6 @@ TABLE: dict[str, Callable[[Translator, Arguments], Any]] = {
     **dict.fromkeys(("flatten", "unflatten", "view", "reshape", "_unsafe_view", "squeeze", "unsqueeze"), _reshape),
     **dict.fromkeys(("permute", "transpose"), _permute),
     "cat": _concatenate,
-    **dict.fromkeys(
-        ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"), _dropout
-    ),
+    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), _dropout),
     **dict.fromkeys(("to", "type_as", "contiguous", "clone", "alias", "detach", "_to_copy"), _identity),
 }

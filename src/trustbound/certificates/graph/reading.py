@@ -119,13 +119,21 @@ def _translated(module: nn.Module, sample: Tensor, depth: int) -> tuple[Exported
     """Export and translate; a module that fixes its batch size is read at several, and must be the same at each."""
     exported = export(module, sample)
     translator = Translator(depth, exported.batch, BATCH, sample)
-    operations = translator.translate(exported.program)
+    try:
+        operations = translator.translate(exported.program)
+    except UnsupportedError:
+        if not exported.plain:
+            raise
+        # What the table does not name may be made of what it names: torch takes it apart.
+        exported = export(module, sample, whole=True)
+        translator = Translator(depth, exported.batch, BATCH, sample)
+        operations = translator.translate(exported.program)
     if exported.fixed:
         for count in OTHERS:
             if count * sample[0].numel() > _LARGEST:
                 continue
             other = sample[torch.arange(count, device=sample.device) % BATCH]
-            again = export(module, other, free=False)
+            again = export(module, other, free=False, whole=not exported.plain)
             if not _same(operations, Translator(depth, count, count, sample).translate(again.program)):
                 raise UnsupportedError(
                     f"no proof: the model computes something else for a batch of {count} inputs than for {BATCH}; "

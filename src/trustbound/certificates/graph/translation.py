@@ -195,7 +195,7 @@ class Translator:
         if target is operator.getitem:
             return args[0][args[1]]
         known = isinstance(target, torch._ops.OpOverload)
-        if known and torch.Tag.nondeterministic_seeded in target.tags and not name.startswith("rrelu"):
+        if known and torch.Tag.nondeterministic_seeded in target.tags and name not in TABLE:
             raise self.refusal("a random number")
         if known and target._schema.is_mutable:
             raise self.refusal("a value changed in place that could not be rewritten")
