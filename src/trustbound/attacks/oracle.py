@@ -141,7 +141,7 @@ class Oracle:
         with torch.no_grad():
             parts = self._each(
                 len(points),
-                lambda rows: self._averaged(points[rows], owner[rows]),
+                lambda rows: self._averaged(points[rows], owner, rows),
                 lambda rows: self._unanswered(points[rows], owner[rows]),
             )
         outputs = (parts[0] if len(parts) == 1 else torch.cat(parts)).detach()  # some modules turn gradients on
@@ -196,7 +196,7 @@ class Oracle:
         self.passes.count(owner, forwards=1)
 
         def measured(rows: slice) -> Tensor:
-            with self._asking(points[rows], owner[rows]):
+            with self._asking(points[rows], owner, rows):
                 return measure_scales(self.model, points[rows], self.model.name)
 
         return torch.cat(self._each(len(points), measured))
@@ -275,17 +275,17 @@ class Oracle:
             # A batch that is filled up asks about rows that nobody paid for.
             whole = self.passes.budget is None or len(part) == self.batch_size
             if whole and isinstance(surrogate, Climb) and self._compiled.serves(surrogate, len(part)):
-                with self._asking(part, owner[rows]):
+                with self._asking(part, owner, rows):
                     return Slope(*self._compiled(part, surrogate, rows))
         leaf = theta[rows].detach().requires_grad_(True)
         with torch.enable_grad():
             points = leaf if apply is None else apply(leaf)
             with contextlib.nullcontext() if smooth is None else smooth.on(rows, len(points)):
-                outputs = self._averaged(points, owner[rows])
+                outputs = self._averaged(points, owner, rows)
             loss = surrogate(outputs, rows)
             gradient = None
             if loss.requires_grad:
-                with self._asking(points, owner[rows], BackwardError):
+                with self._asking(points, owner, rows, BackwardError):
                     gradient = torch.autograd.grad(loss, leaf, torch.ones_like(loss), allow_unused=True)[0]
         if gradient is None:
             raise UnsupportedError(
@@ -296,8 +296,8 @@ class Oracle:
         # An expanded gradient (of a sum over features, say) is one number in memory: attacks write into theirs.
         return Slope(gradient.contiguous(), outputs.detach(), loss.detach())
 
-    def _averaged(self, points: Tensor, owner: Tensor) -> Tensor:
-        with self._asking(points, owner):
+    def _averaged(self, points: Tensor, owner: Tensor, rows: slice) -> Tensor:
+        with self._asking(points, owner, rows):
             if self.draws == 1:
                 return self.model(points)  # type: ignore[no-any-return]
             return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)

@@ -39,8 +39,11 @@ class Objective:
         minus infinity where the goal is to take the true answer away, infinity where it wants a class.
         """
         wide = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        margin = self.goal.margin(wide, self.labels, self.targets)
+        if math.isfinite(float(margin.detach().sum())):  # a finite margin comes of an answer alone
+            return margin
         otherwise = -math.inf if self.goal.silenced else math.inf
-        return self.goal.margin(wide, self.labels, self.targets).masked_fill(~answered(wide), otherwise)
+        return margin.masked_fill(~answered(wide), otherwise)
 
     def reached(self, outputs: Tensor) -> Tensor:
         """Which examples reach the goal, (B,) bool."""

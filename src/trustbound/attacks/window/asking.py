@@ -10,6 +10,8 @@ from torch import Tensor
 
 from trustbound.errors import BackwardError, ModelError, TrustboundError
 
+_ALL = slice(None)
+
 
 class Asking:
     """Call it around every call of the model: `with asking(points, owner): model(points)`.
@@ -28,16 +30,18 @@ class Asking:
         self.names = names
 
     @contextlib.contextmanager
-    def __call__(self, points: Tensor, owner: Tensor, kind: type[ModelError] = ModelError) -> Iterator[None]:
-        """Around a call about points (R, *F), each owned by an example."""
+    def __call__(
+        self, points: Tensor, owner: Tensor, rows: slice = _ALL, kind: type[ModelError] = ModelError
+    ) -> Iterator[None]:
+        """Around a call about points (R, *F), owned by the examples owner[rows]."""
         try:
             yield
         except (TrustboundError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             first = (str(error).splitlines() or [""])[0] or "no message"
-            rows = owner.unique().cpu()
-            called = (rows if self.names is None else self.names.cpu()[rows]).tolist()
+            asked_about = owner[rows].unique().cpu()
+            called = (asked_about if self.names is None else self.names.cpu()[asked_about]).tolist()
             listed = ", ".join(map(str, called[:5])) + (" …" if len(called) > 5 else "")
             backward = " in its backward pass" if kind is BackwardError else ""
             asked = f"asked by {self.task}" if self.task else "asked"
