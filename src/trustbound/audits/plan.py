@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from trustbound.attacks import build
+from trustbound.attacks.methods.margin_pgd import VARIED
 from trustbound.attacks.oracle import default_batch_size, price_of
 from trustbound.attacks.suites import suite
 from trustbound.audits.parts.bracket import TRIAL
-from trustbound.audits.parts.curve import curve_count
+from trustbound.audits.parts.curve import POINTS, curve_count, drawable
+from trustbound.audits.parts.distances import SEEKING, STEPS
 from trustbound.audits.parts.pricing import price
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
@@ -105,7 +107,7 @@ def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str
     lines = [line for threat in threats for line in _lines(threat, budget, len(data))]
     count = curve_count(curve, budget, len(data))
     if count:
-        lines += [_line(threat, "curve-attack", "fmn", {}, count) for threat in threats]
+        lines += [line for threat in threats if drawable(threat) for line in _curve_lines(threat, count)]
     draws, look = model.adaptation.draws, price_of(model)
     lines = [replace(line, forwards=look * line.forwards, backwards=draws * line.backwards) for line in lines]
     single = seconds / draws
@@ -139,6 +141,14 @@ def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
         likely = min(1.0, (chosen + control) / examples)
         lines.append(replace(_line(threat, stage.name, name, stage.numbers, examples), likely=likely))
     return lines
+
+
+def _curve_lines(threat: Threat, count: int) -> list[Line]:
+    """The search for the smallest change, and runs of fixed size: mostly one, then a few by doubling and halving."""
+    most = 2 * math.ceil(math.log2(POINTS))
+    runs = _line(threat, "curve-runs", "smooth-pgd", {"steps": STEPS, "runs": VARIED}, count)
+    whole = replace(runs, forwards=most * runs.forwards, backwards=most * runs.backwards, likely=1.0 / most)
+    return [_line(threat, "curve-attack", "fmn", {"steps": SEEKING}, count), whole]
 
 
 def _line(threat: Threat, stage: str, name: str, numbers: Mapping[str, Any], count: int) -> Line:

@@ -198,7 +198,8 @@ def _audit(
         _write(store.run, record, pictures)
     if unsound:
         raise UnsoundError(
-            f"{len(unsound)} certified examples were broken: positions {', '.join(map(str, unsound[:10]))}. "
+            f"{len(unsound)} certified examples were broken, at the threat's epsilon or inside a proven radius: "
+            f"positions {', '.join(map(str, unsound[:10]))}. "
             "This is a defect of trustbound; please report it with the run directory."
         )
     return record
@@ -218,7 +219,7 @@ def _answer(
     ledger = Ledger.of(clean.correct)
     search = Search(context, threat, proofs, copied, ledger, [])
     search.run()
-    drawn = curve(context, threat, proofs, copied, ledger, curve_examples)
+    drawn = curve(context, threat, proofs, copied, ledger, curve_examples, smooth=search.smooth)
     logits = attacked_logits(context, threat, ledger, clean)
     found = witnesses(context, threat, ledger)
     return _Answer(

@@ -87,6 +87,7 @@ class Evidence:
         broken          (N,) bool, some attack succeeded (clean mistakes are not broken).
         adversarial     (N, *F) the witnesses; rows that are not broken are ignored.
         certified       (N,) bool, some proof succeeded.
+        contradicted    (N,) bool, broken and proven at the same size, the threat's epsilon or another.
         control         (N,) bool, the group on which every attack was run.
         white, black    (N,) bool, broken by gradient attacks, by attacks without gradients; read on the
                         control group only.
@@ -99,6 +100,7 @@ class Evidence:
     broken: Tensor | None = None
     adversarial: Tensor | None = None
     certified: Tensor | None = None
+    contradicted: Tensor | None = None
     control: Tensor | None = None
     white: Tensor | None = None
     black: Tensor | None = None

@@ -124,7 +124,7 @@ def rounded_inward(context: After, adversarial: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class DisjointVerdicts(HealthCheck[After]):
-    """Is the set of certified examples free of broken ones?
+    """Is the set of certified examples free of broken ones, and every proven radius of smaller changes that break?
 
     Cost        no model call.
 
@@ -141,6 +141,8 @@ class DisjointVerdicts(HealthCheck[After]):
         if known.broken is None or known.certified is None:
             return unmeasured("the verdicts of attack and proof were not both handed over")
         both = known.broken.cpu() & known.certified.cpu()
+        if known.contradicted is not None:
+            both = both | known.contradicted.cpu()
         return Finding(
             value=float(both.sum()),
             finding=f"{int(known.certified.sum())} proven, {int(known.broken.sum())} broken, {int(both.sum())} both",

@@ -46,10 +46,11 @@ def attack_unit(
     positions: Tensor,
     shard: int,
     double: Model | None,
+    radius: Tensor | None = None,
 ) -> Unit:
-    """Attack the examples at positions, all of them correctly classified."""
+    """Attack the examples at positions, all of them correctly classified; `radius` (B,) replaces epsilon."""
     inputs, labels = context.inputs(positions), context.labels(positions)
-    neighbourhood = threat.allowed.around(inputs, context.model.box)
+    neighbourhood = threat.allowed.around(inputs, context.model.box, radius)
     random = Random(context.key, context.ids(positions)).stream(step)
     objective = threat.goal.bind(labels, context.classes)
     with Oracle(

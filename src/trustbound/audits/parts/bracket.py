@@ -49,6 +49,8 @@ class Search:
     double: Model | None
     ledger: Ledger
     facts: list[StepFacts]
+    #: Whether the smooth backward pass was the better one, as a trial on a sample found.
+    smooth: bool = False
     _left_out: str = ""
     _provers: list[str] = field(default_factory=list)
 
@@ -57,7 +59,7 @@ class Search:
         stages = suite(self.context.budget, self.threat)
         provers, left_out = certifiers(self.context, self.proofs, self.threat)
         self._unconcerned()
-        smooth = self._trial(stages)
+        smooth = self.smooth = self._trial(stages)
         survivors = 0
         searches = [stage for stage in stages if not stage.control]
         for number, stage in enumerate(searches):

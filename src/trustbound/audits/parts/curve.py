@@ -1,31 +1,31 @@
 """The security curve: both bounds at every epsilon at once, from distances and proven radii.
 
-An attack for the smallest change gives each example a distance at which it is broken; bisection gives it a radius
-inside which it is proven. Between the two lies what is not known.
+Attacks give each example a distance at which it is broken; bisection gives it a radius inside which it is proven.
+Between the two lies what is not known.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import time
 
 import torch
 from torch import Tensor
 
-from trustbound.attacks import build
 from trustbound.attacks.registry import find
 from trustbound.audits.context import Context, Unit
-from trustbound.audits.parts.attacking import attack_unit
+from trustbound.audits.parts.distances import Distances
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.audits.parts.proving import Proofs, certifiers
 from trustbound.certificates.radius import certified_radius
-from trustbound.errors import ModelError, UnsupportedError
+from trustbound.errors import UnsupportedError
 from trustbound.model.wrapping import Model
 from trustbound.record.audit import Curve
 from trustbound.record.cost import Cost
 from trustbound.record.interval import binomial_interval
 from trustbound.record.store import EvidenceRow
-from trustbound.threat import Access, Misclassify, NormBall, Threat
+from trustbound.threat import Access, Misclassify, Threat
 
 #: Points of the curve, evenly spaced from nothing to twice the audit's epsilon.
 POINTS = 33
@@ -41,69 +41,70 @@ def curve_count(asked: int | None, budget: str, examples: int) -> int:
 
 
 def curve(
-    context: Context, threat: Threat, proofs: Proofs, double: Model | None, ledger: Ledger, count: int
+    context: Context,
+    threat: Threat,
+    proofs: Proofs,
+    double: Model | None,
+    ledger: Ledger,
+    count: int,
+    *,
+    smooth: bool,
 ) -> Curve | None:
     """Distances and radii of `count` examples; verdicts at the audit's epsilon feed back to the ledger.
 
-    Returns None where no attack for the smallest change serves the threat.
+    lower ≤ upper at every point: an example counts as proven at a size only within its proven radius, and never where
+    it is broken. A radius that reaches a distance, measured in float64, is a contradiction, which the ledger keeps.
+
+    Returns None where no curve is drawn: no examples, a goal without certifiers, an adversary without gradients.
     """
-    row = find("fmn")
-    epsilon = threat.allowed.epsilon
-    fits = threat.access >= Access.GRADIENTS and threat.allowed.norm in row.norms
-    if not (count and fits and isinstance(threat.goal, Misclassify) and epsilon > 0):
+    if not (count and drawable(threat)):
         return None
+    epsilon, norm = threat.allowed.epsilon, threat.allowed.norm
     chosen = context.drawn("curve", torch.arange(len(context.data)), count)
     places = chosen[ledger.correct[chosen]]
     features = math.prod(context.data.shape)
-    cap = min(context.model.box.diameter(threat.allowed.norm, features), 4.0 * epsilon)
-    distance = _distances(context, threat, double, ledger, places, cap)
-    radius, note = _radii(context, threat, proofs, ledger, places, cap)
-    # Witnesses and proofs of the bracket search count here too.
-    for place in places.tolist():
-        if ledger.broken_by[place]:
-            distance[place] = min(distance.get(place, math.inf), float(ledger.size[place]))
-        elif ledger.certified_by[place]:
-            radius[place] = max(radius.get(place, 0.0), epsilon)
+    cap = min(context.model.box.diameter(norm, features), 4.0 * epsilon)
     top = min(2.0 * epsilon if math.isfinite(epsilon) else cap, cap)
     epsilons = tuple(top * step / (POINTS - 1) for step in range(POINTS))
-    total = len(chosen)
+    radius, note = _radii(context, threat, proofs, ledger, places, cap)
+    for place in places.tolist():  # proofs of the bracket's search count here too
+        if ledger.certified_by[place]:
+            radius[place] = max(radius.get(place, 0.0), min(epsilon, cap))
+    found = Distances(context, threat, double, ledger, epsilons, cap, smooth)
+    found.search(places, radius)
     tolerance = threat.allowed.tolerance(context.model.box, features)
-    upper = [sum(distance.get(place, math.inf) > at + tolerance for place in places.tolist()) for at in epsilons]
-    lower = [sum(radius.get(place, 0.0) >= at for place in places.tolist()) for at in epsilons]
-    if not radius:
-        lower[0] = 0
+    ledger.contradicted |= {
+        place for place, proven in radius.items() if found.size.get(place, math.inf) <= proven + tolerance
+    }
+    stands = [[found.size.get(place, math.inf) > at + tolerance for place in places.tolist()] for at in epsilons]
+    proven = [[radius.get(place, -1.0) >= at for place in places.tolist()] for at in epsilons]
+    total = len(chosen)
+    upper = [sum(row) for row in stands]
+    lower = [sum(map(operator.and_, *rows)) for rows in zip(stands, proven, strict=True)]
+    if found.refusals:
+        said = "; ".join(sorted(found.refusals))
+        note = "; ".join(filter(None, [note, f"not every attack of the curve could be run: {said}"]))
     return Curve(
-        norm=threat.allowed.norm,
+        norm=norm,
         n=total,
         epsilons=epsilons,
         upper=tuple(value / total for value in upper),
         lower=tuple(value / total for value in lower),
         upper_interval=tuple(binomial_interval(value, total) for value in upper),
         lower_interval=tuple(binomial_interval(value, total) for value in lower),
-        cost=context.store.cost(f"{threat}/curve-attack") + context.store.cost(f"{threat}/curve-proof"),
+        cost=found.cost() + context.store.cost(f"{threat}/curve-proof"),
         note=note,
     )
 
 
-def _distances(
-    context: Context, threat: Threat, double: Model | None, ledger: Ledger, places: Tensor, cap: float
-) -> dict[int, float]:
-    step = f"{threat}/curve-attack"
-    wide = Threat(NormBall(threat.allowed.norm, cap), threat.goal, threat.access)
-    attack = build("fmn")
+def drawable(threat: Threat) -> bool:
+    """Whether distances can be searched for under a threat.
 
-    def work(rows: Tensor, shard: int) -> Unit:
-        try:
-            return attack_unit(context, wide, attack, step, rows, shard, double)
-        except (UnsupportedError, ModelError) as error:
-            kept = [EvidenceRow(position=position, found=False) for position in rows.tolist()]
-            return Unit(rows=kept, cost=Cost(), events=(str(error),))
-
-    rows = context.run(step, places, work)
-    reach = threat.allowed.epsilon + threat.allowed.tolerance(context.model.box, math.prod(context.data.shape))
-    inside = [row for row in rows if row.found and row.size is not None and row.size <= reach]
-    ledger.attacked(step, inside)
-    return {row.position: row.size for row in rows if row.found and row.size is not None}
+    >>> drawable(Threat.parse("linf:0.1")), drawable(Threat.parse("linf:0.1;access=scores"))
+    (True, False)
+    """
+    fits = threat.access >= Access.GRADIENTS and threat.allowed.norm in find("fmn").norms
+    return fits and isinstance(threat.goal, Misclassify) and threat.allowed.epsilon > 0
 
 
 def _radii(

@@ -63,11 +63,14 @@ def after_search(
         adversarial[place] = witness.to(adversarial.dtype)
     device = context.model.device
     white, black = _sides(ledger, facts)
+    both = torch.zeros(len(context.data), dtype=torch.bool)
+    both[ledger.conflicts()] = True
     evidence = Evidence(
         clean_outputs=clean.logits.to(device),
         broken=ledger.broken.to(device),
         adversarial=adversarial.to(device),
         certified=ledger.certified.to(device),
+        contradicted=both.to(device),
         control=(context.control & ledger.correct & threat.goal.concerns(context.data.labels)).to(device),
         white=None if white is None else white.to(device),
         black=None if black is None else black.to(device),

@@ -40,6 +40,8 @@ class Ledger:
     certified_by: list[str]
     #: Broken at least once by each step: what pruning hides from the waterfall, controls show.
     broke: dict[str, set[int]] = field(default_factory=dict)
+    #: Broken by less than a radius that is proven for them, whatever stands at the threat's own epsilon.
+    contradicted: set[int] = field(default_factory=set)
 
     @classmethod
     def of(cls, correct: Tensor) -> Ledger:
@@ -99,8 +101,9 @@ class Ledger:
         return torch.tensor([bool(step) for step in self.certified_by])
 
     def conflicts(self) -> list[int]:
-        """Examples that are broken and proven: must be none."""
-        return [place for place, step in enumerate(self.broken_by) if step and self.certified_by[place]]
+        """Examples that are broken and proven, or broken inside a proven radius: must be none."""
+        both = {place for place, step in enumerate(self.broken_by) if step and self.certified_by[place]}
+        return sorted(both | self.contradicted)
 
     def open(self) -> Tensor:
         """Positions that are correct, not broken and not proven, smallest margin first."""

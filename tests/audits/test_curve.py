@@ -1,0 +1,166 @@
+"""The security curve: at every size it draws, true from both sides, and as tight as an attack at that size."""
+
+import pytest
+import torch
+from tests.audits.known import linear
+from torch import nn
+
+import trustbound as tb
+from trustbound.attacks import attack
+from trustbound.audits.parts import curve as curve_part
+from trustbound.certificates.radius import certified_radius
+from trustbound.record.files import read_record
+
+
+def drawn(model, data, threat, **options):
+    record = tb.audit(model, data, [threat], **{"budget": "quick", "curve_examples": len(data), **options})
+    (curve,) = record.curves
+    return record, curve
+
+
+def ordered(record, curve):
+    """lower ≤ upper ≤ clean accuracy at every size, both falling."""
+    assert all(low <= high <= record.clean_accuracy for low, high in zip(curve.lower, curve.upper, strict=True))
+    assert list(curve.upper) == sorted(curve.upper, reverse=True)
+    assert list(curve.lower) == sorted(curve.lower, reverse=True)
+
+
+def test_a_radius_beyond_a_distance_is_unsound(tmp_path, monkeypatch):
+    """Both lie above the threat's epsilon, where no verdict contradicts another."""
+    known = linear(n=40, low=0.4, high=0.6)
+    epsilon = tb.Threat.parse(known.threat).allowed.epsilon
+
+    def boastful(*arguments, **options):
+        honest = certified_radius(*arguments, **options)
+        return torch.where(honest > 1.2 * epsilon, 1.2 * honest, honest)
+
+    monkeypatch.setattr(curve_part, "certified_radius", boastful)
+    with pytest.raises(tb.UnsoundError, match="inside a proven radius"):
+        tb.audit(known.exact.model, known.data, [known.threat], budget="quick", run=tmp_path, curve_examples=40)
+    record = read_record(tmp_path)
+    radius = known.exact.exact_radius(known.data.inputs, known.data.labels, "linf", inside_box=True)
+    wronged = known.correct & (radius > 1.2 * epsilon)
+    assert wronged.any()
+    assert record.exit_code == 3
+    finding = next(check for check in record.checks if check.name == "disjoint-verdicts")
+    assert (finding.verdict, finding.value) == ("FAIL", float(wronged.sum()))
+    assert record.brackets[0].lower == record.brackets[0].upper == known.truth  # at epsilon itself nothing is wrong
+    ordered(record, record.curves[0])
+
+
+def test_honest_radii_and_distances_never_meet():
+    known = linear(n=40, low=0.4, high=0.6)
+    record, curve = drawn(known.exact.model, known.data, known.threat)
+    assert record.exit_code == 0
+    ordered(record, curve)
+
+
+class Edge(nn.Module):
+    """Two classes that part at 0.5 in the first coordinate."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            self.linear.weight[:, 0] = torch.tensor([1.0, -1.0])
+            self.linear.bias.copy_(torch.tensor([-0.5, 0.5]))
+
+    def forward(self, inputs):
+        return self.linear(inputs)
+
+
+def on_the_edge():
+    """Half of the examples stand closer to the boundary than the tolerance of sizes, which is 1e-6."""
+    inputs = torch.full((40, 4), 0.8)
+    inputs[:20, 0] = 0.5 + 5 * 2.0**-24
+    labels = torch.zeros(40, dtype=torch.int64)
+    labels[35:] = 1  # and some are misclassified
+    return tb.wrap(Edge().double()), tb.LabelledSet(inputs, labels)
+
+
+def test_what_is_not_proven_at_size_zero_is_not_counted_as_proven():
+    model, data = on_the_edge()
+    record, curve = drawn(model, data, "linf:0.1")
+    ordered(record, curve)
+    assert curve.epsilons[0] == 0.0
+    assert record.clean_accuracy == 35 / 40
+    assert curve.upper[0] == curve.lower[0] == 15 / 40
+    assert curve.lower[16] == 15 / 40
+
+
+def test_without_any_proof_nothing_is_proven_at_any_size(monkeypatch):
+    known = linear(n=30, low=0.4, high=0.6)
+    monkeypatch.setattr(
+        curve_part, "certified_radius", lambda certifier, graph, inputs, *rest, **options: torch.zeros(len(inputs))
+    )
+    record, curve = drawn(known.exact.model, known.data, known.threat)
+    ordered(record, curve)
+    epsilon = tb.Threat.parse(known.threat).allowed.epsilon
+    proven = record.brackets[0].lower  # the bracket's own proofs hold up to epsilon
+    assert [low for at, low in zip(curve.epsilons, curve.lower, strict=True)] == [
+        proven if at <= epsilon else 0.0 for at in curve.epsilons
+    ]
+
+
+class Scaled(nn.Module):
+    def __init__(self, inner, scale):
+        super().__init__()
+        self.inner, self.scale = inner, scale
+
+    def forward(self, inputs):
+        return self.inner(inputs) * self.scale
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A fully connected network on digits, trained against l∞ for a moment, and 40 test examples."""
+    training, test = (tb.load_data("digits", split=split) for split in ("train", "test"))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    inputs, labels = training.inputs.float(), training.labels
+    for _ in range(12):
+        for rows in torch.randperm(len(inputs)).split(64):
+            points = inputs[rows].clone().requires_grad_(True)
+            (slope,) = torch.autograd.grad(nn.functional.cross_entropy(net(points), labels[rows]), points)
+            points = (inputs[rows] + 0.05 * slope.sign()).clamp(0, 1)
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(net(points), labels[rows]).backward()
+            optimiser.step()
+    return net.eval().requires_grad_(False), test.stratified(40)
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "scale"), [("linf", 0.08, 1.0), ("linf", 0.08, 1e-4), ("linf", 0.08, 1e4), ("l2", 0.45, 1e-4)]
+)
+def test_the_curve_stands_no_higher_than_one_attack_at_each_size(digits, norm, epsilon, scale):
+    net, data = digits
+    model = tb.wrap(net if scale == 1.0 else Scaled(net, scale))
+    record, curve = drawn(model, data, f"{norm}:{epsilon}")
+    ordered(record, curve)
+    # The curve holds every witness of the bracket, and tells it what it finds itself.
+    assert curve.epsilons[16] == pytest.approx(epsilon)
+    assert curve.upper[16] == record.brackets[0].upper
+    for point in (8, 14, 20):
+        found = attack("smooth-pgd", net, data.inputs.float(), data.labels, f"{norm}:{curve.epsilons[point]}")
+        standing = 1.0 - float(found.success.float().mean())
+        assert 0.0 < standing < record.clean_accuracy
+        assert curve.upper[point] <= standing + 0.02 + 1e-9
+    # Twice what 100 steps of one search for the smallest change would cost.
+    assert curve.cost.backwards <= 200 * len(data)
+
+
+def test_an_adversary_without_gradients_gets_no_curve_and_one_with_decisions_alone_no_answer():
+    known = linear(n=20)
+    record = tb.audit(known.exact.model, known.data, [f"{known.threat};access=scores"], budget="quick")
+    assert record.curves == ()
+    assert record.brackets[0].upper < record.clean_accuracy
+    blind = f"{known.threat};access=decisions"
+    assert not curve_part.drawable(tb.Threat.parse(blind))
+    for budget in ("quick", "standard", "thorough", "autoattack"):
+        with pytest.raises(tb.UnsupportedError, match="no attack of the budget"):
+            tb.audit(known.exact.model, known.data, [blind], budget=budget)
+    for name in ("pgd", "square", "fmn"):
+        with pytest.raises(tb.UnsupportedError, match="access"):
+            attack(name, known.exact.model, known.data.inputs, known.data.labels, blind)
