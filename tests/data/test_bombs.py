@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-import trustbound.record.unpacking as rule
+import trustbound.record.disk.unpacking as rule
 from trustbound.data import load_data
 from trustbound.data.formats.cifar import read_cifar10
 from trustbound.data.formats.idx import read_idx
@@ -24,7 +24,7 @@ from trustbound.data.registry import data_row
 from trustbound.errors import InputError
 from trustbound.model import load_model
 from trustbound.model.files.weights import read_weights
-from trustbound.record.unpacking import allowed, unpacked
+from trustbound.record.disk.unpacking import allowed, unpacked
 
 GIB = 1 << 30
 

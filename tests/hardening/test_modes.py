@@ -10,8 +10,8 @@ import trustbound as tb
 from trustbound.data import LabelledSet
 from trustbound.errors import InputError
 from trustbound.hardening import Probe, Recipe, train
-from trustbound.hardening.modes import Modes
 from trustbound.hardening.objectives import PGDTraining
+from trustbound.hardening.steps.modes import Modes
 from trustbound.model.wrapping import wrap
 
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustbound.errors import RecordError
-from trustbound.record.atomic import write_atomically
 from trustbound.record.cost import Cost
+from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.store import STORE_SCHEMA, EvidenceRow, Store
 
 ASKED = {"model": "abc", "seed": 0, "threats": ["linf:0.1"]}

@@ -17,8 +17,8 @@ from trustbound.attacks.oracle import Oracle
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import RecordError
 from trustbound.model.wrapping import Model
-from trustbound.record.atomic import write_atomically
 from trustbound.record.cost import Cost
+from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.store import EvidenceRow, Store
 from trustbound.threat import Random, Threat
 

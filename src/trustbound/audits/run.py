@@ -34,7 +34,6 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, UnsoundError
 from trustbound.model.doubling import Double, double
 from trustbound.model.wrapping import Model, wrap
-from trustbound.record.atomic import write_atomically
 from trustbound.record.audit import (
     AuditRecord,
     Bracket,
@@ -45,6 +44,7 @@ from trustbound.record.audit import (
     Exhibit,
     StepFacts,
 )
+from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.files import write_record
 from trustbound.record.interval import binomial_interval
 from trustbound.record.scores import Assessment

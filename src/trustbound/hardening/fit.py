@@ -18,8 +18,8 @@ from trustbound.hardening import checkpoint
 from trustbound.hardening.history import Progress, Trained
 from trustbound.hardening.launch import launched
 from trustbound.hardening.loop import Loop
-from trustbound.hardening.modes import Modes, measuring
 from trustbound.hardening.recipe import Recipe
+from trustbound.hardening.steps.modes import Modes, measuring
 from trustbound.model.wrapping import Model, wrap
 
 

@@ -24,11 +24,11 @@ from trustbound.errors import InputError
 from trustbound.hardening import checkpoint
 from trustbound.hardening.history import Epoch, Event, Progress, Stand
 from trustbound.hardening.launch import Engine
-from trustbound.hardening.modes import Modes
 from trustbound.hardening.objectives import Learner
 from trustbound.hardening.probe import Probed, accuracy
 from trustbound.hardening.recipe import Recipe
 from trustbound.hardening.steps.batches import epoch_batches, hold_out, key_of
+from trustbound.hardening.steps.modes import Modes
 from trustbound.hardening.steps.optimizer import build_optimizer, factor
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from trustbound.errors import RecordError
-from trustbound.record.atomic import write_atomically
 from trustbound.record.audit import AuditRecord
+from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.document import from_document, to_document
 
 

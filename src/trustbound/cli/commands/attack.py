@@ -38,7 +38,7 @@ def attack_command(
     from trustbound.attacks import attack
     from trustbound.audits.fitting import check_fit
     from trustbound.errors import InputError
-    from trustbound.record.atomic import write_atomically
+    from trustbound.record.disk.atomic import write_atomically
     from trustbound.record.interval import binomial_interval
     from trustbound.threat import Threat
 

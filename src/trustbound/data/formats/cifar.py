@@ -15,7 +15,7 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.data.registry import PublishedSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
-from trustbound.record.unpacking import DAMAGED, members
+from trustbound.record.disk.unpacking import DAMAGED, members
 
 _BATCHES = {
     "train": tuple(f"data_batch_{number}" for number in range(1, 6)),

@@ -15,7 +15,7 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.data.registry import PublishedFile, PublishedSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
-from trustbound.record.unpacking import DAMAGED, refuse_bomb, unpacked
+from trustbound.record.disk.unpacking import DAMAGED, refuse_bomb, unpacked
 
 
 def read_idx(path: Path, content: str | None = None) -> NDArray[np.uint8]:

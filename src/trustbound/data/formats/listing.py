@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trustbound.data.formats.parts import DEFAULT, refuse_part
 from trustbound.errors import InputError
-from trustbound.record.unpacking import DAMAGED, check_zip, members
+from trustbound.record.disk.unpacking import DAMAGED, check_zip, members
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 ARCHIVES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
@@ -38,7 +38,7 @@ def list_pictures(source: Path, split: str | None) -> Listing:
     """List `[prefix/][split/]class/picture` of a folder, a tar archive (any compression) or a zip archive.
 
     Raises      InputError: no pictures, pictures outside class folders, a split that is not there, class folders at
-                several places; an archive that would unpack to too much (see `record.unpacking`), leads out of itself
+                several places; an archive that would unpack to too much (`record.disk.unpacking`), leads out of itself
                 or holds a name twice.
     """
     found = [name for name in _names(source) if _is_picture(name)]

@@ -15,7 +15,7 @@ from trustbound.data.formats.parts import DEFAULT, refuse_part
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
-from trustbound.record.unpacking import DAMAGED, check_zip
+from trustbound.record.disk.unpacking import DAMAGED, check_zip
 
 INPUTS = ("inputs", "x", "images")
 LABELS = ("labels", "y")
@@ -30,7 +30,7 @@ def read_npz(path: Path, split: str | None, *, box: Box | None = None) -> Labell
                 unless the second axis is 1 or 3 itself; arrays of floats are taken as they are.
     Classes     a key `class_names` with one text per class is used.
     Raises      InputError: not an .npz, missing keys, pickled objects inside, arrays that declare more than they hold
-                or than may be unpacked (see `record.unpacking`), or what LabelledSet refuses.
+                or than may be unpacked (see `record.disk.unpacking`), or what LabelledSet refuses.
     """
     try:
         if not zipfile.is_zipfile(path):

@@ -16,7 +16,7 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
 from trustbound.record.box import Box
-from trustbound.record.unpacking import refuse_bomb
+from trustbound.record.disk.unpacking import refuse_bomb
 
 if TYPE_CHECKING:
     from PIL.Image import Image

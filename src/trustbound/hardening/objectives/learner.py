@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from trustbound.hardening.modes import measuring
+from trustbound.hardening.steps.modes import measuring
 from trustbound.model.wrapping import Model
 from trustbound.record.box import Box
 from trustbound.threat import NormBall, Random

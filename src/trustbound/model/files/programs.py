@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError
-from trustbound.record.unpacking import check_zip
+from trustbound.record.disk.unpacking import check_zip
 
 
 def kind_of(path: Path) -> str:
@@ -23,7 +23,7 @@ def kind_of(path: Path) -> str:
     Export archives are zip files with a serialised program, TorchScript zip files with `constants.pkl` and a
     `code/` folder, checkpoints zip files with `data.pkl` alone or a bare pickle.
 
-    Raises      InputError for an archive that would unpack to too much, see `record.unpacking`.
+    Raises      InputError for an archive that would unpack to too much, see `record.disk.unpacking`.
     """
     with path.open("rb") as file:
         head = file.read(16)

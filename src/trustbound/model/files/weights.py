@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError
-from trustbound.record.unpacking import check_zip, refuse_bomb
+from trustbound.record.disk.unpacking import check_zip, refuse_bomb
 
 NESTS = ("state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
@@ -27,7 +27,7 @@ def read_weights(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]
     `model` or `net`, also nested. With `trust_pickle` it is unpickled, which runs whatever code it holds.
 
     Raises      InputError: truncated or damaged, pickled code without trust, no tensors, NaN or infinity, more than
-                may be unpacked (see `record.unpacking`).
+                may be unpacked (see `record.disk.unpacking`).
     """
     if path.suffix.lower() == ".safetensors":
         held: Any = _read_safetensors(path)
