@@ -152,6 +152,7 @@ def _audit(
     untouched = fingerprint(model.module)
     same_answers(context)
     clean = clean_pass(context)
+    unit = logit_unit(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
     before = before_search(context, training)
     few = torch.arange(min(2, len(data)))
@@ -172,7 +173,7 @@ def _audit(
         versions=versions(),
         seed=context.seed,
         budget=context.budget,
-        model=model_facts(model, clean, data, twice.reason, logit_unit(context)),
+        model=model_facts(model, clean, data, twice.reason, unit),
         data=DataFacts(
             name=data.name,
             sha256=data.sha256,
