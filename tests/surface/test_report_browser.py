@@ -98,6 +98,8 @@ def browser(tmp_path_factory):
 
 
 def show(browser, page, *, width=1200, dark=False):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
@@ -107,6 +109,8 @@ def show(browser, page, *, width=1200, dark=False):
         {"features": [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]},
     )
     browser.get(page.as_uri())
+    # A slow machine may answer before the last sections are parsed.
+    WebDriverWait(browser, 30).until(lambda driver: driver.execute_script("return document.readyState") == "complete")
 
 
 NAMES = ("full", "hostile", "bare", "comparison")
