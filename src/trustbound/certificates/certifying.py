@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +15,7 @@ from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.reading import read
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS, Row
-from trustbound.certificates.slack import check_kernels
+from trustbound.certificates.slack import check_kernels, growth, vanished
 from trustbound.certificates.specification import Bound, Certifier
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.record.box import Box, Limit
@@ -102,12 +103,12 @@ def certify(
     rows = torch.arange(len(inputs)) if targets is None else (targets != labels).nonzero()[:, 0].cpu()
     margin = torch.full((len(inputs),), float("nan"), dtype=torch.float64, device=graph.device)
     slack, certified = torch.full_like(margin, float("nan")), torch.zeros_like(margin, dtype=torch.bool)
-    # A search rounds its inputs to the precision that it works in: the proof stands around the same points.
-    working = torch.float64 if graph.dtype == torch.float64 else torch.float32
-    inputs, labels = inputs.to(graph.device, working), labels.to(graph.device)
+    inputs, labels = inputs.to(graph.device), labels.to(graph.device)
+    # A search rounds its inputs to the precision that it works in: the proof holds around the inputs and around those.
+    wide = radius + _rounded_away(inputs, torch.float64 if graph.dtype == torch.float64 else torch.float32, norm)
     for part in rows.split(batch_size or max(1, len(rows))) if len(rows) else ():
         at = part.to(graph.device)
-        region = Region.around(inputs[at], limits, norm, radius)
+        region = Region.around(inputs[at], limits, norm, wide[at])
         wanted = None if targets is None else targets.to(graph.device)[at]
         bound = _margins(certifier, graph, region, labels[at], wanted)
         margin[at], slack[at] = bound.value, bound.slack
@@ -119,6 +120,14 @@ def certify(
         slack=slack,
         seconds=time.perf_counter() - started,
     )
+
+
+def _rounded_away(inputs: Tensor, working: torch.dtype, norm: str) -> Tensor:
+    """Bound how far inputs (B, *F) lie from themselves rounded to a precision, in a norm: (B,) float64."""
+    away = (inputs.detach().double() - inputs.detach().to(working).double()).flatten(1)
+    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
+    length: Tensor = torch.linalg.vector_norm(away, order, 1)
+    return length * (1 + growth(away.shape[1])) + vanished(away.shape[1])
 
 
 def _margins(certifier: Certifier, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None) -> Bound:

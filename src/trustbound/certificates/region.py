@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trustbound.certificates.slack import growth
+from trustbound.certificates.slack import growth, vanished
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.measure.inside import placed
 from trustbound.record.box import Box, Limit
@@ -59,9 +59,10 @@ class Region:
         floor, ceiling = (
             torch.as_tensor(limit, dtype=torch.float64, device=inputs.device) for limit in (box.low, box.high)
         )
-        # A box of 0.1 means float32(0.1) to whoever holds float32 inputs: enclose both.
-        floor = torch.minimum(floor, floor.to(inputs.dtype).double())
-        ceiling = torch.maximum(ceiling, ceiling.to(inputs.dtype).double())
+        # A box of 0.1 means float32(0.1) to whoever holds float32 inputs, a search among them: enclose all.
+        for kind in {inputs.dtype, torch.float32}:
+            floor = torch.minimum(floor, floor.to(kind).double())
+            ceiling = torch.maximum(ceiling, ceiling.to(kind).double())
         wide = reach.reshape(-1, *[1] * (inputs.ndim - 1))
         infinity = torch.full_like(centre, math.inf)
         low = torch.maximum(torch.nextafter(centre - wide, -infinity), floor)
@@ -106,7 +107,9 @@ class Region:
         spread = (self.high - self.low).flatten(1).unsqueeze(2) / 2 + error * self.reach.flatten(1).unsqueeze(2)
         bound = (torch.bmm(rows, middle) - (1 + error) * torch.bmm(sizes, spread)).squeeze(2)
         if self.norm != "linf":
-            dual = torch.linalg.vector_norm(rows, 2, -1) if self.norm == "l2" else sizes.amax(-1)
+            dual = sizes.amax(-1)
+            if self.norm == "l2":
+                dual = torch.linalg.vector_norm(rows, 2, -1) + vanished(rows.shape[-1])
             noise = error * torch.bmm(sizes, self.reach.flatten(1).unsqueeze(2)).squeeze(2)
             # An infinite ball against a zero row is 0 · ∞: the limits answer for it.
             ball = torch.bmm(rows, centre).squeeze(2) - (1 + error) * self.radius.unsqueeze(1) * dual - noise

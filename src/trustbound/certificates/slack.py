@@ -33,7 +33,7 @@ from torch import Tensor
 from trustbound.certificates.graph.gathering import Cast, Gather
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.mixing import Convolution, Dense
-from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, Operation
+from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, Operation, Scale, Sum
 from trustbound.errors import UnsupportedError
 
 #: Roundings beside the sum itself: a bias, folded constants, batch norm, the subtraction of limits.
@@ -63,6 +63,16 @@ def underflow(terms: int, dtype: torch.dtype) -> float:
     return (terms + _BESIDE) * (kind.smallest_normal * kind.eps if dtype == torch.float16 else kind.smallest_normal)
 
 
+def vanished(terms: int) -> float:
+    """Bound what the root of a sum of `terms` squares in float64 loses where the squares underflow.
+
+    >>> numbers = torch.full((4,), 1e-170, dtype=torch.float64)
+    >>> float(torch.linalg.vector_norm(numbers)) < 2e-170 <= float(torch.linalg.vector_norm(numbers)) + vanished(4)
+    True
+    """
+    return math.sqrt(terms * torch.finfo(torch.float64).smallest_normal)
+
+
 def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Return the magnitudes that a step sums, (B, *F), and how far its computed values are from exact ones.
 
@@ -80,7 +90,9 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
     if not isinstance(step, Linear):
         summed = sizes[0] if sizes[0].shape[1:] == step.shape else step.apply(sizes[0])
         if isinstance(step, Activation) and step.slope and step.dtype is not None:
-            return summed, step.slope * growth(1, step.dtype) * summed + underflow(1, step.dtype)
+            slope = torch.full_like(summed, step.slope)
+            own = step.slope * growth(1, step.dtype) * summed + underflow(1, step.dtype)
+            return summed, own + _coarse(slope, summed, step.dtype)
         return summed, None
     error: Tensor | None = None
     given = list(sizes)
@@ -91,6 +103,8 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
             summed = summed + part.bias_size
         if part.dtype is not None and not _exact(part):
             own = _factor(part, summed.device) * summed + underflow(part.terms, part.dtype)
+            for factor, size in _factors(part, given):
+                own = own + _coarse(factor, size, part.dtype)
             error = own if error is None else part.absolute(error) + own
             beyond = (summed + error) * part.peak >= torch.finfo(part.dtype).max
             error = error.masked_fill(beyond, math.inf)
@@ -101,6 +115,22 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
 def _exact(step: Linear) -> bool:
     """Say whether a step moves numbers, or stores them in a precision that holds each of them."""
     return step.exact if isinstance(step, Cast) else isinstance(step, Arrange | Concatenate | Gather)
+
+
+def _factors(step: Linear, sizes: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Return the constant factors of a step that come from numbers, not stored in its type, and what they multiply."""
+    if isinstance(step, Scale):
+        return [(step.scale.abs(), sizes[0])]
+    if isinstance(step, Sum):
+        return [(torch.full_like(size, abs(sign)), size) for sign, size in zip(step.signs, sizes, strict=True)]
+    return []
+
+
+def _coarse(factor: Tensor, size: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bound what a product loses because the type holds its factor, or its divisor, coarsely: as 0, or as ∞."""
+    least = torch.finfo(dtype).smallest_normal
+    lost = torch.where((factor > 0) & (factor < least), least * size, 0.0)
+    return torch.where(factor <= 1 / least, lost, math.inf)
 
 
 def _factor(step: Linear, device: torch.device) -> float:

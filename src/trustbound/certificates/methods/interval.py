@@ -12,7 +12,7 @@ from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.mixing import Dense, Mixing
 from trustbound.certificates.graph.operations import Arrange, Input, Linear, Operation, Scale
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import disturbance, growth, split
+from trustbound.certificates.slack import disturbance, growth, split, vanished
 from trustbound.certificates.specification import Bound, Certifier
 
 
@@ -130,7 +130,9 @@ def advance(step: Operation, operands: Sequence[Reach], region: Region) -> Reach
     if region.norm == "linf":
         return replace(reach, tight=True)
     rows, attained = (
-        (step.squares(only.factor.square()).sqrt(), True) if region.norm == "l2" else step.largest(only.factor)
+        (step.squares(only.factor.square()).sqrt() + vanished(step.terms), True)
+        if region.norm == "l2"
+        else step.largest(only.factor)
     )
     wide = region.radius.reshape(-1, *[1] * rows.ndim) * rows * (1 + rounded) + 2 * noise
     wide = wide if drift is None else wide + drift
@@ -166,7 +168,9 @@ def _fused(region: Region, operand: Reach, last: Dense, specification: Tensor) -
     fused = _least(rows, operand.low, operand.high, error)
     if operand.centre is not None and operand.factor is not None and region.norm != "linf":
         weighted = rows * operand.factor
-        dual = weighted.abs().amax(2) if region.norm == "l1" else torch.linalg.vector_norm(weighted, 2, 2)
+        dual = weighted.abs().amax(2)
+        if region.norm == "l2":
+            dual = torch.linalg.vector_norm(weighted, 2, 2) + vanished(weighted.shape[2])
         wide = region.radius.unsqueeze(1) * dual * (1 + error)
         ball = torch.bmm(rows, operand.centre.unsqueeze(2)).squeeze(2) - wide - noise
         if operand.drift is not None:

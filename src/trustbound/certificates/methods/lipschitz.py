@@ -16,7 +16,7 @@ from trustbound.certificates.graph.operations import Activation, Concatenate, In
 from trustbound.certificates.methods.interval import Reach, conclude, reaches
 from trustbound.certificates.methods.spectral import step_norm
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import disturbance, growth, split
+from trustbound.certificates.slack import disturbance, growth, split, vanished
 from trustbound.certificates.specification import Bound, Certifier
 from trustbound.errors import UnsupportedError
 
@@ -62,7 +62,7 @@ class Lipschitz(Certifier):
         last = graph.operations[-1]
         if isinstance(last, Dense):
             source = last.sources[0]
-            rows = torch.linalg.vector_norm(specification @ last.weight, 2, 2)
+            rows = torch.linalg.vector_norm(specification @ last.weight, 2, 2) + vanished(last.weight.shape[1])
             loss = torch.fmin(loss, rows * gains[source])
             through = rows.unsqueeze(2) * drifts[source].unsqueeze(1)
             through = through + torch.bmm(specification.abs(), _noise(last, found[-1]))
@@ -96,7 +96,11 @@ def _drifts(graph: Graph, region: Region, found: list[Reach]) -> tuple[list[Tens
         error, missed = split(error)
         lost = missed if lost is None else lost if missed is None else lost | missed
         own = torch.linalg.vector_norm(_noise(step, replace(found[place], summed=summed, error=error)), 2, 1)
-        drifts.append(_stretched(step, norms[place], [drifts[source] for source in step.sources]) + own * (1 + 1e-9))
+        drifts.append(
+            _stretched(step, norms[place], [drifts[source] for source in step.sources])
+            + own * (1 + 1e-9)
+            + vanished(step.features)
+        )
         moved = (far * gains[place] + drifts[place].sum(1)).reshape(-1, *[1] * len(step.shape))
         sizes.append(torch.fmin(found[place].size, values[place].abs() + moved))
     return values, drifts, lost
@@ -160,5 +164,5 @@ def farthest(region: Region) -> Tensor:
     0.4243
     """
     ahead = torch.maximum(region.high - region.inputs, region.inputs - region.low).flatten(1)
-    corner = torch.linalg.vector_norm(ahead, 2, 1) * (1 + growth(ahead.shape[1]))
+    corner = torch.linalg.vector_norm(ahead, 2, 1) * (1 + growth(ahead.shape[1])) + vanished(ahead.shape[1])
     return corner if region.norm == "linf" else torch.minimum(corner, region.radius)

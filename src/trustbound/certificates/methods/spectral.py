@@ -11,6 +11,7 @@ from torch import Tensor
 from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.mixing import Convolution, Dense, Mean
 from trustbound.certificates.graph.operations import Linear, Scale
+from trustbound.certificates.slack import vanished
 
 # Singular values of an n × n matrix come out within a small multiple of n u of the largest.
 _OUTWARD = 1e-9
@@ -24,7 +25,7 @@ def dense_norm(weight: Tensor) -> float:
     """
     if not bool(weight.isfinite().all()):
         return math.inf
-    return float(torch.linalg.matrix_norm(weight.double(), 2)) * (1 + _OUTWARD)
+    return float(torch.linalg.matrix_norm(weight.double(), 2)) * (1 + _OUTWARD) + vanished(weight.numel())
 
 
 def convolution_norm(step: Convolution) -> float:
@@ -70,7 +71,7 @@ def convolution_norm(step: Convolution) -> float:
         blocks = blocks.mT
     # The largest eigenvalue of the smaller Gram matrix is as accurate as the largest singular value.
     largest = max(float(torch.linalg.eigvalsh(part @ part.mH)[..., -1].max()) for part in blocks.split(32))
-    return math.sqrt(max(largest, 0.0)) * (1 + _OUTWARD)
+    return math.sqrt(max(largest, 0.0)) * (1 + _OUTWARD) + vanished(step.weight.numel())
 
 
 def step_norm(step: Linear) -> float | None:

@@ -1,0 +1,69 @@
+"""A share of the certificate fuzz, and the faults that it must find when they are planted."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from benchmarks import fuzz_plants as plants
+from benchmarks.certificate_fuzz import summarise, trial
+from benchmarks.fuzz_networks import FAMILIES, make
+
+SHARE, PARTS = 152, 4
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_certificate_breaks_on_random_networks(part):
+    first = part * SHARE // PARTS
+    found = summarise([trial(seed) for seed in range(first, first + SHARE // PARTS)])
+    assert not found["findings"], json.dumps(found["findings"], indent=1)
+    # Everything refused, or nothing certified, would be a test of nothing.
+    served = [row["with_certificate"] for row in found["families"].values()]
+    assert sum(served) >= 0.25 * found["networks"], found["families"]
+    assert sum(row["attacked"] for row in found["families"].values()) > 5 * found["networks"]
+
+
+@pytest.mark.parametrize(
+    ("plant", "kinds", "limit"),
+    [
+        (plants.unsound_relaxation, {"broken", "margin"}, 500),
+        (plants.lost_in_place, {"broken"}, 500),
+        (lambda: plants.less_rounding(1e-6), {"broken", "run"}, 500),
+        (lambda: plants.less_rounding(0.0), {"broken"}, 500),
+    ],
+    ids=["relaxation", "in-place", "rounding ÷ 1e6", "no rounding"],
+)
+def test_planted_faults_are_found(plant, kinds, limit):
+    with plant():
+        for seed in range(limit):
+            record = trial(seed)
+            assert "error" not in record, record
+            if kinds & {found["kind"] for found in record["violations"]}:
+                break
+        else:
+            pytest.fail(f"{limit} networks did not show the planted fault")
+    assert not trial(seed)["violations"], "found without the plant too: it shows nothing"
+
+
+def test_networks_are_functions_of_their_seed_and_of_every_kind():
+    for seed, family in enumerate(FAMILIES):
+        first, second = make(seed), make(seed)
+        assert first.family == family
+        assert first.lines == second.lines
+        assert torch.equal(first.inputs, second.inputs)
+        left, right = first.exact.state_dict(), second.exact.state_dict()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    cases = [make(seed) for seed in range(80)]
+    precisions = set(itertools.chain.from_iterable(case.dtypes for case in cases))
+    assert precisions == {"float64", "float32", "bfloat16", "float16"}
+    assert any(len(case.dtypes) > 1 for case in cases)
+    text = "\n".join(case.text for case in cases)
+    assert all(word in text for word in (".clamp_(", "h[:, ", "torch.cat", "Conv2d", "BatchNorm", "max_pool2d"))
