@@ -78,7 +78,7 @@ def test_search_and_proof_agree_about_inputs_beside_the_box(norm, dtype, off):
         assert torch.equal(still.adversarial, inputs.clamp(0, 1))
 
 
-def test_a_proof_stands_around_the_input_that_the_search_rounds_to(monkeypatch):
+def test_a_proof_holds_around_the_input_and_where_the_search_rounds_it_to(monkeypatch):
     box = Box(1000.0, 1001.0)
     inputs = torch.full((1, 2), 1000.1, dtype=torch.float64)  # 2.4e-5 from the nearest float32: far more than τ
     weight = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
@@ -90,11 +90,17 @@ def test_a_proof_stands_around_the_input_that_the_search_rounds_to(monkeypatch):
         net.bias.copy_(torch.tensor([-1000.0, 0.0]))
     seen = {}
     kept = Region.around
-    monkeypatch.setattr(
-        Region, "around", lambda inputs, *rest: seen.setdefault("inputs", inputs) is None or kept(inputs, *rest)
-    )
+
+    def noted(*arguments):
+        seen["region"] = kept(*arguments)
+        return seen["region"]
+
+    monkeypatch.setattr(Region, "around", noted)
     tb.certify("interval", tb.wrap(net, box=box), inputs, torch.tensor([0]), "linf:1e-7")
-    assert torch.equal(seen["inputs"].double(), inputs.float().double())
+    # Around the input as it is given and around the one that the search starts from.
+    for centre in (inputs, inputs.float().double()):
+        assert bool((seen["region"].low <= centre - 1e-7).all())
+        assert bool((seen["region"].high >= centre + 1e-7).all())
 
 
 def test_a_table_and_a_labelled_set_follow_the_same_rule(tmp_path):
