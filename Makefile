@@ -44,9 +44,10 @@ bench: $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --requirement benchmarks/requirements.txt
 	GOMP_CPU_AFFINITY=0-1 OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks
 
-## verify-all: every attack against every certifier and the other long pairings; results are kept
+## verify-all: every attack against every certifier, the certificate fuzz and its thousands of networks; results are kept
 verify-all: $(READY)
 	$(BIN)/python -m benchmarks.pairings
+	$(BIN)/python -m benchmarks.certificate_fuzz
 
 clean:
 	rm -rf $(VENV) runs

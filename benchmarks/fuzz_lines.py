@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from benchmarks.fuzz_corners import brim, corner, gate
+
 if TYPE_CHECKING:
     from benchmarks.fuzz_networks import Builder
 
@@ -95,26 +97,6 @@ def convolve(b: Builder) -> None:
     )
     through(b, fill(b, part))
     return None
-
-
-def gate(b: Builder) -> None:
-    """Emit sums that rise above zero in one corner of the box alone, where no random point falls; inputs lie there."""
-    if b.h.ndim != 2:
-        flatten(b)
-    n, (low, high) = b.h.shape[1], b.box
-    b.emit(f"h = h.clamp({low!r}, {high!r})")
-    part = nn.Linear(n, b.chance.choice((2, 4, 4, 6))).double()
-    signs = torch.where(b.normal(*part.weight.shape) < 0, -1.0, 1.0).double()
-    if b.chance.random() < 0.5:
-        signs = signs[:1].repeat(len(signs), 1)
-    size = b.chance.choice((1.0, 100.0)) / (high - low)
-    most = torch.where(signs > 0, high, -low).sum(1)
-    with torch.no_grad():
-        part.weight.copy_(signs * size)
-        part.bias.copy_((-most + (high - low) * b.chance.choice((0.3, 0.6, 1.5))) * size)
-    b.corners = torch.where(signs > 0, high, low)
-    b.emit("r0 = h") and b.saved.append("r0")
-    through(b, part)
 
 
 def norm(b: Builder) -> None:
@@ -225,23 +207,6 @@ def stretch(b: Builder) -> None:
         return
     if 0 < size < 1e308 and b.emit(f"h = h * {size!r}") and b.chance.random() < 0.8 and 1 / size < 1e308:
         b.undo = 1 / size
-
-
-def corner(b: Builder, most: float) -> bool:
-    """Emit a factor that carries a value beyond the range near one corner of the box alone, and take it back later."""
-    try:
-        corners, far = b.extremes()
-    except RuntimeError:
-        return False
-    peak = float(far.amax())
-    if not (0 < peak < 1e300) or float(b.truth["h"].abs().amax()) > 0.85 * peak:
-        return False
-    size = most / (0.93 * peak)
-    root = math.sqrt(size)
-    if not (0 < size < 1e300 and b.emit(f"h = h * {root!r} * {root!r}")):
-        return False
-    b.corners, b.undo = corners[far.argsort(descending=True)], 1 / size
-    return True
 
 
 # Casts.
@@ -454,6 +419,9 @@ def moves(family: str) -> dict[Move, float]:
 def normalise(b: Builder) -> None:
     """Bring inputs of odd boxes to size one, or leave them; give some networks of views a corner of their own."""
     low, high = b.box
+    if b.family == "extreme" and b.h[0].numel() >= 4 and b.chance.random() < 0.5:
+        brim(b)
+        return
     if b.family == "views":
         pass
     elif b.box != (0.0, 1.0) and b.chance.random() < 0.7:
@@ -476,7 +444,7 @@ def normalise(b: Builder) -> None:
         corner(b, float(torch.finfo(b.h.dtype).max))
 
 
-def head(b: Builder, classes: int) -> None:
+def head(b: Builder) -> None:
     """Emit logits, and what some write after them."""
     if b.undo is not None:
         # In two steps: a factor below the normal numbers is refused.
@@ -484,7 +452,7 @@ def head(b: Builder, classes: int) -> None:
         b.emit(f"h = h * {root!r} * {root!r}" if b.chance.random() < 0.8 else f"h = h * {b.undo!r}")
     if b.h.ndim > 2:
         flatten(b)
-    through(b, fill(b, nn.Linear(b.h.shape[-1], classes)))
+    through(b, fill(b, nn.Linear(b.h.shape[-1], b.classes)))
     if b.chance.random() < 0.2:
         b.emit(b.chance.choice(("h = h * 0.1", "h = h + 3.0", "h = h * 1e4", "h = h * 1e-6", "h.mul_(-1.0)")))
     if b.family in ("casts", "mixed") and b.chance.random() < 0.4:

@@ -102,7 +102,7 @@ class Builder:
         self.chance = random.Random(f"{seed}/{attempt}")
         self.noise = torch.Generator().manual_seed(self.chance.getrandbits(62))
         self.family = FAMILIES[seed % len(FAMILIES)]
-        weights = {"casts": (1, 4, 3, 2), "extreme": (2, 4, 2, 3)}.get(self.family, (3, 4, 2, 2))
+        weights = {"casts": (1, 4, 3, 2), "extreme": (5, 4, 2, 3)}.get(self.family, (3, 4, 2, 2))
         self.dtype = self.chance.choices(DTYPES, weights)[0]
         self.own, self.exact = Net(), Net()
         self.lines: list[str] = []
@@ -110,6 +110,7 @@ class Builder:
         self.saved: list[str] = []
         self.undo: float | None = None
         self.corners: Tensor | None = None
+        self.complete = False
         self.kind = self.family
         self.used = {self.dtype}
         self.here: dict[str, Any] = {}
@@ -125,7 +126,7 @@ class Builder:
         chance = self.chance
         boxes = [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 1e-20), (-1e4, 1e4), (0.25, 0.3125), (0.1, 0.7)]
         self.box = chance.choices(boxes, (60, 15, 10, 5 if self.family == "extreme" else 1, 4, 3, 4))[0]
-        classes = chance.choice((2, 2, 3, 3, 4, 5, 7, 10, 10, 50 if chance.random() < 0.15 else 3))
+        self.classes = chance.choice((2, 2, 3, 3, 4, 5, 7, 10, 10, 50 if chance.random() < 0.15 else 3))
         wrapped = chance.random() < 0.35
         taken = self.dtype
         if wrapped and self.dtype != torch.float64 and chance.random() < 0.6:
@@ -136,11 +137,14 @@ class Builder:
         self._start = points.to(self.dtype), points.double()
         self._again()
         lines.normalise(self)
-        moves = lines.moves(self.kind)
-        coarse = torch.finfo(self.dtype).eps > 1e-4
-        for _ in range(chance.randint(1, 4) if coarse and self.family != "views" else chance.randint(2, 9)):
-            chance.choices(list(moves), list(moves.values()))[0](self)
-        lines.head(self, classes)
+        if not self.complete:
+            moves = lines.moves(self.kind)
+            coarse = torch.finfo(self.dtype).eps > 1e-4
+            for _ in range(chance.randint(1, 4) if coarse and self.family != "views" else chance.randint(2, 9)):
+                chance.choices(list(moves), list(moves.values()))[0](self)
+            lines.head(self)
+        if chance.random() < 0.1:
+            self.emit("h = F.log_softmax(h, 1)")
         self.own.compile_lines(self.lines)
         self.exact.compile_lines(self.pure)
         for net in (self.own, self.exact):
@@ -156,7 +160,7 @@ class Builder:
             outputs = model(inputs.clone())
         except (RuntimeError, ValueError):
             return None
-        if outputs.shape != (len(inputs), classes) or not outputs.is_floating_point():
+        if outputs.shape != (len(inputs), self.classes) or not outputs.is_floating_point():
             return None
         return Case(
             seed=self.seed,

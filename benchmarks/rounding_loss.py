@@ -125,7 +125,7 @@ ENTRIES: dict[str, Entry] = {
         epochs=6,
     ),
     "colour-residual": Entry(
-        build=ColourResidual, data="cifar10-jpeg", epsilon=1 / 255, epochs=4, images=50, rate=3e-3
+        build=ColourResidual, data="cifar10-jpeg", epsilon=0.25 / 255, epochs=4, images=50, rate=3e-3
     ),
     "digits-residual": Entry(build=Residual, data="digits", epsilon=0.03, epochs=30, rate=3e-3),
     "digits-fc": Entry(

@@ -32,24 +32,27 @@ def test_no_certificate_breaks_on_random_networks(part):
 
 
 @pytest.mark.parametrize(
-    ("plant", "kinds", "limit"),
+    ("plant", "kinds", "seeds"),
     [
-        (plants.unsound_relaxation, {"broken", "margin"}, 500),
-        (plants.lost_in_place, {"broken"}, 500),
-        (lambda: plants.less_rounding(1e-6), {"broken", "run"}, 500),
-        (lambda: plants.less_rounding(0.0), {"broken"}, 500),
+        (plants.unsound_relaxation, {"broken", "margin"}, range(500)),
+        (plants.lost_in_place, {"broken"}, range(500)),
+        # Of the first 500 networks those that are made extreme: the others hold numbers of ordinary size.
+        (plants.no_range, {"broken"}, range(FAMILIES.index("extreme"), 500, len(FAMILIES))),
+        (plants.unknown_is_proven, {"broken"}, range(FAMILIES.index("extreme"), 500, len(FAMILIES))),
+        (lambda: plants.less_rounding(1e-6), {"broken", "run"}, range(500)),
+        (lambda: plants.less_rounding(0.0), {"broken"}, range(500)),
     ],
-    ids=["relaxation", "in-place", "rounding ÷ 1e6", "no rounding"],
+    ids=["relaxation", "in-place", "overflow", "NaN proven", "rounding ÷ 1e6", "no rounding"],
 )
-def test_planted_faults_are_found(plant, kinds, limit):
+def test_planted_faults_are_found(plant, kinds, seeds):
     with plant():
-        for seed in range(limit):
+        for seed in seeds:
             record = trial(seed)
             assert "error" not in record, record
             if kinds & {found["kind"] for found in record["violations"]}:
                 break
         else:
-            pytest.fail(f"{limit} networks did not show the planted fault")
+            pytest.fail(f"{len(seeds)} networks did not show the planted fault")
     assert not trial(seed)["violations"], "found without the plant too: it shows nothing"
 
 

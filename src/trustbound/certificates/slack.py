@@ -33,7 +33,16 @@ from torch import Tensor
 from trustbound.certificates.graph.gathering import Cast, Gather
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.mixing import Convolution, Dense
-from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, Operation, Scale, Sum
+from trustbound.certificates.graph.operations import (
+    Activation,
+    Arrange,
+    Concatenate,
+    Linear,
+    LogSoftmax,
+    Operation,
+    Scale,
+    Sum,
+)
 from trustbound.errors import UnsupportedError
 
 #: Roundings beside the sum itself: a bias, folded constants, batch norm, the subtraction of limits.
@@ -98,9 +107,7 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
     given = list(sizes)
     # What was folded into one step still rounds, underflows and overflows in parts.
     for part in step.parts or (step,):
-        summed = part.absolute(*given)
-        if part.bias_size is not None:
-            summed = summed + part.bias_size
+        summed = part.summed(*given)
         if part.dtype is not None and not _exact(part):
             own = _factor(part, summed.device) * summed + underflow(part.terms, part.dtype)
             for factor, size in _factors(part, given):
@@ -138,6 +145,8 @@ def _factor(step: Linear, device: torch.device) -> float:
     assert step.dtype is not None
     if isinstance(step, Cast):  # one rounding, of the number itself
         return torch.finfo(step.dtype).eps / 2
+    if isinstance(step, LogSoftmax):  # no sum of products: the few roundings that the logits do not share
+        return step.terms * torch.finfo(step.dtype).eps
     factor = growth(step.terms, step.dtype)
     if step.dtype == torch.float32 and isinstance(step, Dense | Convolution):
         cut = _operand_roundoff(isinstance(step, Convolution), device)

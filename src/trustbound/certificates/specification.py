@@ -106,6 +106,11 @@ class Certifier(ABC):
 
     def _cut(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
         """Bound a batch piece by piece."""
+        if graph.head != len(graph.operations) - 1 and bool((specification.sum(2) != 0).any()):
+            raise InputError(
+                "rows over the logits of a network that ends in log-softmax must sum to zero, as margins do; got a "
+                f"row with sum {float(specification.sum(2).abs().max()):g}"
+            )
         if not len(region):
             nothing = specification.new_zeros(specification.shape[:2])
             return Bound(value=nothing, run=nothing)

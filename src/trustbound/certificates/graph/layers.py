@@ -12,7 +12,7 @@ from trustbound.certificates.graph import arithmetic
 from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.mixing import Convolution, Dense, Mean
 from trustbound.certificates.graph.moving import move
-from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, MaxPool, Scale
+from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, LogSoftmax, MaxPool, Scale
 from trustbound.certificates.graph.places import Arguments, Place, constant_only, depends
 
 if TYPE_CHECKING:
@@ -118,6 +118,12 @@ def _leaky(translator: Translator, given: Arguments) -> Place:
     if not 0 <= slope <= 1:
         raise translator.refusal(f"a negative slope of {slope} outside [0, 1]")
     return translator.add(Activation, given["self"], slope=slope)
+
+
+def _log_softmax(translator: Translator, given: Arguments) -> Place:
+    if len(translator.shape) != 1 or given["dim"] % 2 != 1:
+        raise translator.refusal("over another axis than the classes of logits (B, C)")
+    return translator.add(LogSoftmax, translator.cast(given["self"]))
 
 
 def _average_pool(translator: Translator, given: Arguments) -> Place:
@@ -282,6 +288,7 @@ TABLE: dict[str, Callable[[Translator, Arguments], Any]] = {
     "maximum": arithmetic.maximum,
     "minimum": arithmetic.minimum,
     "neg": arithmetic.negate,
+    **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
     "avg_pool2d": _average_pool,
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive_average),
     "mean": _mean,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.operations import Input, Linear, Operation, Shape
+from trustbound.certificates.graph.operations import Input, Linear, LogSoftmax, Operation, Shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,6 +63,12 @@ class Graph:
     def classes(self) -> int:
         """How many logits there are."""
         return self.operations[-1].shape[0]
+
+    @property
+    def head(self) -> int:
+        """The place of the step that gives the logits, before they are normalised."""
+        last = self.operations[-1]
+        return last.sources[0] if isinstance(last, LogSoftmax) else len(self.operations) - 1
 
     @property
     def widest(self) -> int:

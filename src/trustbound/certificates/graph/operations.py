@@ -119,6 +119,11 @@ class Linear(Operation):
     def absolute(self, *operands: Tensor) -> Tensor:
         """Apply the map with absolute weights and without its bias to operands that are nowhere negative."""
 
+    def summed(self, *sizes: Tensor) -> Tensor:
+        """Bound the magnitudes that are rounded on the way to each output, for operands of sizes (B, *F)."""
+        total = self.absolute(*sizes)
+        return total if self.bias_size is None else total + self.bias_size
+
     @abstractmethod
     def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
         """Map coefficients (N, *shape) of the output to those of every operand."""
@@ -235,3 +240,38 @@ class Concatenate(Linear):
     def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
         """Cut apart."""
         return torch.split(coefficients, list(self.lengths), self.axis)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogSoftmax(Linear):
+    """Logits less the logarithm of the sum of their exponentials: one number off all logits of an example.
+
+    It is the last step of a network, and only rows that sum to zero are bounded behind it, as margins do: these see
+    no common shift. Up to that shift the step is the identity, and so are its limits; its kernel computes the shift
+    once for all logits, so that whatever the shift itself is off by cancels too.
+
+    >>> step = LogSoftmax(sources=(0,), shape=(2,))
+    >>> [round(number, 4) for number in step.apply(torch.tensor([[1.0, 3.0]]))[0].tolist()]
+    [-2.1269, -0.1269]
+    """
+
+    def apply(self, *operands: Tensor) -> Tensor:
+        """Compute the logarithms of probabilities."""
+        return operands[0].log_softmax(1)
+
+    @property
+    def terms(self) -> int:
+        """The largest logit and the logarithm of a sum, taken off one after the other or together."""
+        return 4
+
+    def absolute(self, *operands: Tensor) -> Tensor:
+        """Pass through."""
+        return operands[0]
+
+    def summed(self, *sizes: Tensor) -> Tensor:
+        """Add to each logit's size the largest one and the logarithm of the sum, at most log C after it."""
+        return sizes[0] + sizes[0].amax(1, keepdim=True) + (math.log(self.shape[0]) + 1)
+
+    def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
+        """Pass through."""
+        return (coefficients,)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trustbound.certificates.graph.exporting import BATCH, OTHERS, Exactly, Exported, export
 from trustbound.certificates.graph.folding import fold
 from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.operations import Input, Operation
+from trustbound.certificates.graph.operations import Input, LogSoftmax, Operation
 from trustbound.certificates.graph.translation import PRECISIONS, Translator
 from trustbound.certificates.graph.trying import Modules, compare
 from trustbound.errors import InputError, UnsupportedError
@@ -60,6 +60,12 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
                 "certificates need logits (B, C) computed from the inputs; "
                 f"got outputs of shape (B, {', '.join(map(str, graph.operations[-1].shape))})"
             )
+        for step in graph.operations[:-1]:
+            if isinstance(step, LogSoftmax):
+                raise UnsupportedError(
+                    f"no proof: {step.where}: a logarithm of probabilities that the model goes on to compute with; "
+                    "certificates read it as the last step only"
+                )
         one = all(step.dtype in (dtype, torch.float64) for step in operations)
         strict = one and translator.exact and not exported.explicit
         program = Exactly(exported, translator.values)

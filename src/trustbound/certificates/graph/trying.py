@@ -152,8 +152,7 @@ def _scale(operations: Sequence[Operation], held: Sequence[Tensor]) -> Tensor:
         step = operations[place := waiting.pop()]
         moves = isinstance(step, Arrange | Concatenate | Gather | Cast)
         if isinstance(step, Linear) and not moves:
-            summed = step.absolute(*(held[source].abs() for source in step.sources))
-            summed = summed if step.bias_size is None else summed + step.bias_size
+            summed = step.summed(*(held[source].abs() for source in step.sources))
         else:
             summed = held[place].abs()
             waiting += step.sources

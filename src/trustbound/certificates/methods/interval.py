@@ -145,16 +145,26 @@ def conclude(graph: Graph, region: Region, found: Sequence[Reach], specification
 
     The last step's own rounding is taken off at the end: `value` leaves it out.
     """
-    logits, last = found[-1], graph.operations[-1]
-    low, high, taken = logits.low, logits.high, None
+    logits, last = found[-1], graph.operations[graph.head]
+    low, high = logits.low, logits.high
     if logits.error is not None:
         low, high = low + logits.error, high - logits.error
-        taken = torch.bmm(specification.abs(), logits.error.unsqueeze(2)).squeeze(2)
-    bound = _least(specification, low, high, growth(graph.classes))
+    bound = _disturbed(_least(specification, low, high, growth(graph.classes)), specification, [logits.error])
     if isinstance(last, Dense) and len(graph.operations[last.sources[0]].shape) == 1:
-        bound = torch.fmax(bound, _fused(region, found[last.sources[0]], last, specification))
-    run = bound if taken is None else bound - taken * (1 + growth(graph.classes))
-    return Bound(value=bound, run=run).unknown(logits.lost)
+        errors = [found[place].error for place in {graph.head, len(found) - 1}]
+        fused = _fused(region, found[last.sources[0]], last, specification)
+        bound = bound.better(_disturbed(fused, specification, errors))
+    return bound.unknown(logits.lost)
+
+
+def _disturbed(value: Tensor, specification: Tensor, errors: Sequence[Tensor | None]) -> Bound:
+    """Return a bound (B, K) of rows (B, K, C) with what disturbances (B, C) of the logits take off as they run."""
+    run = value
+    for error in errors:
+        if error is not None:
+            taken = torch.bmm(specification.abs(), error.unsqueeze(2)).squeeze(2)
+            run = run - taken * (1 + growth(specification.shape[2]))
+    return Bound(value=value, run=run)
 
 
 def _fused(region: Region, operand: Reach, last: Dense, specification: Tensor) -> Tensor:

@@ -59,13 +59,15 @@ class Lipschitz(Certifier):
         clean = torch.bmm(specification, values[-1].unsqueeze(2)).squeeze(2)
         sizes = torch.linalg.vector_norm(specification, 2, 2)
         loss, drift = sizes * gains[-1], sizes.unsqueeze(2) * drifts[-1].unsqueeze(1)
-        last = graph.operations[-1]
+        last = graph.operations[graph.head]
         if isinstance(last, Dense):
             source = last.sources[0]
             rows = torch.linalg.vector_norm(specification @ last.weight, 2, 2) + vanished(last.weight.shape[1])
             loss = torch.fmin(loss, rows * gains[source])
             through = rows.unsqueeze(2) * drifts[source].unsqueeze(1)
-            through = through + torch.bmm(specification.abs(), _noise(last, found[-1]))
+            for place in {graph.head, len(found) - 1}:
+                noise = _noise(graph.operations[place], found[place])
+                through = through + torch.bmm(specification.abs(), noise)
             drift = torch.fmin(drift, through)
         error = growth(graph.widest + sum(s.terms for s in graph.operations if isinstance(s, Linear)))
         value = clean - (1 + error) * (far.unsqueeze(1) * loss + 2 * drift[..., 0])
