@@ -124,7 +124,7 @@ class Square:
         share = share_at(state.made, self.steps, _SHARE[norm] if self.share is None else self.share)
         if norm == "linf":
             return _painted(problem, state, share)
-        return _exchanged(problem, state, share, state.made / self.steps)
+        return _exchanged(problem, state, share, self.steps)
 
 
 def _credit(state: SquareState, gained: Tensor) -> None:
@@ -188,7 +188,7 @@ def _tiles(problem: Problem) -> Tensor:
     return _stretched(problem, tiled(shape, signs, numbers[:, 0] < 0.5))
 
 
-def _exchanged(problem: Problem, state: SquareState, share: float, progress: float) -> Tensor:
+def _exchanged(problem: Problem, state: SquareState, share: float, steps: int) -> Tensor:
     """One window of each example gets a new pattern, another gives up its change; late in the run, or a pair turns."""
     channels, height, width = layout(problem.inputs.shape)
     numbers = _draw(problem, 10 + channels, state.made)
@@ -202,7 +202,10 @@ def _exchanged(problem: Problem, state: SquareState, share: float, progress: flo
     state.kind = torch.full_like(state.kind, -1)
     if share * height * width < 1.0 and change[0].numel() > 1:
         choice, first, second, spread, turn = numbers[:, 5 + channels :].unbind(dim=1)
-        pairs = choice < _preference(state, (0.1 if min(height, width) >= 5 else 0.3) + 0.5 * progress)
+        before = (0.1 if min(height, width) >= 5 else 0.3) + 0.5 * state.made / steps
+        # A pair is two coordinates of many: where these are more than an eighth of the queries, patterns pay longer.
+        most = min(0.9, steps / (8.0 * change[0].numel()))
+        pairs = choice < _preference(state, before).clamp(max=most)
         state.kind = pairs.to(torch.int64)
         angle = math.pi * 2.0 ** (-_FINEST * spread) * (2.0 * turn - 1.0)
         apart = turned(change, _pair(change[0].numel(), first, second), angle, reach)
