@@ -43,6 +43,8 @@ def oracle(name, z, y, t):
         return -math.log(p[y]) if t is None else math.log(p[t])
     if name == "margin":
         return best_other(z, y) - z[y] if t is None else z[t] - best_other(z, t)
+    if name == "difference":
+        return best_other(z, y) - z[y] if t is None else z[t] - z[y]
     if name == "probability-margin":
         return best_other(p, y) - p[y] if t is None else p[t] - best_other(p, t)
     if name == "soft-margin":

@@ -60,8 +60,17 @@ class Trail:
     examples follow each other, so that their margins and successes are kept at hand until others come.
     """
 
-    def __init__(self, inputs: Tensor, *, seeks: str, stop_early: bool = False, keep_closest: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: Tensor,
+        *,
+        seeks: str,
+        stop_early: bool = False,
+        keep_closest: bool = False,
+        roams: bool = False,
+    ) -> None:
         count = len(inputs)
+        self.roams = roams
         self.seeks = seeks
         self.stop_early = stop_early
         self.best = inputs.clone()
@@ -110,6 +119,9 @@ class Trail:
             owner                   (R,) the same as row of the neighbourhood; None: one each, in order.
         """
         margin = margin.to(self._margin.dtype)
+        if self.roams:  # what lies outside the set is no success, and no sign of one
+            ours = neighbourhood if owner is None else neighbourhood.select(owner)
+            margin = margin.masked_fill(~ours.contains(adversarial), torch.inf)
         current = self._at(place) if owner is None else None
         found = self._found[place] if current is None else current.found
         # An example that stops at its first success may be evaluated further until it is dropped; when that

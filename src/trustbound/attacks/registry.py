@@ -71,6 +71,20 @@ ATTACKS: tuple[AttackRow, ...] = (
         factor=1.5,
     ),
     AttackRow(
+        name="fab",
+        target="trustbound.attacks.methods.fab:FAB",
+        line="Smallest change by projections onto the linearised boundary that is nearest.",
+        norms=("linf", "l2", "l1"),
+        seeks="smallest",
+    ),
+    AttackRow(
+        name="fab-t",
+        target="trustbound.attacks.methods.fab_targeted:TargetedFAB",
+        line="fab along the boundary with one class after another, largest logit first.",
+        norms=("linf", "l2", "l1"),
+        seeks="smallest",
+    ),
+    AttackRow(
         name="fmn",
         target="trustbound.attacks.methods.fmn:FMN",
         line="Smallest change in any norm, by steps in a ball that closes in on the boundary.",

@@ -27,7 +27,9 @@ class Attack(Protocol):
 
     seeks   "any" stops an example at its first success, "smallest" goes on to shrink it.
     needs   the least access it works with.
-    opening     (optional) forwards that `prepare` asks for an example, 0 by default: what a plan is priced with.
+    opening     (optional) forwards that `prepare` and the starts ask for an example, 0 by default, and
+    looks       (optional) forwards that a step asks for, 1 by default: what a plan is priced with.
+    roams       (optional) whether points outside the set are evaluated; they count for nothing.
     steps, restarts     per restart; independent starts.
     """
 
@@ -102,7 +104,13 @@ def search(
     inputs = neighbourhood.inputs
     place = torch.arange(len(inputs), device=inputs.device)
     drop = stop_early and attack.seeks == "any"
-    trail = Trail(inputs, seeks=attack.seeks, stop_early=drop, keep_closest=getattr(attack, "keeps_closest", False))
+    trail = Trail(
+        inputs,
+        seeks=attack.seeks,
+        stop_early=drop,
+        keep_closest=getattr(attack, "keeps_closest", False),
+        roams=getattr(attack, "roams", False),
+    )
     task = Problem(
         oracle=oracle,
         trail=trail,

@@ -156,12 +156,13 @@ def _line(threat: Threat, stage: str, name: str, numbers: Mapping[str, Any], cou
     attack = build(name, **{key: value for key, value in numbers.items() if name != "margin-pgd" or key != "sharpness"})
     opening = int(getattr(attack, "opening", 0))
     made = attack.steps * attack.restarts
+    looks = int(getattr(attack, "looks", 1))
     return Line(
         threat=str(threat),
         stage=stage,
         attack=name,
         examples=count,
-        forwards=count * (made + opening + CHECKS),
+        forwards=count * (looks * made + opening + CHECKS),
         backwards=count * (made + opening) if attack.needs is Access.GRADIENTS else 0,
     )
 

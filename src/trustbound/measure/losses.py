@@ -61,6 +61,17 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Ten
     return true_margin(logits, targets)
 
 
+def difference(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Target logit minus the true one: 0 on the boundary between the two, whichever others lie above both.
+
+    Without a target it is the margin.
+
+    >>> difference(torch.tensor([[5.0, 1.0, 2.0]]), torch.tensor([0]), torch.tensor([1]))
+    tensor([-4.])
+    """
+    return margin(logits, labels) if targets is None else pick(logits, targets) - pick(logits, labels)
+
+
 def probability_margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """The margin loss on softmax probabilities, in [-1, 1]: it fades where the network is sure, so that steps
     are spent on what can still be moved.
@@ -200,6 +211,7 @@ LOSSES: Mapping[str, Loss] = MappingProxyType(
     {
         "ce": ce,
         "margin": margin,
+        "difference": difference,
         "probability-margin": probability_margin,
         "soft-margin": soft_margin,
         "scaled-soft-margin": scaled_soft_margin,

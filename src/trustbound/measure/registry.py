@@ -33,6 +33,12 @@ LOSS_ROWS: tuple[LossRow, ...] = (
         space="logits",
     ),
     LossRow(
+        name="difference",
+        reference="trustbound.measure.losses:difference",
+        line="logit of one class minus the true one, whichever others lie above both",
+        space="logits",
+    ),
+    LossRow(
         name="probability-margin",
         reference="trustbound.measure.losses:probability_margin",
         line="best other probability minus the true one",
