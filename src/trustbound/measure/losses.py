@@ -234,7 +234,7 @@ def loss(name: str) -> Loss:
     True
     >>> loss("hinge")
     Traceback (most recent call last):
-    trustbound.errors.InputError: `loss` must be one of ce, margin, probability-margin, ...; got 'hinge'. ...
+    trustbound.errors.InputError: `loss` must be one of ce, margin, difference, ...; got 'hinge'. ...
     """
     try:
         return LOSSES[name]
