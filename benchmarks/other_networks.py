@@ -98,6 +98,7 @@ class IntervalTraining:
 
 
 PLAIN = {"epochs": 1, "batch_size": 100, "learning_rate": 2e-3}
+TINY = {"depth": 10, "width": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,7 @@ class Other:
 
     name: str
     draw: int
+    title: str
     data: str = "mnist"
     examples: int = 20000
     stages: tuple[dict[str, Any], ...]
@@ -127,23 +129,144 @@ def _madry(threat: str, **numbers: Any) -> dict[str, Any]:
     return {"objective": PGDTraining(steps=7), "threat": threat, "batch_size": 100, "probe": None, **numbers}
 
 
+def _own(objective: Trades | IntervalTraining, threat: str, **numbers: Any) -> dict[str, Any]:
+    return {**PLAIN, "objective": objective, "threat": threat, "probe": None, **numbers}
+
+
 OTHERS = {
     (row.name, row.draw): row
     for row in (
         Other(
             name="mnist-fgsm",
             draw=0,
+            title="MNIST CNN, FGSM-RS at 0.3",
             stages=(_fast("linf:0.1", epochs=1, learning_rate=3e-3), _fast("linf:0.3", epochs=5, learning_rate=3e-3)),
             threats=("l2:2", "l1:10"),
         ),
         Other(
             name="mnist-pgd",
             draw=0,
+            title="MNIST CNN, PGD-7 at 0.3",
             examples=12000,
             stages=(_fast("linf:0.1", epochs=1, learning_rate=3e-3), _madry("linf:0.3", epochs=4, learning_rate=2e-3)),
             threats=("l2:1.5", "l1:8"),
         ),
-        Other(name="mnist-plain", draw=0, stages=({**PLAIN, "epochs": 3},), threats=("l2:1.5", "l1:8")),
+        Other(
+            name="mnist-plain",
+            draw=0,
+            title="MNIST CNN, plain",
+            stages=({**PLAIN, "epochs": 3},),
+            threats=("l2:1.5", "l1:8"),
+        ),
+        Other(
+            name="mnist-trades",
+            draw=0,
+            title="MNIST CNN, TRADES at 0.2",
+            examples=10000,
+            stages=(PLAIN, _own(Trades(), "linf:0.2", epochs=2)),
+            threats=("l2:1.5", "l1:8"),
+        ),
+        Other(
+            name="letters-fgsm",
+            draw=0,
+            title="EMNIST CNN, FGSM-RS at 0.1",
+            data="letters",
+            examples=7000,
+            stages=({**PLAIN, "epochs": 2}, _fast("linf:0.1", epochs=4, learning_rate=3e-3)),
+            threats=("l2:1", "l1:5"),
+        ),
+        Other(
+            name="mnist-fgsm",
+            draw=1,
+            title="MNIST CNN, FGSM-RS at 0.3",
+            examples=12000,
+            stages=tuple(
+                _fast(threat, epochs=epochs, learning_rate=2e-3)
+                for threat, epochs in (("linf:0.1", 1), ("linf:0.2", 1), ("linf:0.3", 3))
+            ),
+            threats=("l2:2", "l1:10"),
+        ),
+        Other(
+            name="mnist-pgd",
+            draw=1,
+            title="MNIST CNN, PGD-7 at 0.3",
+            examples=10000,
+            stages=(
+                {**PLAIN, "learning_rate": 1e-3},
+                _madry("linf:0.2", epochs=1, learning_rate=1e-3),
+                _madry("linf:0.3", epochs=3, learning_rate=1e-3),
+            ),
+            threats=("l2:1.5", "l1:8"),
+        ),
+        Other(
+            name="mnist-interval",
+            draw=1,
+            title="MNIST CNN, intervals at 0.2",
+            examples=10000,
+            stages=(
+                PLAIN,
+                *(_own(IntervalTraining(), f"linf:{radius}", epochs=1) for radius in (0.02, 0.05, 0.1)),
+                _own(IntervalTraining(), "linf:0.2", epochs=2),
+            ),
+            threats=("l2:1.5", "l1:8"),
+        ),
+        Other(
+            name="letters-trades",
+            draw=1,
+            title="EMNIST CNN, TRADES at 0.1",
+            data="letters",
+            examples=7000,
+            stages=({**PLAIN, "epochs": 2}, _own(Trades(), "linf:0.1", epochs=3)),
+            threats=("l2:1", "l1:5"),
+        ),
+        Other(
+            name="mnist-plain",
+            draw=1,
+            title="MNIST CNN, plain",
+            examples=10000,
+            stages=({**PLAIN, "epochs": 4, "learning_rate": 1e-3},),
+            threats=("l2:1.5", "l1:8"),
+        ),
+        Other(
+            name="letters-plain",
+            draw=1,
+            title="EMNIST CNN, plain",
+            data="letters",
+            examples=7000,
+            stages=({**PLAIN, "epochs": 4},),
+            threats=("l2:0.75", "l1:4"),
+        ),
+        Other(
+            name="mnist-large-fgsm",
+            draw=1,
+            title="MNIST large CNN, FGSM-RS at 0.2",
+            examples=6000,
+            architecture="cnn-large",
+            stages=(PLAIN, _fast("linf:0.2", epochs=3, learning_rate=1e-3)),
+            threats=("l2:2", "l1:10"),
+        ),
+        Other(
+            name="colour-plain",
+            draw=1,
+            title="colour ResNet, plain",
+            data="cifar10-jpeg",
+            examples=8000,
+            architecture="wrn-28-10",
+            arguments=TINY,
+            stages=({**PLAIN, "epochs": 3, "learning_rate": 4e-3},),
+            threats=("l2:0.15", "l1:2"),
+        ),
+        Other(
+            name="colour-fgsm",
+            draw=1,
+            title="colour ResNet, FGSM-RS at 4/255",
+            data="cifar10-jpeg",
+            examples=8000,
+            architecture="wrn-28-10",
+            arguments=TINY,
+            stages=(PLAIN, _fast("linf:4/255", epochs=2, learning_rate=4e-3)),
+            threats=("l2:0.5", "l1:8"),
+        ),
     )
 }
 
@@ -160,7 +283,7 @@ def other_data(other: Other, split: str, limit: int) -> tb.LabelledSet:
         return tb.LabelledSet(images[rows], labels[rows], name=f"letters/{split}").stratified(limit)
     network = Network(name=other.name, architecture="", data=other.data, threat="", recipe={})
     if split == "train":
-        examples = data(network, "train")
+        examples = data(network, "train", limit if other.data == "cifar10-jpeg" else None)
         order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(other.draw + 1))
         return examples.take(order[:limit].sort().values)
     # Draws of 1,000: 0 and 1 belong to `benchmarks.upper_bound`, 2 and 3 are these two.
