@@ -24,7 +24,7 @@ from torch.nn import functional
 
 import trustbound as tb
 from benchmarks.networks import WEIGHTS, Network, data
-from trustbound.hardening import Recipe
+from trustbound.hardening import Probe, Recipe
 from trustbound.hardening.objectives import Learner, PGDTraining
 from trustbound.model import build
 from trustbound.threat import Random
@@ -97,10 +97,6 @@ class IntervalTraining:
         return (functional.cross_entropy(logits, labels) + bound) / 2, {"bound": bound.detach()}
 
 
-PLAIN = {"epochs": 1, "batch_size": 100, "learning_rate": 2e-3}
-TINY = {"depth": 10, "width": 1}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Other:
     """One network: what it is trained on and how, stage after stage, and the threats it is examined under."""
@@ -108,10 +104,10 @@ class Other:
     name: str
     draw: int
     title: str
+    stages: list[dict[str, Any]]
+    threats: tuple[str, ...]
     data: str = "mnist"
-    examples: int = 20000
-    stages: tuple[dict[str, Any], ...]
-    threats: tuple[str, ...] = ()
+    examples: int = 10000
     architecture: str = "cnn-small"
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -121,154 +117,104 @@ class Other:
         return 26 if self.data == "letters" else 10
 
 
-def _fast(threat: str, **numbers: Any) -> dict[str, Any]:
-    return {"objective": "fgsm-rs", "threat": threat, "batch_size": 100, "schedule": "cyclic", **numbers}
+def _stage(objective: Any, radius: str | float | None, epochs: int, rate: float, **numbers: Any) -> dict[str, Any]:
+    threat = None if radius is None else f"linf:{radius}"
+    numbers = {"threat": threat, "epochs": epochs, "learning_rate": rate, "batch_size": 100, **numbers}
+    return {"objective": objective, "probe": None, **numbers}
 
 
-def _madry(threat: str, **numbers: Any) -> dict[str, Any]:
-    return {"objective": PGDTraining(steps=7), "threat": threat, "batch_size": 100, "probe": None, **numbers}
+def _plain(epochs: int = 1, rate: float = 2e-3) -> dict[str, Any]:
+    return _stage("standard", None, epochs, rate)
 
 
-def _own(objective: Trades | IntervalTraining, threat: str, **numbers: Any) -> dict[str, Any]:
-    return {**PLAIN, "objective": objective, "threat": threat, "probe": None, **numbers}
+def _fast(radius: str | float, epochs: int, rate: float) -> dict[str, Any]:
+    return _stage("fgsm-rs", radius, epochs, rate, schedule="cyclic", probe=Probe())
 
 
-OTHERS = {
-    (row.name, row.draw): row
-    for row in (
-        Other(
-            name="mnist-fgsm",
-            draw=0,
-            title="MNIST CNN, FGSM-RS at 0.3",
-            stages=(_fast("linf:0.1", epochs=1, learning_rate=3e-3), _fast("linf:0.3", epochs=5, learning_rate=3e-3)),
-            threats=("l2:2", "l1:10"),
-        ),
-        Other(
-            name="mnist-pgd",
-            draw=0,
-            title="MNIST CNN, PGD-7 at 0.3",
-            examples=12000,
-            stages=(_fast("linf:0.1", epochs=1, learning_rate=3e-3), _madry("linf:0.3", epochs=4, learning_rate=2e-3)),
-            threats=("l2:1.5", "l1:8"),
-        ),
-        Other(
-            name="mnist-plain",
-            draw=0,
-            title="MNIST CNN, plain",
-            stages=({**PLAIN, "epochs": 3},),
-            threats=("l2:1.5", "l1:8"),
-        ),
-        Other(
-            name="mnist-trades",
-            draw=0,
-            title="MNIST CNN, TRADES at 0.2",
-            examples=10000,
-            stages=(PLAIN, _own(Trades(), "linf:0.2", epochs=2)),
-            threats=("l2:1.5", "l1:8"),
-        ),
-        Other(
-            name="letters-fgsm",
-            draw=0,
-            title="EMNIST CNN, FGSM-RS at 0.1",
-            data="letters",
-            examples=7000,
-            stages=({**PLAIN, "epochs": 2}, _fast("linf:0.1", epochs=4, learning_rate=3e-3)),
-            threats=("l2:1", "l1:5"),
-        ),
-        Other(
-            name="mnist-fgsm",
-            draw=1,
-            title="MNIST CNN, FGSM-RS at 0.3",
-            examples=12000,
-            stages=tuple(
-                _fast(threat, epochs=epochs, learning_rate=2e-3)
-                for threat, epochs in (("linf:0.1", 1), ("linf:0.2", 1), ("linf:0.3", 3))
-            ),
-            threats=("l2:2", "l1:10"),
-        ),
-        Other(
-            name="mnist-pgd",
-            draw=1,
-            title="MNIST CNN, PGD-7 at 0.3",
-            examples=10000,
-            stages=(
-                {**PLAIN, "learning_rate": 1e-3},
-                _madry("linf:0.2", epochs=1, learning_rate=1e-3),
-                _madry("linf:0.3", epochs=3, learning_rate=1e-3),
-            ),
-            threats=("l2:1.5", "l1:8"),
-        ),
-        Other(
-            name="mnist-interval",
-            draw=1,
-            title="MNIST CNN, intervals at 0.2",
-            examples=10000,
-            stages=(
-                PLAIN,
-                *(_own(IntervalTraining(), f"linf:{radius}", epochs=1) for radius in (0.02, 0.05, 0.1)),
-                _own(IntervalTraining(), "linf:0.2", epochs=2),
-            ),
-            threats=("l2:1.5", "l1:8"),
-        ),
-        Other(
-            name="letters-trades",
-            draw=1,
-            title="EMNIST CNN, TRADES at 0.1",
-            data="letters",
-            examples=7000,
-            stages=({**PLAIN, "epochs": 2}, _own(Trades(), "linf:0.1", epochs=3)),
-            threats=("l2:1", "l1:5"),
-        ),
-        Other(
-            name="mnist-plain",
-            draw=1,
-            title="MNIST CNN, plain",
-            examples=10000,
-            stages=({**PLAIN, "epochs": 4, "learning_rate": 1e-3},),
-            threats=("l2:1.5", "l1:8"),
-        ),
-        Other(
-            name="letters-plain",
-            draw=1,
-            title="EMNIST CNN, plain",
-            data="letters",
-            examples=7000,
-            stages=({**PLAIN, "epochs": 4},),
-            threats=("l2:0.75", "l1:4"),
-        ),
-        Other(
-            name="mnist-large-fgsm",
-            draw=1,
-            title="MNIST large CNN, FGSM-RS at 0.2",
-            examples=6000,
-            architecture="cnn-large",
-            stages=(PLAIN, _fast("linf:0.2", epochs=3, learning_rate=1e-3)),
-            threats=("l2:2", "l1:10"),
-        ),
-        Other(
-            name="colour-plain",
-            draw=1,
-            title="colour ResNet, plain",
-            data="cifar10-jpeg",
-            examples=8000,
-            architecture="wrn-28-10",
-            arguments=TINY,
-            stages=({**PLAIN, "epochs": 3, "learning_rate": 4e-3},),
-            threats=("l2:0.15", "l1:2"),
-        ),
-        Other(
-            name="colour-fgsm",
-            draw=1,
-            title="colour ResNet, FGSM-RS at 4/255",
-            data="cifar10-jpeg",
-            examples=8000,
-            architecture="wrn-28-10",
-            arguments=TINY,
-            stages=(PLAIN, _fast("linf:4/255", epochs=2, learning_rate=4e-3)),
-            threats=("l2:0.5", "l1:8"),
-        ),
-    )
+def _madry(radius: float, epochs: int, rate: float) -> dict[str, Any]:
+    return _stage(PGDTraining(steps=7), radius, epochs, rate)
+
+
+def _trades(radius: float, epochs: int) -> dict[str, Any]:
+    return _stage(Trades(), radius, epochs, 2e-3)
+
+
+def _interval(radius: float, epochs: int = 1) -> dict[str, Any]:
+    return _stage(IntervalTraining(), radius, epochs, 2e-3)
+
+
+def _other(name: str, draw: int, title: str, stages: list[dict[str, Any]], threats: str, **rest: Any) -> Other:
+    return Other(name=name, draw=draw, title=title, stages=stages, threats=tuple(threats.split()), **rest)
+
+
+LETTERS: dict[str, Any] = {"data": "letters", "examples": 7000}
+LARGE: dict[str, Any] = {"architecture": "cnn-large", "examples": 6000}
+COLOUR: dict[str, Any] = {
+    "data": "cifar10-jpeg",
+    "examples": 8000,
+    "architecture": "wrn-28-10",
+    "arguments": {"depth": 10, "width": 1},
 }
+
+ROWS = (
+    _other(
+        "mnist-fgsm",
+        0,
+        "MNIST CNN, FGSM-RS at 0.3",
+        [_fast(0.1, 1, 3e-3), _fast(0.3, 5, 3e-3)],
+        "l2:2 l1:10",
+        examples=20000,
+    ),
+    _other(
+        "mnist-pgd",
+        0,
+        "MNIST CNN, PGD-7 at 0.3",
+        [_fast(0.1, 1, 3e-3), _madry(0.3, 4, 2e-3)],
+        "l2:1.5 l1:8",
+        examples=12000,
+    ),
+    _other("mnist-plain", 0, "MNIST CNN, plain", [_plain(3)], "l2:1.5 l1:8", examples=20000),
+    _other("mnist-trades", 0, "MNIST CNN, TRADES at 0.2", [_plain(), _trades(0.2, 2)], "l2:1.5 l1:8"),
+    _other("letters-fgsm", 0, "EMNIST CNN, FGSM-RS at 0.1", [_plain(2), _fast(0.1, 4, 3e-3)], "l2:1 l1:5", **LETTERS),
+    _other(
+        "mnist-fgsm",
+        1,
+        "MNIST CNN, FGSM-RS at 0.3",
+        [_fast(0.1, 1, 2e-3), _fast(0.2, 1, 2e-3), _fast(0.3, 3, 2e-3)],
+        "l2:2 l1:10",
+        examples=12000,
+    ),
+    _other(
+        "mnist-pgd",
+        1,
+        "MNIST CNN, PGD-7 at 0.3",
+        [_plain(1, 1e-3), _madry(0.2, 1, 1e-3), _madry(0.3, 3, 1e-3)],
+        "l2:1.5 l1:8",
+    ),
+    _other(
+        "mnist-interval",
+        1,
+        "MNIST CNN, intervals at 0.2",
+        [_plain(), _interval(0.02), _interval(0.05), _interval(0.1), _interval(0.2, 2)],
+        "l2:1.5 l1:8",
+    ),
+    _other("letters-trades", 1, "EMNIST CNN, TRADES at 0.1", [_plain(2), _trades(0.1, 3)], "l2:1 l1:5", **LETTERS),
+    _other("mnist-plain", 1, "MNIST CNN, plain", [_plain(4, 1e-3)], "l2:1.5 l1:8"),
+    _other("letters-plain", 1, "EMNIST CNN, plain", [_plain(4)], "l2:0.75 l1:4", **LETTERS),
+    _other(
+        "mnist-large-fgsm", 1, "MNIST large CNN, FGSM-RS at 0.2", [_plain(), _fast(0.2, 3, 1e-3)], "l2:2 l1:10", **LARGE
+    ),
+    _other("colour-plain", 1, "colour ResNet, plain", [_plain(3, 4e-3)], "l2:0.15 l1:2", **COLOUR),
+    _other(
+        "colour-fgsm",
+        1,
+        "colour ResNet, FGSM-RS at 4/255",
+        [_plain(), _fast("4/255", 2, 4e-3)],
+        "l2:0.5 l1:8",
+        **COLOUR,
+    ),
+)
+OTHERS = {(row.name, row.draw): row for row in ROWS}
 
 
 def other_data(other: Other, split: str, limit: int) -> tb.LabelledSet:
