@@ -236,3 +236,17 @@ def test_certify_stays_callable_after_its_module_was_imported():
     import_module("trustbound.certificates.certifying")
     assert certificates.certify is certify
     assert callable(certificates.certify)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("name", [row.name for row in CERTIFIERS])
+def test_a_sum_of_two_that_were_rounded_before_is_bounded(name, norm):
+    class Shared(nn.Linear):
+        def forward(self, inputs):
+            shifted = inputs - 1 / 3
+            return super().forward(torch.add(shifted, shifted, alpha=0.5))
+
+    torch.manual_seed(0)
+    net, inputs = Shared(4, 3), torch.rand(6, 4)
+    proof = certify(name, net, inputs, net(inputs).argmax(1), Threat.parse(f"{norm}:0.001"), box=BOX)
+    assert bool(proof.certified.any())

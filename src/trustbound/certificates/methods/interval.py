@@ -114,18 +114,17 @@ def advance(step: Operation, operands: Sequence[Reach], region: Region) -> Reach
         low, high = step.apply(operands[0].low), step.apply(operands[0].high)
         low, high = (low, high) if error is None else (low - error, high + error)
     reach = Reach(low=low, high=high, summed=summed, error=error, lost=lost)
-    if not isinstance(step, Linear):
+    if not isinstance(step, Linear) or len(operands) > 1:
         return reach
     only = operands[0]
-    single = len(operands) == 1
     if only.centre is None or only.factor is None:
-        return replace(reach, tight=single and only.tight and isinstance(step, Scale | Arrange))
+        return replace(reach, tight=only.tight and isinstance(step, Scale | Arrange))
     drift = only.drift if only.drift is None else step.absolute(only.drift) * (1 + rounded)
     drift = error if drift is None else drift if error is None else drift + error
-    if single and isinstance(step, Scale | Arrange):
+    if isinstance(step, Scale | Arrange):
         factor = step.absolute(only.factor.unsqueeze(0)).squeeze(0)
         return replace(reach, centre=step.apply(only.centre), factor=factor, drift=drift, tight=True)
-    if not single or not isinstance(step, Mixing):
+    if not isinstance(step, Mixing):
         return reach
     if region.norm == "linf":
         return replace(reach, tight=True)
