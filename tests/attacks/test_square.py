@@ -7,17 +7,8 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack, build, search
-from trustbound.attacks.methods.patches import (
-    grid,
-    layout,
-    pattern,
-    pyramid,
-    rearranged,
-    tiled,
-    turned,
-    window_size,
-    windows,
-)
+from trustbound.attacks.methods.exchanges import carried, filled, rearranged, turned
+from trustbound.attacks.methods.patches import grid, layout, pattern, pyramid, tiled, window_size, windows
 from trustbound.attacks.methods.square import share_at
 from trustbound.attacks.oracle import Oracle
 from trustbound.model.exact import linear_classifier
@@ -96,25 +87,35 @@ def test_patterns_are_the_published_ones():
             halves = one[: side // 2].square().sum(), one[side // 2 :].square().sum()
             torch.testing.assert_close(*halves)
     assert pattern(1, 5).shape == (1, 5)
+    # For l1, rings weigh 1, 1/16 …: 1 + 1/16 in the middle of a row of three, 1/16 beside it.
+    steep = pyramid(1, 3, power=1)
+    torch.testing.assert_close(steep[0, 0] / steep[0, 1], torch.tensor(1 / 17, dtype=torch.float64))
+    torch.testing.assert_close(pattern(5, 5, power=1).abs().sum(), torch.tensor(1.0, dtype=torch.float64))
 
 
-def test_rearranging_keeps_the_length_and_empties_the_other_window():
+@pytest.mark.parametrize("power", [2, 1])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rearranging_keeps_each_channels_length_and_empties_the_other_window(channels, power):
     generator = torch.Generator().manual_seed(1)
-    change = torch.randn(6, 1, 25, generator=generator, dtype=torch.float64)
-    reach = change.flatten(1).norm(dim=1)
+    change = torch.randn(6, channels, 25, generator=generator, dtype=torch.float64)
+    reach = change.flatten(1).norm(p=power, dim=1)
     here = windows((5, 5), (2, 2), torch.zeros(6, 2, dtype=torch.float64))
     there = windows((5, 5), (2, 2), torch.full((6, 2), 0.99, dtype=torch.float64))
-    fresh = torch.randn(6, 1, 4, generator=generator, dtype=torch.float64)
-    moved = rearranged(change, here, there, fresh, reach)
-    torch.testing.assert_close(moved.flatten(1).norm(dim=1), reach)
-    assert (moved.gather(2, there[:, None]) == 0).all()
+    fresh = torch.randn(6, channels, 4, generator=generator, dtype=torch.float64)
+    moved = rearranged(change, here, there, fresh, reach, power)
+    torch.testing.assert_close(moved.norm(p=power, dim=2), change.norm(p=power, dim=2))
+    there = there[:, None].expand(-1, channels, -1)
+    assert (moved.gather(2, there) == 0).all()
     elsewhere = torch.ones(25, dtype=torch.bool)
-    elsewhere[here[0]] = elsewhere[there[0]] = False
+    elsewhere[here[0]] = elsewhere[there[0, 0]] = False
     assert torch.equal(moved[..., elsewhere], change[..., elsewhere])
+    # What is unused goes to the window.
+    grown = rearranged(change, here, there[:, 0], fresh, 2 * reach, power)
+    torch.testing.assert_close(grown.flatten(1).norm(p=power, dim=1), 2 * reach)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 6), (3, 6, 6), (12,), (4, 5)])
-@pytest.mark.parametrize("norm", ["linf:0.1", "l2:0.5"])
+@pytest.mark.parametrize("norm", ["linf:0.1", "l2:0.5", "l1:1.5"])
 def test_any_shape_is_served_and_candidates_are_local(shape, norm):
     torch.manual_seed(0)
     features = math.prod(shape)
@@ -187,6 +188,71 @@ def test_a_turning_pair_keeps_the_length_and_every_other_coordinate():
     torch.testing.assert_close(grown.flatten(1).norm(dim=1), 2 * reach)
 
 
+def test_what_one_coordinate_holds_is_carried_to_another():
+    generator = torch.Generator().manual_seed(3)
+    change = torch.randn(200, 2, 9, generator=generator, dtype=torch.float64)
+    change[:, 0, :4] = 0.0
+    down, up = torch.full((200, 18), 30.0, dtype=torch.float64), torch.full((200, 18), 30.0, dtype=torch.float64)
+    down[:, ::2] = up[:, 1::2] = 0.0  # even coordinates only rise, odd ones only fall
+    reach = change.abs().sum(dim=(1, 2)) + 0.5
+    numbers = torch.rand(200, 3, generator=generator, dtype=torch.float64)
+    moved = carried(change, numbers, down, up, reach).flatten(1)
+    torch.testing.assert_close(moved.abs().sum(dim=1), reach)
+    differ = moved != change.flatten(1)
+    assert (differ.sum(dim=1) <= 2).all()
+    target = (numbers[:, 1:2] * 18).long()
+    assert (torch.where(target % 2 == 0, moved.gather(1, target), -moved.gather(1, target)) > 0).all()
+    # A place without mass never gives any; with `up` at a hair, what cannot be placed is left.
+    assert not differ[:, :4].any(dim=1).logical_and(target[:, 0] >= 4).any()
+    assert (carried(change, numbers, down, up / 1e6, reach).flatten(1).gather(1, target) <= 3e-5).all()
+
+
+@pytest.mark.parametrize(("norm", "power"), [("l2", 2), ("l1", 1)])
+def test_filling_spends_the_whole_length_inside_the_box(norm, power):
+    """Against bisection of the scale; the direction is kept and the box held."""
+    generator = torch.Generator().manual_seed(4)
+    change = torch.randn(50, 40, generator=generator, dtype=torch.float64) ** 3
+    down, up = (torch.rand(50, 40, generator=generator, dtype=torch.float64) * 0.3 for _ in range(2))
+    down[:, ::3] = 0.0
+    limit = torch.where(change > 0, up, down)
+    reach = 0.7 * limit.norm(p=power, dim=1) * torch.rand(50, generator=generator, dtype=torch.float64)
+    full = filled(change, down, up, reach, power)
+    low, high = torch.zeros(50, dtype=torch.float64), torch.full((50,), 1e6, dtype=torch.float64)
+    for _ in range(200):
+        middle = (low + high) / 2
+        short = torch.minimum(change.abs() * middle[:, None], limit).norm(p=power, dim=1) < reach
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    wanted = change.sign() * torch.minimum(change.abs() * low[:, None], limit)
+    torch.testing.assert_close(full, wanted, rtol=1e-3, atol=1e-4)
+    assert (full.norm(p=power, dim=1) <= reach * (1 + 1e-12)).all()
+    # No change, no room, no radius: nothing, and nothing that is not a number.
+    nothing = torch.zeros(1, 3, dtype=torch.float64)
+    one = torch.ones(1, dtype=torch.float64)
+    for case in ((nothing, nothing + 1, one), (nothing + 1, nothing, one), (nothing + 1, nothing + 1, 0 * one)):
+        moved, room, radius = case
+        assert torch.equal(filled(moved, room, room, radius, power), nothing)
+
+
+@pytest.mark.parametrize("threat", ["l2:1.5", "l1:6"])
+def test_every_candidate_spends_the_radius_on_a_black_ground(threat):
+    """Pictures of zeros and ones: half of each pattern cannot be painted, and the rest takes over its length."""
+    inputs = (torch.rand(8, 1, 12, 12, generator=torch.Generator().manual_seed(5)) < 0.2).float()
+    norm, epsilon = threat.split(":")
+    seen = []
+
+    class Recorder(nn.Module):
+        def forward(self, points):
+            seen.append(points.clone())
+            return torch.stack([points.flatten(1).sum(1), torch.full((len(points),), -1.0)], dim=1)
+
+    attack("square", Recorder(), inputs, torch.zeros(8, dtype=torch.int64), threat, steps=60)
+    assert len(seen) == 62
+    for candidate in seen[1:]:
+        size = (candidate.double() - inputs.double()).flatten(1).norm(p=int(norm[1]), dim=1)
+        assert (size <= float(epsilon) * (1 + 1e-7)).all()
+        assert size.median() >= 0.999 * float(epsilon)
+
+
 def broken_share(shape, norm, factor=1.3, count=24, queries=1000):
     """Of linear examples under `factor` times their own true radius, the share that random search breaks."""
     generator = torch.Generator().manual_seed(0)
@@ -219,3 +285,9 @@ def broken_share(shape, norm, factor=1.3, count=24, queries=1000):
 def test_l2_succeeds_on_every_shape_where_linf_does(shape):
     """Nothing but patterns of three by three: at 1.3 times the radius none of 8 x 8 pixels, one in four of 7 x 11."""
     assert broken_share(shape, "l2") >= broken_share(shape, "linf")
+
+
+@pytest.mark.parametrize("shape", [(2,), (20,), (3, 1, 17), (3, 13, 1), (5, 1, 1), (1, 7, 11), (4, 2, 2), (1, 8, 8)])
+def test_l1_succeeds_on_every_shape(shape):
+    """One coordinate is best, and no pattern of three is one: pairs must find it."""
+    assert broken_share(shape, "l1") >= 0.75

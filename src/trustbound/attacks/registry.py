@@ -67,7 +67,7 @@ ATTACKS: tuple[AttackRow, ...] = (
         target="trustbound.attacks.methods.square:Square",
         line="Random search that changes one square at a time; needs scores only.",
         needs="scores",
-        norms=("linf", "l2"),
+        norms=("linf", "l2", "l1"),
         factor=1.5,
     ),
     AttackRow(

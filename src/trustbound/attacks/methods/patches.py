@@ -1,17 +1,18 @@
-"""Windows of pictures and the l2 patterns that random search puts into them.
+"""Windows of pictures and the l2 and l1 patterns that random search puts into them.
 
 Everything here works on the flat view (B, channels, height · width); inputs (B, F) are one row of F columns.
-Reference   Andriushchenko et al., Square Attack, 2020 (1912.00049), Algorithm 3 and its published code.
+Where `power` is asked for, it is 2 for l2 and 1 for l1.
+Reference   Andriushchenko et al., Square Attack, 2020 (1912.00049), Algorithm 3 and its published code; Croce and Hein,
+            Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021 (2103.01208), for l1.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 from torch import Tensor
-
-_TINY = 1e-12
 
 
 def layout(shape: torch.Size | tuple[int, ...]) -> tuple[int, int, int]:
@@ -57,35 +58,36 @@ def windows(picture: tuple[int, int], size: tuple[int, int], places: Tensor) -> 
     return (top * width + left)[:, None] + inner.reshape(1, -1)
 
 
-def pyramid(height: int, width: int) -> Tensor:
-    """Nested rectangles around the middle, the k-th adding 1 / k²; l2 length 1."""
+def pyramid(height: int, width: int, power: int = 2) -> Tensor:
+    """Nested rectangles around the middle, the k-th adding 1 / k² (l2) or 1 / k⁴ (l1); length 1 in that norm."""
     middle = height // 2, width // 2
     heap = torch.zeros(height, width, dtype=torch.float64)
     for ring in range(max(middle) + 1):
         top, left = max(middle[0] - ring, 0), max(middle[1] - ring, 0)
-        heap[top : middle[0] + ring + 1, left : middle[1] + ring + 1] += 1.0 / (ring + 1) ** 2
-    return heap / float(heap.norm())
+        heap[top : middle[0] + ring + 1, left : middle[1] + ring + 1] += 1.0 / (ring + 1) ** (4 // power)
+    return heap / float(heap.norm(p=power))
 
 
-def pattern(height: int, width: int) -> Tensor:
+@functools.lru_cache(maxsize=256)
+def pattern(height: int, width: int, power: int = 2) -> Tensor:
     """Two pyramids of opposite sign, one above the other (beside it in a single row), (h, w), length 1."""
     if height == 1:
-        return pattern(width, 1).T if width > 1 else torch.ones(1, 1, dtype=torch.float64)
+        return pattern(width, 1, power).T if width > 1 else torch.ones(1, 1, dtype=torch.float64)
     half = height // 2
-    both = torch.cat([pyramid(half, width), -pyramid(height - half, width)])
-    return both / float(both.norm())
+    both = torch.cat([pyramid(half, width, power), -pyramid(height - half, width, power)])
+    return both / float(both.norm(p=power))
 
 
-def patterns(size: tuple[int, int], turned: Tensor, signs: Tensor) -> Tensor:
+def patterns(size: tuple[int, int], turned: Tensor, signs: Tensor, power: int = 2) -> Tensor:
     """One pattern for each example and channel, (B, C, h · w): its sign (B, C), turned (B,) where square."""
-    upright = pattern(*size)
+    upright = pattern(*size, power)
     lying = upright.T if size[0] == size[1] else upright
     both = torch.stack([upright.flatten(), lying.flatten()]).to(signs.device, signs.dtype)
     return both[turned.to(torch.int64)][:, None, :] * signs[:, :, None]
 
 
 def grid(shape: torch.Size | tuple[int, ...]) -> tuple[int, int, int]:
-    """Side, rows and columns of the tiles that the first l2 point is made of: about five across.
+    """Side, rows and columns of the tiles that the first l2 or l1 point is made of: about five across.
 
     >>> grid((1, 3, 32, 32)), grid((1, 20))
     ((6, 5, 5), (4, 1, 5))
@@ -95,12 +97,12 @@ def grid(shape: torch.Size | tuple[int, ...]) -> tuple[int, int, int]:
     return side, max(height // side, 1), width // side
 
 
-def tiled(shape: torch.Size | tuple[int, ...], signs: Tensor, turned: Tensor) -> Tensor:
-    """The first l2 change, (B, C, H · W): a pattern in each tile; signs (B, C, r, c), turned (B, r, c)."""
+def tiled(shape: torch.Size | tuple[int, ...], signs: Tensor, turned: Tensor, power: int = 2) -> Tensor:
+    """The first l2 or l1 change, (B, C, H · W): a pattern in each tile; signs (B, C, r, c), turned (B, r, c)."""
     channels, height, width = layout(shape)
     side, rows, columns = grid(shape)
     tall = min(side, height)
-    upright = pattern(tall, side)
+    upright = pattern(tall, side, power)
     lying = upright.T if tall == side else upright
     both = torch.stack([upright, lying]).to(signs.device, signs.dtype)
     cells = both[turned.to(torch.int64)][:, None] * signs[..., None, None]  # (B, C, r, c, h, w)
@@ -109,38 +111,3 @@ def tiled(shape: torch.Size | tuple[int, ...], signs: Tensor, turned: Tensor) ->
     inner = cells.permute(0, 1, 2, 4, 3, 5).reshape(len(signs), channels, rows * tall, columns * side)
     change[:, :, above : above + rows * tall, before : before + columns * side] = inner
     return change.flatten(2)
-
-
-def rearranged(change: Tensor, here: Tensor, there: Tensor, fresh: Tensor, reach: Tensor) -> Tensor:
-    """Put a pattern into one window and give it the length that the other window, reset, gives up.
-
-    Shapes      change (B, C, H · W); here, there (B, n) positions of the two windows; fresh (B, C, n) patterns;
-                reach (B,) the whole change's length.
-    """
-    channels = change.shape[1]
-    rows_here, rows_there = (place[:, None, :].expand(-1, channels, -1) for place in (here, there))
-    window = change.gather(2, rows_here)
-    emptied = change.scatter(2, rows_there, 0.0).scatter(2, rows_here, 0.0)
-    whole = change.square().sum(dim=(1, 2))
-    # Length of what both windows held together, and what the box's clipping has left unused.
-    held = (change.square() - emptied.square()).sum(dim=(1, 2))
-    spare = (reach.square() - whole).clamp(min=0.0)
-    mixed = fresh + window / (window.norm(dim=2, keepdim=True) + _TINY)
-    length = (spare / channels)[:, None] + held[:, None].clamp(min=0.0)
-    mixed = mixed / (mixed.norm(dim=2, keepdim=True) + _TINY) * length.sqrt()[:, :, None]
-    return emptied.scatter(2, rows_here, mixed)
-
-
-def turned(change: Tensor, places: Tensor, angle: Tensor, reach: Tensor) -> Tensor:
-    """Share out anew what two coordinates hold together, and what the box's clipping has left unused.
-
-    Shapes      change (B, C, H · W); places (B, 2) of the flat change, different; angle (B,) by which the pair turns;
-                reach (B,) the whole change's length.
-    """
-    flat = change.flatten(1)
-    pair = flat.gather(1, places)
-    held = pair.square().sum(dim=1)
-    spare = (reach.square() - flat.square().sum(dim=1)).clamp(min=0.0)
-    at = torch.atan2(pair[:, 1], pair[:, 0]) + angle
-    moved = (held + spare).sqrt()[:, None] * torch.stack([at.cos(), at.sin()], dim=1)
-    return flat.scatter(1, places, moved).reshape(change.shape)

@@ -9,15 +9,20 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.patches import grid, layout, patterns, rearranged, tiled, turned, window_size, windows
+from trustbound.attacks.methods.exchanges import carried, filled, rearranged, turned
+from trustbound.attacks.methods.patches import grid, layout, patterns, tiled, window_size, windows
 from trustbound.attacks.problem import Problem, State
 from trustbound.threat import Access
-from trustbound.threat.sets.l2 import unit_length
+from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 from trustbound.threat.sets.linf import LinfNeighbourhood
 
 # Step of a run of 10,000 → halvings of the share p, Section 5 of the paper.
 _HALVINGS = ((10, 1), (50, 2), (200, 3), (500, 4), (1000, 5), (2000, 6), (4000, 7), (6000, 8), (8000, 9))
-_SHARE = {"linf": 0.05, "l2": 0.1}
+# Of pictures (True) and of single rows, where nothing says that neighbours belong together.
+_SHARE = {True: 0.8, False: 0.1}
+_POWER = {"l2": 2, "l1": 1}
+# Changes are stretched to a hair less than the radius, so that rounding does not take them out of the ball.
+_INSIDE = 1.0 - 2.0**-20
 # Pairs turn by up to π · 2^-u, u uniform up to _FINEST; gains are compared after so many tries of each kind, and
 # fade by _FADES a query.
 _FINEST, _KNOWN, _FADES = 5.0, 4.0, 0.99
@@ -38,8 +43,8 @@ def share_at(step: int, steps: int, first: float) -> float:
 class SquareState(State):
     """θ is the best point, `value` (B,) minus its margin; `made` counts the queries.
 
-    Of the two kinds of small l2 candidates, patterns and pairs: `gain` (B, 2), by how much each raised the value so
-    far, `tries` (B, 2), and `kind` (B,) int64 of the candidate at hand, -1 for none.
+    Of the two kinds of small l2 and l1 candidates, patterns and pairs: `gain` (B, 2), by how much each raised the
+    value so far, `tries` (B, 2), and `kind` (B,) int64 of the candidate at hand, -1 for none.
     """
 
     value: Tensor
@@ -53,13 +58,14 @@ class SquareState(State):
 class Square:
     """Random search: change one square at a time, keep what lowers the margin.
 
-    linf: each channel of a square goes to one end of what is allowed there. l2: the change inside one square
+    linf: each channel of a square goes to one end of what is allowed there. l2 and l1: the change inside one square
     is replaced by a pyramid-shaped pattern and takes over the length of another square, which is reset; once the
-    schedule asks for less than one coordinate, some candidates share out anew what two coordinates hold together.
+    squares are down to three by three, some candidates share out anew what two coordinates hold together (l2) or
+    carry what one holds to another (l1). Every l2 and l1 candidate has the whole length ε inside the box.
     The size of squares falls with the queries spent, and is one for all examples; each draws its own places.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       scores.  Sets: linf, l2.
+    Needs       scores.  Sets: linf, l2, l1.
     Update      candidate <- theta with a random square changed; theta <- candidate where the margin to the goal
                 fell.
     Shapes      inputs (B, *F) in the box: the last two axes are height and width, those before are channels;
@@ -68,20 +74,24 @@ class Square:
                 (B, C).
     Cost        per example and restart: `steps` forwards, the start included, then 1 forward re-check.
     Randomness  the start and each candidate; query k of an example draws number k, whatever its neighbours.
-    Raises      UnsupportedError when the threat gives decisions only, or is no linf or l2 ball.
+    Raises      UnsupportedError when the threat gives decisions only, or is no linf, l2 or l1 ball.
     Reference   Andriushchenko et al., Square Attack: a query-efficient black-box adversarial attack via random
-                search, 2020 (1912.00049), Algorithms 1 to 3.
-    Deviations  a square may also touch the last row and column, which the published code never reaches; with
-                a target the margin to it is lowered too, where the paper takes the cross-entropy; linf
-                candidates lie at the ends of ball and box together, where the paper clips afterwards; for l2 the
-                paper's windows stay 3 wide to the end, so that nothing moves a single coordinate, or length from
-                one channel to another: pairs of coordinates that turn by a random angle do, as often as they
-                have raised the loss more than patterns did.
+                search, 2020 (1912.00049), Algorithms 1 to 3; for l1 Croce and Hein, Mind the box: l1-APGD for sparse
+                adversarial attacks on image classifiers, 2021 (2103.01208).
+    Deviations  the first squares of pictures hold AutoAttack's 0.8 of the coordinates, not the paper's 0.05 (linf)
+                and 0.1 (l2), which left more unbroken on MNIST; a square may also touch the last row and column,
+                which the published code never reaches; with a target the margin to it is lowered too, where the
+                paper takes the cross-entropy; linf candidates lie at the ends of ball and box together, where the
+                paper clips afterwards; l2 and l1 changes are stretched to the length ε inside the box, where the
+                published code clips after stretching and so spends less than ε wherever pixels are black or white, or
+                projects (l1); an l1 window keeps its mass, where the published code multiplies it by the channels
+                before it projects; the papers' windows stay 3 wide to the end, so that nothing moves a single
+                coordinate, or length from one channel to another: pairs of coordinates do, as often as they have
+                raised the loss more than patterns did.
 
     Parameters
         steps   queries; the published schedule is stretched to them.
-        share   of coordinates in the first squares; None: the paper's 0.05 for linf and 0.1 for l2.
-                AutoAttack takes 0.8.
+        share   of coordinates in the first squares; None: AutoAttack's 0.8 in pictures, 0.1 in single rows.
 
     >>> from trustbound.attacks import attack
     >>> from trustbound.model.wrapping import wrap
@@ -100,7 +110,7 @@ class Square:
     share: float | None = None
 
     def init(self, problem: Problem) -> SquareState:
-        """Vertical stripes (linf) or a grid of patterns (l2); evaluated by the first step."""
+        """Vertical stripes (linf) or a grid of patterns (l2, l1); evaluated by the first step."""
         theta = _stripes(problem) if problem.neighbourhood.norm == "linf" else _tiles(problem)
         value = torch.full((len(theta),), -torch.inf, dtype=theta.dtype, device=theta.device)
         done = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
@@ -121,7 +131,8 @@ class Square:
 
     def _candidate(self, problem: Problem, state: SquareState) -> Tensor:
         norm = problem.neighbourhood.norm
-        share = share_at(state.made, self.steps, _SHARE[norm] if self.share is None else self.share)
+        first = _SHARE[layout(problem.inputs.shape)[1] > 1] if self.share is None else self.share
+        share = share_at(state.made, self.steps, first)
         if norm == "linf":
             return _painted(problem, state, share)
         return _exchanged(problem, state, share, self.steps)
@@ -172,11 +183,18 @@ def _painted(problem: Problem, state: SquareState, share: float) -> Tensor:
     return theta.scatter(2, place, square).reshape(problem.inputs.shape)
 
 
-def _stretched(problem: Problem, change: Tensor) -> Tensor:
-    """The point at distance epsilon along a change (B, C, H · W), clipped to the box."""
+def _rooms(problem: Problem) -> tuple[Tensor, Tensor]:
+    """How far each coordinate may fall and rise inside the box, (B, D) float64."""
+    ours = cast(AdditiveNeighbourhood, problem.neighbourhood)
+    exact = problem.inputs.to(torch.float64)
+    return (exact - ours.low).flatten(1).clamp_(min=0.0), (ours.high - exact).flatten(1).clamp_(min=0.0)
+
+
+def _stretched(problem: Problem, change: Tensor, rooms: tuple[Tensor, Tensor]) -> Tensor:
+    """The point that a change (B, C, H · W) leads to once it has the whole length epsilon inside the box."""
     ours, inputs = problem.neighbourhood, problem.inputs
-    step = unit_length(change).reshape(inputs.shape).to(inputs.dtype)
-    return ours.project(torch.addcmul(inputs, step, ours.column(ours.scale())))
+    step = filled(change.flatten(1), *rooms, ours.scale() * _INSIDE, _POWER[ours.norm])
+    return ours.project((inputs + step.reshape(inputs.shape)).to(inputs.dtype))
 
 
 def _tiles(problem: Problem) -> Tensor:
@@ -185,32 +203,37 @@ def _tiles(problem: Problem) -> Tensor:
     channels, (_, rows, columns) = layout(shape)[0], grid(shape)
     numbers = _draw(problem, (channels + 1) * rows * columns, 0).reshape(-1, channels + 1, rows, columns)
     signs = torch.where(numbers[:, 1:] < 0.5, 1.0, -1.0).to(torch.float64)
-    return _stretched(problem, tiled(shape, signs, numbers[:, 0] < 0.5))
+    change = tiled(shape, signs, numbers[:, 0] < 0.5, _POWER[problem.neighbourhood.norm])
+    return _stretched(problem, change, _rooms(problem))
 
 
 def _exchanged(problem: Problem, state: SquareState, share: float, steps: int) -> Tensor:
-    """One window of each example gets a new pattern, another gives up its change; late in the run, or a pair turns."""
+    """One window of each example gets a new pattern, another gives up its change; late in the run, or a pair moves."""
     channels, height, width = layout(problem.inputs.shape)
+    power = _POWER[problem.neighbourhood.norm]
     numbers = _draw(problem, 10 + channels, state.made)
     size = window_size(height, width, share, odd=True)
     here, there = (windows((height, width), size, numbers[:, first : first + 2]) for first in (0, 2))
     signs = torch.where(numbers[:, 5 : 5 + channels] < 0.5, 1.0, -1.0).to(torch.float64)
-    fresh = patterns(size, numbers[:, 4] < 0.5, signs)
+    fresh = patterns(size, numbers[:, 4] < 0.5, signs, power)
     change = (state.theta - problem.inputs).to(torch.float64).reshape(len(problem), channels, -1)
-    reach = problem.neighbourhood.scale()
-    moved = rearranged(change, here, there, fresh, reach)
+    reach, rooms = problem.neighbourhood.scale(), _rooms(problem)
+    moved = rearranged(change, here, there, fresh, reach, power)
     state.kind = torch.full_like(state.kind, -1)
-    if share * height * width < 1.0 and change[0].numel() > 1:
+    if size == window_size(height, width, 0.0, odd=True) and change[0].numel() > 1:
         choice, first, second, spread, turn = numbers[:, 5 + channels :].unbind(dim=1)
         before = (0.1 if min(height, width) >= 5 else 0.3) + 0.5 * state.made / steps
         # A pair is two coordinates of many: where these are more than an eighth of the queries, patterns pay longer.
         most = min(0.9, steps / (8.0 * change[0].numel()))
         pairs = choice < _preference(state, before).clamp(max=most)
         state.kind = pairs.to(torch.int64)
-        angle = math.pi * 2.0 ** (-_FINEST * spread) * (2.0 * turn - 1.0)
-        apart = turned(change, _pair(change[0].numel(), first, second), angle, reach)
+        if power == 2:
+            angle = math.pi * 2.0 ** (-_FINEST * spread) * (2.0 * turn - 1.0)
+            apart = turned(change, _pair(change[0].numel(), first, second), angle, reach)
+        else:
+            apart = carried(change, torch.stack([first, second, turn], dim=1), *rooms, reach)
         moved = torch.where(pairs[:, None, None], apart, moved)
-    return _stretched(problem, moved)
+    return _stretched(problem, moved, rooms)
 
 
 def _preference(state: SquareState, before: float) -> Tensor:
