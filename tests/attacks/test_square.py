@@ -291,3 +291,26 @@ def test_l2_succeeds_on_every_shape_where_linf_does(shape):
 def test_l1_succeeds_on_every_shape(shape):
     """One coordinate is best, and no pattern of three is one: pairs must find it."""
     assert broken_share(shape, "l1") >= 0.75
+
+
+@pytest.mark.parametrize("key", [1, 2])
+def test_l2_is_level_with_the_original_on_black_and_white_pictures(key):
+    """Under twice their true radius, 200 queries: the original code (pyautoattack 0.2.0, share 0.8) breaks 6 of 32."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(4, 1, 5, 5, generator=generator)
+    weight = nn.functional.interpolate(coarse, size=(20, 20), mode="bilinear").flatten(1)
+    exact = linear_classifier(weight, torch.zeros(4))
+    inputs = (torch.rand(32, 1, 20, 20, generator=generator) < 0.25).float()
+    with torch.no_grad():
+        labels = exact.model(inputs).argmax(1)
+    radius = exact.exact_radius(inputs, labels, "l2", inside_box=True)
+    threat = Threat.parse("l2:1;access=scores")
+    with Oracle(exact.model, examples=32, access=threat.access) as oracle:
+        found = search(
+            build("square", steps=200),
+            oracle,
+            NormBall("l2", 1.0).around(inputs, exact.model.box, radius=2 * radius),
+            threat.goal.bind(labels, 4),
+            Random(key, torch.arange(32)),
+        )
+    assert found.success.sum() >= 6
