@@ -183,6 +183,20 @@ def test_a_narrow_model_rounds_inputs_that_are_kept_in_float32(dtype):
     assert [(type(step), step.dtype) for step in steps] == [(Input, dtype), (Dense, dtype)]
 
 
+def test_a_module_that_casts_its_own_inputs_is_read_on_them_as_they_are():
+    """Float64 weights say nothing of what is computed before the cast: in float32, if that is what comes."""
+
+    class Late(nn.Linear):
+        def forward(self, inputs):
+            return super().forward(((inputs + 1) * 0.3).double())
+
+    model = Late(4, 3, dtype=F64)
+    assert [step.dtype for step in read(model, torch.rand(2, 4)).operations][:2] == [F32, F32]
+    assert {step.dtype for step in read(model, torch.rand(2, 4, dtype=F64)).operations} == {F64}
+    # One that does not take them is called in its weights' precision, as before.
+    assert {step.dtype for step in read(nn.Linear(4, 3, dtype=F64), torch.rand(2, 4)).operations} == {F64}
+
+
 def test_a_model_that_overflows_inside_the_box_is_refused():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).half()
     with torch.no_grad():
