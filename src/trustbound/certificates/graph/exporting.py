@@ -7,34 +7,45 @@ import logging
 import operator
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.utils._sympy.symbol import SymT, symbol_is_type
 
+from trustbound.certificates.graph.recording import Call, Recorder, as_if_it_ran, check_same
 from trustbound.errors import UnsupportedError
 
 #: How many examples a module is exported with: nothing but the batch axis may change with it.
 BATCH = 3
 #: Batch sizes at which a program that was fixed to one is exported again.
 OTHERS = (2, 64, 1000)
-#: Batch sizes at which the conditions of a free one are asked.
-SIZES = (2, 3, 4, 5, 7, 8, 16, 31, 32, 33, 50, 64, 100, 128, 200, 250, 256, 257, 500, 512, 1000, 1024, 2048, 4096)
+#: Batch sizes at which the conditions of a free one are asked that are not linear in it.
+SIZES = (*range(2, 130), 200, 250, 255, 256, 257, 500, 512, 1000, 1024, 2048, 4096, 10_000, 65_536, 1_000_000)
 
 
 class Called(nn.Module):
-    """A module called with exactly one argument, whatever its forward would take."""
+    """A module called with exactly one argument, whatever its forward would take, and not told that it is traced.
 
-    def __init__(self, module: nn.Module) -> None:
+    `note` is told what each run of its forward asks of torch.
+    """
+
+    def __init__(self, module: nn.Module, note: Callable[[list[Call]], None]) -> None:
         super().__init__()
         self.module = module
+        self.note = note  # a list of its own would be put back by the export as it was
 
     def forward(self, inputs: Tensor) -> Any:
         """Call it."""
-        return self.module(inputs)
+        recorder = Recorder()
+        self.note(recorder.calls)
+        with as_if_it_ran(), recorder:
+            return self.module(inputs)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,13 +53,14 @@ class Exported:
     """A functional program and the name of its batch axis: a symbol, or a number where it was fixed to one.
 
     `explicit` says that the module names precisions itself, so that a float64 copy of it is not float64 throughout;
-    `plain` that it had nothing to be made functional.
+    `plain` that it had nothing to be made functional. `calls` is what the forward asked of torch when it was traced.
     """
 
     program: torch.export.ExportedProgram
     batch: Any
     explicit: bool
     plain: bool
+    calls: Sequence[Call]
 
     @property
     def fixed(self) -> bool:
@@ -66,9 +78,12 @@ def export(module: nn.Module, sample: Tensor, *, free: bool = True, whole: bool 
     Raises      UnsupportedError with the first line of torch's refusal and the line of the module that it met.
     """
     sizes: Any = {"inputs": {0: torch.export.Dim.AUTO}} if free else None
+    runs: list[list[Call]] = []
+    called = Called(module, runs.append)
     try:
         with _quiet():
-            original = torch.export.export(Called(module), (sample,), strict=False, dynamic_shapes=sizes)
+            original = torch.export.export(called, (sample,), strict=False, dynamic_shapes=sizes)
+            unseen = _reads_unseen(original)  # before anything is made functional, which names them anew
             plain = not whole and all(_pure(node) for node in original.graph.nodes)
             program = original if plain else original.run_decompositions({})
     except Exception as error:
@@ -84,13 +99,21 @@ def export(module: nn.Module, sample: Tensor, *, free: bool = True, whole: bool 
         if "assert" not in str(node.target)
         for value in (*node.args, *node.kwargs.values())
     )
+    calls = runs[-1]
+    for earlier in runs:
+        check_same(earlier, calls, len(sample))
+    if unseen:
+        raise UnsupportedError(
+            "no proof: the forward reads numbers out of tensors (item, tolist) that its exported program does not use; "
+            "compute with the tensors, or leave the numbers out"
+        )
     size = given.shape[0]
     if not isinstance(size, torch.SymInt):
-        return Exported(program=program, batch=int(size), explicit=explicit, plain=plain)
+        return Exported(program=program, batch=int(size), explicit=explicit, plain=plain, calls=calls)
     if size.node.expr.is_number:  # the forward asks for its size as a Python number
         return export(module, sample, free=False, whole=whole)
     _refuse_conditions(size)
-    return Exported(program=program, batch=size.node.expr, explicit=explicit, plain=plain)
+    return Exported(program=program, batch=size.node.expr, explicit=explicit, plain=plain, calls=calls)
 
 
 def _pure(node: fx.Node) -> bool:
@@ -119,19 +142,50 @@ def _quiet() -> Iterator[None]:
                 logger.disabled = disabled
 
 
+def _reads_unseen(program: torch.export.ExportedProgram) -> bool:
+    """Say whether numbers were read out of tensors that no step uses: what Python did with them is not in it."""
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    known = next(value.fake_mode.shape_env for value in values if isinstance(value, FakeTensor))
+    seen = {symbol for value in values for symbol in free_unbacked_symbols(value)}
+    kinds = (SymT.UNBACKED_INT, SymT.UNBACKED_FLOAT)
+    read = [] if known is None else [symbol for symbol in known.var_to_range if symbol_is_type(symbol, kinds)]
+    return any(symbol not in seen for symbol in read)
+
+
 def _refuse_conditions(size: torch.SymInt) -> None:
     """Refuse a program that holds only for some batch sizes."""
     symbol, known = size.node.expr, size.node.shape_env
     limits = known.var_to_range.get(symbol)
     conditions = [guard.expr for guard in known.guards]
     conditions += [item.expr for found in known.deferred_runtime_asserts.values() for item in found]
-    for count in SIZES:
-        inside = limits is None or bool(limits.lower <= count <= limits.upper)
-        if not inside or any(condition.subs({symbol: count}) == False for condition in conditions):  # noqa: E712
+    if limits is not None:
+        conditions += [symbol >= limits.lower, symbol <= limits.upper]
+    for condition in conditions:
+        count = _exception(condition, symbol)
+        if count is not None:
             raise UnsupportedError(
                 f"no proof: the model takes another way for a batch of {count} inputs than for {BATCH}; "
                 "it must treat every example alike, however many come together"
             )
+
+
+def _exception(condition: Any, symbol: Any) -> int | None:
+    """Return a batch size from 2 on at which a recorded condition does not hold, None where it holds at all.
+
+    A linear relation is solved, so that a single size or a far limit is found as well; limits beyond the largest
+    32-bit number are those of torch. Any other relation is asked at `SIZES`.
+    """
+    if symbol not in getattr(condition, "free_symbols", ()):
+        return None
+    counts = set(SIZES)
+    gap = condition.lhs - condition.rhs if hasattr(condition, "lhs") else None
+    if gap is not None and gap.free_symbols == {symbol} and gap.is_polynomial(symbol) and gap.as_poly(symbol).is_linear:
+        root = -gap.subs(symbol, 0) / gap.coeff(symbol)
+        counts |= {int(root) + step for step in (-1, 0, 1)} if root.is_rational else set()
+    for count in sorted(counts):
+        if 2 <= count < 2**31 and bool(condition.subs(symbol, count) == False):  # noqa: E712
+            return int(count)
+    return None
 
 
 def _line(error: BaseException) -> str:

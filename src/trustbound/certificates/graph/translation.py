@@ -237,7 +237,11 @@ class Translator:
             self._sizes(args, kwargs)
         elif numbers and name not in SIZED and holds((args, kwargs), Count):
             raise self.refusal(_COUNTED)
-        found = target(*args, **kwargs)
+        try:
+            found = target(*args, **kwargs)
+        except (RuntimeError, TypeError, ValueError, LookupError) as error:  # the trace notes what raised, too
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise self.refusal(f"an operation on constants that raises ({reason})") from error
         if not numbers:
             return Count(found)
         floating = isinstance(found, Tensor) and found.is_floating_point() and found.numel() > 0

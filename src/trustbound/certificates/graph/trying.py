@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trustbound.certificates.graph.exporting import Exactly
+from trustbound.certificates.graph.exporting import BATCH, Exactly
 from trustbound.certificates.graph.gathering import Cast, Gather
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.operations import Arrange, Concatenate, Input, Linear, Operation
 from trustbound.certificates.graph.points import trial_points, values
+from trustbound.certificates.graph.recording import Call, Recorder, check_same
 from trustbound.errors import UnsupportedError
 
 #: Relative agreement in float64.
@@ -35,6 +36,7 @@ def compare(
     graph: Graph,
     operations: Sequence[Operation],
     program: Exactly,
+    calls: Sequence[Call],
     modules: Modules,
     shown: Tensor,
     box: Any,
@@ -52,7 +54,9 @@ def compare(
     - with a float64 copy of the module, where one runs: 1e-10 if the module has one precision, names none itself and
       computes no constants (`strict`), else the tolerance before. These two find what the export does not show.
 
-    Batches of 1, 2 and 5 and the rest together must agree as well. A NaN differs from everything.
+    Every point alone, and batches of 2 and 5 and the rest together, must agree as well. A NaN differs from
+    everything. What the module asks of torch must be what it asked when it was traced, `calls`, however narrow the
+    inputs are on which the two differ.
 
     Raises      UnsupportedError saying what differs, and by how much.
     """
@@ -66,12 +70,22 @@ def compare(
             raise UnsupportedError("no proof: the model gives NaN or infinite logits inside the box, in float64")
         _differ("its exported program", program(points), listed, AGREEMENT * scale, within | True)
         loose = _tolerance(operations, points, listed, scale, graph.dtype)
+        _ask(modules.own, points.to(dtype), calls, program.rows)
         _run(modules.own, points, listed, loose, within, dtype)
         if modules.compiled is not None:
             few = slice(0, min(len(shown), each))
             _run(modules.compiled, points[few], listed[few], loose[few], within[few], dtype)
         if modules.double is not None and _runs(modules.double, points[:2]):
             _run(modules.double, points, listed, AGREEMENT * scale if strict else loose, within | True, torch.float64)
+
+
+def _ask(module: nn.Module, points: Tensor, calls: Sequence[Call], fixed: int) -> None:
+    """Refuse a module that does not ask of torch what its trace did; one traced at one size, `fixed`, at that size."""
+    for count in (fixed,) if fixed else (BATCH, 1, 2, 5):
+        rows = torch.arange(count, device=points.device) % len(points)
+        with Recorder() as recorder:
+            _answered(module, points[rows].clone())
+        check_same(calls, recorder.calls, count, sizes=count == BATCH)
 
 
 def _runs(double: nn.Module, points: Tensor) -> bool:
@@ -103,14 +117,11 @@ def _tolerance(
 def _run(
     module: nn.Module, points: Tensor, listed: Tensor, allowed: Tensor, compared: Tensor, dtype: torch.dtype
 ) -> None:
-    """Compare in batches of 1, 2, 5 and all that remain; the first points are data."""
-    sizes = [size for size in (1, 2, 5) if size < len(points) // 4]
-    for rows in torch.arange(len(points), device=points.device).split([*sizes, len(points) - sum(sizes)]):
-        try:
-            found = module(points[rows].to(dtype, copy=True))
-        except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UnsupportedError(f"no proof: the model does not run on a batch of {len(rows)}: {reason}") from error
+    """Compare every point alone, and then in batches of 2, 5 and all that remain; the first points are data."""
+    sizes = [size for size in (2, 5) if size < len(points) // 4]
+    places = torch.arange(len(points), device=points.device)
+    for rows in (*places.split(1), *places.split([*sizes, len(points) - sum(sizes)])):
+        found = _answered(module, points[rows].to(dtype, copy=True))
         wanted = listed[rows]
         if not isinstance(found, Tensor) or found.shape != wanted.shape:
             came = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -120,6 +131,15 @@ def _run(
             )
         name = f"the model in {str(dtype).removeprefix('torch.')}"
         _differ(name, found.double(), wanted, allowed[rows], compared[rows])
+
+
+def _answered(module: nn.Module, inputs: Tensor) -> Any:
+    """Return what a module makes of inputs (B, *F); one that raises has no proof."""
+    try:
+        return module(inputs)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UnsupportedError(f"no proof: the model does not run on a batch of {len(inputs)}: {reason}") from error
 
 
 def _differ(what: str, found: Tensor, listed: Tensor, allowed: Tensor, compared: Tensor) -> None:
