@@ -80,14 +80,26 @@ def _fed(model: nn.Module, inputs: Tensor) -> tuple[torch.device, torch.dtype]:
     """Return the device of a module and the precision of what it is called with.
 
     A wrapped model says itself in which precision its inputs are kept; it casts them to its own, which the list then
-    shows. Any other module is called with what its first parameter is.
+    shows. Any other module is called with the inputs as they are where it takes them, else in its weights' precision.
     """
     own = [tensor for tensor in (*model.parameters(), *model.buffers()) if tensor.is_floating_point()]
-    said = getattr(model, "input_dtype", None)
-    dtype = said if isinstance(said, torch.dtype) else own[0].dtype if own else inputs.dtype
+    said, kinds = getattr(model, "input_dtype", None), {tensor.dtype for tensor in own}
+    dtype = said if isinstance(said, torch.dtype) else inputs.dtype
+    if dtype is not said and len(kinds) == 1 and dtype not in kinds and not _takes(model, inputs):
+        dtype = kinds.pop()
     if dtype not in PRECISIONS:
         raise UnsupportedError(f"no proof: the model takes inputs of {dtype}; certificates need a floating precision")
     return own[0].device if own else inputs.device, dtype
+
+
+def _takes(model: nn.Module, inputs: Tensor) -> bool:
+    """Say whether a copy of a module answers inputs of their own precision: one that casts them itself does."""
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            _copy(model)(inputs[:2].clone())
+    except Exception:
+        return False
+    return True
 
 
 def _copies(model: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Module | None]:
