@@ -126,25 +126,43 @@ def _log_softmax(translator: Translator, given: Arguments) -> Place:
     return translator.add(LogSoftmax, translator.cast(given["self"]))
 
 
+def _planes(translator: Translator, place: Any, count: int) -> tuple[Place, tuple[int, ...]]:
+    """Return what is pooled over its last `count` axes, with an axis of channels, and the shape of the result.
+
+    torch takes a batch without channels for one example whose channels are the batch: each is pooled by itself.
+    """
+    extent, shape = translator.extent(place), translator.shape
+    if len(extent) == count + 1:
+        return place, shape
+    if len(extent) != count:
+        raise translator.refusal(f"a pool over {count} axes of a value of shape (B, {', '.join(map(str, extent))})")
+    own = translator.operations[place].dtype
+    return translator.add(Arrange, place, shape=(1, *extent), extent=extent, dtype=own), (1, *shape)
+
+
+def _pooled(translator: Translator, place: Place, shape: tuple[int, ...]) -> Place:
+    """Take the axis of channels away again that `_planes` laid on."""
+    return place if shape == translator.shape else translator.add(Arrange, place, extent=shape)
+
+
 def _average_pool(translator: Translator, given: Arguments) -> Place:
     """Write the pool as a convolution of each channel alone; short windows at the edge get a larger factor."""
-    place = given["self"]
-    extent, shape = translator.extent(place), translator.shape
+    place, shape = _planes(translator, given["self"], 2)
     kernel = _pair(given["kernel_size"], 2)
     stride, padding = _pair(given["stride"] or kernel, 2), _pair(given["padding"], 2)
-    return _average(translator, place, extent, shape, kernel, stride, padding, given)
+    return _pooled(translator, _average(translator, place, shape, kernel, stride, padding, given), shape)
 
 
 def _average(
     translator: Translator,
-    place: int,
-    extent: tuple[int, ...],
+    place: Place,
     shape: tuple[int, ...],
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     given: Arguments,
 ) -> Place:
+    extent = translator.extent(place)
     plain = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(extent[1:], padding, kernel, stride, strict=True)]
     if list(shape[1:]) != plain:
         raise translator.refusal("ceil_mode with an incomplete window; pad instead")
@@ -152,23 +170,25 @@ def _average(
     device = translator.device
     weight = torch.full((extent[0], 1, *kernel), 1 / divisor, dtype=torch.float64, device=device)
     numbers: Arguments = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": extent[0]}
-    pooled = translator.add(Convolution, place, weight=weight, extent=extent, peak=float(math.prod(kernel)), **numbers)
+    numbers |= {"shape": shape, "extent": extent, "peak": float(math.prod(kernel))}
+    pooled = translator.add(Convolution, place, weight=weight, **numbers)
     if any(padding) and not given.get("count_include_pad", True) and not given.get("divisor_override"):
         ones = torch.ones((1, 1, *extent[1:]), dtype=torch.float64, device=device)
         counted = torch.nn.functional.conv2d(ones, torch.ones_like(weight[:1]), None, stride, padding)
-        return translator.add(Scale, pooled, scale=math.prod(kernel) / counted[0])
+        return translator.add(Scale, pooled, shape=shape, scale=math.prod(kernel) / counted[0])
     return pooled
 
 
 def _adaptive_average(translator: Translator, given: Arguments) -> Place:
-    place = given["self"]
-    extent, shape = translator.extent(place), translator.shape
+    place, shape = _planes(translator, given["self"], len(given["output_size"]))
+    extent = translator.extent(place)
     if all(size == 1 for size in shape[1:]):
-        return translator.add(Mean, place, axes=tuple(range(2, len(extent) + 1)), extent=extent)
+        found = translator.add(Mean, place, shape=shape, axes=tuple(range(2, len(extent) + 1)), extent=extent)
+        return _pooled(translator, found, shape)
     if len(extent) != 3 or any(n % m for n, m in zip(extent[1:], shape[1:], strict=True)):
         raise translator.refusal(f"windows of unequal size, {extent[1:]} to {shape[1:]}")
     kernel = tuple(n // m for n, m in zip(extent[1:], shape[1:], strict=True))
-    return _average(translator, place, extent, shape, kernel, kernel, (0, 0), {})
+    return _pooled(translator, _average(translator, place, shape, kernel, kernel, (0, 0), {}), shape)
 
 
 def _mean(translator: Translator, given: Arguments) -> Place:
@@ -200,16 +220,19 @@ def _averaged(translator: Translator, given: Arguments) -> Place:
 
 
 def _max_pool(translator: Translator, given: Arguments) -> Place:
+    place, shape = _planes(translator, given["self"], 2)
     kernel = _pair(given["kernel_size"], 2)
-    return translator.add(
+    found = translator.add(
         MaxPool,
-        given["self"],
+        place,
+        shape=shape,
         kernel=kernel,
         stride=_pair(given["stride"] or kernel, 2),
         padding=_pair(given["padding"], 2),
         dilation=_pair(given["dilation"], 2),
         ceil=bool(given["ceil_mode"]),
     )
+    return _pooled(translator, found, shape)
 
 
 def _max_pool_with_indices(translator: Translator, given: Arguments) -> tuple[Any, ...]:
