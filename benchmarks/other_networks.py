@@ -189,7 +189,7 @@ ROWS = (
         1,
         "MNIST CNN, PGD-7 at 0.3",
         [_plain(1, 1e-3), _madry(0.2, 1, 1e-3), _madry(0.3, 3, 1e-3)],
-        "l2:1.5 l1:8",
+        "l2:2 l1:8",
     ),
     _other(
         "mnist-interval",
@@ -198,19 +198,19 @@ ROWS = (
         [_plain(), _interval(0.02), _interval(0.05), _interval(0.1), _interval(0.2, 2)],
         "l2:1.5 l1:8",
     ),
-    _other("letters-trades", 1, "EMNIST CNN, TRADES at 0.1", [_plain(2), _trades(0.1, 3)], "l2:1 l1:5", **LETTERS),
+    _other("letters-trades", 1, "EMNIST CNN, TRADES at 0.1", [_plain(2), _trades(0.1, 3)], "l2:1.4 l1:7", **LETTERS),
     _other("mnist-plain", 1, "MNIST CNN, plain", [_plain(4, 1e-3)], "l2:1.5 l1:8"),
     _other("letters-plain", 1, "EMNIST CNN, plain", [_plain(4)], "l2:0.75 l1:4", **LETTERS),
     _other(
         "mnist-large-fgsm", 1, "MNIST large CNN, FGSM-RS at 0.2", [_plain(), _fast(0.2, 3, 1e-3)], "l2:2 l1:10", **LARGE
     ),
-    _other("colour-plain", 1, "colour ResNet, plain", [_plain(3, 4e-3)], "l2:0.15 l1:2", **COLOUR),
+    _other("colour-plain", 1, "colour ResNet, plain", [_plain(3, 4e-3)], "l2:0.3 l1:4", **COLOUR),
     _other(
         "colour-fgsm",
         1,
         "colour ResNet, FGSM-RS at 4/255",
         [_plain(), _fast("4/255", 2, 4e-3)],
-        "l2:0.5 l1:8",
+        "l2:0.75 l1:8",
         **COLOUR,
     ),
 )
