@@ -3,7 +3,7 @@
     python -m benchmarks.other_networks [--draw 1] [NETWORK …]
 
 Draw 0 is for shaping a search, draw 1 for measuring it: other recipes, other weights, other training examples and test
-images that share none with draw 0 or with the 2,000 MNIST and colour images of `benchmarks.upper_bound`. Fast hardening
+images that share none with draw 0 or with the MNIST and colour images of `benchmarks.upper_bound`. Fast hardening
 against l∞ hides the gradient under l2 and l1: that is what these are for. Accuracy is not, so training is short.
 
 The EMNIST letters are one file of 10,000: 7,000 to learn from, 1,500 for each draw.
@@ -232,8 +232,8 @@ def other_data(other: Other, split: str, limit: int) -> tb.LabelledSet:
         examples = data(network, "train", limit if other.data == "cifar10-jpeg" else None)
         order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(other.draw + 1))
         return examples.take(order[:limit].sort().values)
-    # Draws of 1,000: 0 and 1 belong to `benchmarks.upper_bound`, 2 and 3 are these two.
-    return data(network, "test", 1000, 2 + other.draw).stratified(limit)
+    # `benchmarks.upper_bound` has draws 0 and 1, of 1,000 images (colour: 300); these two are draws 2 and 3 of as many.
+    return data(network, "test", 300 if other.data == "cifar10-jpeg" else 1000, 2 + other.draw).stratified(limit)
 
 
 def load_other(name: str, draw: int = 0) -> tb.Model:
