@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import trustbound as tb
+from trustbound.certificates.graph import read
 from trustbound.certificates.region import Region
 from trustbound.errors import InputError
 from trustbound.measure.inside import outside, placed
@@ -115,3 +116,14 @@ def test_a_table_and_a_labelled_set_follow_the_same_rule(tmp_path):
                 tb.load_data(path, box=(0, 1))
             with pytest.raises(InputError, match="must lie in the box"):
                 tb.LabelledSet(np.array([[1 + off]]), [0])
+
+
+@pytest.mark.parametrize("limits", [([0.0] * 3, [1.0] * 3), ([[0.0]] * 2, [[1.0]] * 2), (0.0, [1.0] * 5)])
+def test_a_box_of_other_features_is_refused_by_search_and_proof(limits):
+    model = tb.wrap(nn.Linear(4, 3), box=limits)
+    inputs, labels = torch.rand(2, 4), torch.tensor([0, 1])
+    for ask in (tb.attack, tb.certify):
+        with pytest.raises(InputError, match=r"limits for the features \(4,\) of one input; got limits of shape"):
+            ask("pgd" if ask is tb.attack else "crown", model, inputs, labels, "linf:0.1")
+    with pytest.raises(InputError, match="limits for the features"):
+        read(model, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ def outside(inputs: Tensor, box: Box) -> Tensor:
     >>> outside(torch.tensor([[0.5, 1.0000005, 1.00001, float("nan")]]), Box(0.0, 1.0))
     tensor([[False, False,  True,  True]])
     """
-    low, high = _limits(box, torch.float64, inputs.device)
+    low, high = _limits(box, inputs, torch.float64)
     slack = ROUNDING * (high - low)
     return ~((inputs >= (low - slack).to(inputs.dtype)) & (inputs <= (high + slack).to(inputs.dtype)))
 
@@ -30,12 +31,12 @@ def placed(inputs: Tensor, box: Box) -> Tensor:
 
     A search and a proof of the same inputs both start from what this returns.
 
-    Raises      InputError when a value lies further outside, or is no number.
+    Raises      InputError when a value lies further outside, or is no number, and for a box of other features.
 
     >>> placed(torch.tensor([[-5e-7, 0.3]]), Box(0.0, 1.0))
     tensor([[0.0000, 0.3000]])
     """
-    low, high = _limits(box, inputs.dtype, inputs.device)
+    low, high = _limits(box, inputs, inputs.dtype)
     if bool(((inputs >= low) & (inputs <= high)).all()):
         return inputs
     if bool(outside(inputs, box).any()):
@@ -48,6 +49,27 @@ def placed(inputs: Tensor, box: Box) -> Tensor:
     return inputs.clamp(low, high)
 
 
-def _limits(box: Box, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    low, high = (torch.as_tensor(limit, dtype=torch.float64, device=device) for limit in (box.low, box.high))
+def check_fits(inputs: Tensor, box: Box) -> None:
+    """Refuse a box whose limits are not of the features of inputs (B, *F).
+
+    >>> check_fits(torch.zeros(5, 3), Box([0.0, 0.0], [1.0, 2.0]))
+    Traceback (most recent call last):
+    trustbound.errors.InputError: the box must have limits for the features (3,) of one input; ...
+    """
+    features = tuple(inputs.shape[1:])
+    for limit in (np.shape(box.low), np.shape(box.high)):
+        try:
+            fits = np.broadcast_shapes(limit, features) == features
+        except ValueError:
+            fits = False
+        if not fits:
+            raise InputError(
+                f"the box must have limits for the features {features} of one input; got limits of shape {limit}. "
+                "Give numbers, or arrays that broadcast to one input."
+            )
+
+
+def _limits(box: Box, inputs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    check_fits(inputs, box)
+    low, high = (torch.as_tensor(limit, dtype=torch.float64, device=inputs.device) for limit in (box.low, box.high))
     return low.to(dtype), high.to(dtype)

@@ -19,6 +19,7 @@ from trustbound.certificates.graph.operations import Input, LogSoftmax, Operatio
 from trustbound.certificates.graph.translation import PRECISIONS, Translator
 from trustbound.certificates.graph.trying import Modules, compare
 from trustbound.errors import InputError, UnsupportedError
+from trustbound.measure.inside import check_fits
 
 _LARGEST = 2**25  # numbers in a batch that is exported only to see that nothing hangs on its size
 
@@ -43,6 +44,9 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
             "certificates need `inputs` (B, *F) of a floating dtype, B ≥ 1; "
             f"got shape {tuple(inputs.shape)}, {inputs.dtype}"
         )
+    box = getattr(model, "box", None)
+    if box is not None:
+        check_fits(inputs, box)
     _refuse_kinds(model)
     device, dtype = _fed(model, inputs)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -71,7 +75,6 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
         program = Exactly(exported, translator.values)
         compiled = any(isinstance(getattr(part, "_orig_mod", None), nn.Module) for part in model.modules())
         modules = Modules(own=own, double=double, compiled=model if compiled else None)
-        box = getattr(model, "box", None)
         compare(graph, operations, program, exported.calls, modules, shown, box, strict=strict)
     return graph
 
