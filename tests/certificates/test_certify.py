@@ -250,3 +250,43 @@ def test_a_sum_of_two_that_were_rounded_before_is_bounded(name, norm):
     net, inputs = Shared(4, 3), torch.rand(6, 4)
     proof = certify(name, net, inputs, net(inputs).argmax(1), Threat.parse(f"{norm}:0.001"), box=BOX)
     assert bool(proof.certified.any())
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_of_every_integer_kind_are_the_same_classes(kind):
+    inputs = torch.tensor([[0.9, 0.5, 0.1], [0.1, 0.8, 0.3], [0.3, 0.9, 0.2]])
+    labels, threat = torch.tensor([0, 1, 1]), Threat.parse("linf:0.1")
+    wanted = certify("crown", identity(3), inputs, labels, threat, box=BOX)
+    found = certify("crown", identity(3), inputs, labels.to(kind), threat, box=BOX)
+    assert torch.equal(found.margin, wanted.margin)
+    assert torch.equal(found.certified, wanted.certified)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"labels": [0, 1]},
+        {"labels": torch.tensor([0.0, 1.0])},
+        {"labels": torch.tensor([False, True])},
+        {"labels": torch.tensor([[0], [1]])},
+        {"labels": torch.tensor([0])},
+        {"labels": torch.tensor([0, -1])},
+        {"labels": torch.tensor([0, 3])},
+        {"inputs": torch.rand(2, 3).numpy()},
+        {"inputs": torch.zeros(2, 3, dtype=torch.int64)},
+        {"batch_size": 0},
+        {"batch_size": -1},
+        {"batch_size": 1.5},
+    ],
+    ids=str,
+)
+def test_what_is_no_labelled_batch_is_refused_in_a_sentence(given):
+    (name,) = given
+    with pytest.raises(InputError, match=f"`{name}` must"):
+        certify(
+            "crown",
+            identity(3),
+            **{"inputs": torch.rand(2, 3), "labels": torch.tensor([0, 1]), **given},
+            threat=Threat.parse("linf:0.1"),
+            box=BOX,
+        )

@@ -18,6 +18,7 @@ from trustbound.certificates.registry import CERTIFIERS, Row
 from trustbound.certificates.slack import check_kernels, growth, vanished
 from trustbound.certificates.specification import Bound, Certifier
 from trustbound.errors import InputError, UnsupportedError
+from trustbound.measure.inside import check_fits
 from trustbound.record.box import Box, Limit
 
 if TYPE_CHECKING:
@@ -86,16 +87,16 @@ def certify(
         raise UnsupportedError(
             f"no proof: certificates serve the goals misclassify and target; got {goal}. Audit without a proof."
         )
-    if len(inputs) != len(labels) or labels.ndim != 1:
-        raise InputError(
-            f"`labels` must be one class for each input; got shapes {tuple(inputs.shape)}, {tuple(labels.shape)}"
-        )
-    graph = model if isinstance(model, Graph) else read(model, inputs)
-    check_kernels(graph)
+    labels = _classes(inputs, labels)
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise InputError(f"`batch_size` must be a whole number ≥ 1, or None; got {batch_size!r}")
     limits = box if box is not None else getattr(model, "box", None)
     if limits is None:
         raise InputError("certify needs the box of valid inputs: wrap the model, or pass box=(low, high)")
     limits = Box.of(limits)
+    check_fits(inputs, limits)
+    graph = model if isinstance(model, Graph) else read(model, inputs)
+    check_kernels(graph)
     features = inputs[0].numel()
     radius = threat.allowed.epsilon + threat.allowed.tolerance(limits, features)
     targets = threat.goal.bind(labels, graph.classes).targets
@@ -120,6 +121,21 @@ def certify(
         slack=slack,
         seconds=time.perf_counter() - started,
     )
+
+
+def _classes(inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return labels as int64; refuse what is no labelled batch. Eight bits or a bool would index as a mask."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
+        came = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
+    kind = labels.dtype if isinstance(labels, Tensor) else torch.bool
+    if kind == torch.bool or kind.is_floating_point or kind.is_complex or labels.shape != inputs.shape[:1]:
+        came = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise InputError(f"`labels` must be int64 of shape ({len(inputs)},), one class for each input; got {came}")
+    labels = labels.to(torch.int64)
+    if len(labels) and int(labels.min()) < 0:
+        raise InputError(f"`labels` must be classes ≥ 0; got {int(labels.min())}")
+    return labels
 
 
 def _rounded_away(inputs: Tensor, working: torch.dtype, norm: str) -> Tensor:
