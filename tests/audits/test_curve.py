@@ -164,3 +164,9 @@ def test_an_adversary_without_gradients_gets_no_curve_and_one_with_decisions_alo
     for name in ("pgd", "square", "fmn"):
         with pytest.raises(tb.UnsupportedError, match="access"):
             attack(name, known.exact.model, known.data.inputs, known.data.labels, blind)
+
+
+@pytest.mark.parametrize("asked", [-1, 0.5, "a", True])
+def test_a_count_of_the_curve_that_is_none_is_refused(asked):
+    with pytest.raises(tb.errors.InputError, match="`curve_examples` must be a whole number"):
+        curve_part.curve_count(asked, "quick", 10)

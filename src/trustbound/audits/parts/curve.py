@@ -19,7 +19,7 @@ from trustbound.audits.parts.distances import Distances
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.audits.parts.proving import Proofs, certifiers
 from trustbound.certificates.radius import certified_radius
-from trustbound.errors import UnsupportedError
+from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrapping import Model
 from trustbound.record.audit import Curve
 from trustbound.record.cost import Cost
@@ -34,9 +34,15 @@ POINTS = 33
 def curve_count(asked: int | None, budget: str, examples: int) -> int:
     """Examples of the curve: what was asked, else 32 for the quick budget and 100 for the others.
 
+    Raises      InputError for anything but a whole number ≥ 0.
+
     >>> curve_count(None, "quick", 1000), curve_count(200, "standard", 50)
     (32, 50)
     """
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 0):
+        raise InputError(
+            f"`curve_examples` must be a whole number ≥ 0, or None; got {asked!r}. Give 0 for no security curve."
+        )
     return min(examples, asked if asked is not None else 32 if budget == "quick" else 100)
 
 
