@@ -47,11 +47,43 @@ def test_a_module_that_writes_into_its_inputs_is_asked_about_copies(name):
 
 
 def test_a_module_that_starts_to_write_later_is_refused():
-    model = wrap(Shifts(after=1))
+    model = wrap(Shifts(after=2))
     with torch.no_grad():
+        model(torch.rand(2, 6))
         model(torch.rand(2, 6))
         with pytest.raises(InputError, match="wrote into its inputs"):
             model(torch.rand(2, 6))
+
+
+BEHIND = {
+    "numpy": lambda inputs: inputs.detach().numpy().__imul__(0.5),
+    "data": lambda inputs: inputs.data.mul_(0.5),
+    "data, from the second call on": lambda inputs: inputs.data.clamp_(max=0.5),
+}
+
+
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("name", list(BEHIND))
+def test_what_writes_behind_torchs_back_is_asked_about_copies(name, inference):
+    class Behind(nn.Linear):
+        def forward(self, inputs):
+            BEHIND[name](inputs)
+            return super().forward(inputs)
+
+    model = wrap(Behind(6, 3))
+    with torch.inference_mode(inference), torch.no_grad():
+        for high in (0.5, 1.0, 1.0, 1.0):
+            inputs = torch.rand(4, 6) * high
+            before = inputs.clone()
+            model(inputs)
+            assert torch.equal(inputs, before)
+
+
+def test_weights_that_no_gradient_can_pass_are_refused():
+    with torch.inference_mode():
+        module = nn.Linear(4, 3)
+    with pytest.raises(InputError, match="inference_mode"):
+        tb.attack("pgd", module, torch.rand(2, 4), torch.tensor([0, 1]), "linf:0.1")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
@@ -20,6 +21,8 @@ from trustbound.record.box import Box, Limit
 if TYPE_CHECKING:
     from trustbound.model.files.origin import Origin
 
+#: Calls that see a copy before a module is believed to leave its inputs alone.
+_WATCHED = 2
 #: Where an object lies in memory: different in each process.
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
 
@@ -96,7 +99,8 @@ class Model(nn.Module):
         self._sha256 = sha256
         self.training = module.training
         self._fed = torch.float32
-        self._writes: bool | None = None  # into its inputs; not known before the first call
+        self._writes: bool | None = None  # into its inputs; not known before `_WATCHED` calls
+        self._watched = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (B, C) of inputs (B, *F) in the box; they stay as they are, whatever the module does with its own."""
@@ -129,21 +133,28 @@ class Model(nn.Module):
     def _kept(self, inputs: Tensor) -> Any:
         """The module's outputs; one that writes into its inputs gets a copy.
 
-        The first call is made with a copy and tells whether one is needed.
+        The first calls are made with copies and tell whether one is needed: by the values, since what writes through
+        `numpy` or `data` leaves no other trace; and by the count that torch keeps, which is all that is looked at
+        later.
         """
         copied = self._writes is not False
         own = inputs.clone() if copied else inputs
-        if torch.compiler.is_compiling() or own.is_inference():
-            return self.module(own)
-        version = own._version
+        if torch.compiler.is_compiling() or type(own) not in (Tensor, nn.Parameter) or is_functorch_wrapped_tensor(own):
+            return self.module(own)  # without values to compare
+        version = None if own.is_inference() else own._version
         outputs = self.module(own)
-        written = own._version != version
+        written = version is not None and own._version != version
         if written and not copied:
             raise InputError(
                 f"{self.name} wrote into its inputs, which it had not done before. Let it work on a copy: "
                 "`inputs = inputs.clone()` at the top of its forward."
             )
-        self._writes = written or bool(self._writes)
+        if self._writes is None:
+            self._watched += 1
+            if written or not torch.allclose(own, inputs, rtol=0.0, atol=0.0, equal_nan=True):
+                self._writes = True
+            elif self._watched >= _WATCHED:
+                self._writes = False
         return outputs
 
     def _logits(self, outputs: Any) -> Tensor:
@@ -315,6 +326,11 @@ def wrap(
         raise InputError(
             f"`module` must hold its weights; {type(module).__name__} has some on the meta device, which holds no "
             "numbers. Load them first: module.to_empty(device='cpu'), then load_state_dict."
+        )
+    if any(tensor.is_inference() for tensor in itertools.chain(module.parameters(), module.buffers())):
+        raise InputError(
+            f"`module` must hold ordinary tensors; {type(module).__name__} has some that were made under "
+            "torch.inference_mode(), which no gradient can pass. Make or load the module outside of it."
         )
     like = next((weight for weight in module.parameters() if weight.is_floating_point()), torch.zeros(()))
     centre, scale = _statistic("mean", mean, like), _statistic("std", std, like)
