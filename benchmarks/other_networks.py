@@ -2,9 +2,9 @@
 
     python -m benchmarks.other_networks [--draw 1] [NETWORK …]
 
-Draw 0 is for shaping a search, draw 1 for measuring it: other recipes, other weights, other training examples and test
-images that share none with draw 0 or with the MNIST and colour images of `benchmarks.upper_bound`. Fast hardening
-against l∞ hides the gradient under l2 and l1: that is what these are for. Accuracy is not, so training is short.
+Draw 0 is for shaping a search, draw 1 for measuring it: other recipes, other weights, and test images that share none
+with draw 0 or with the MNIST and colour images of `benchmarks.upper_bound`. Fast hardening against l∞ hides the
+gradient under l2 and l1: that is what these are for. Accuracy is not, so training is short.
 
 The EMNIST letters are one file of 10,000: 7,000 to learn from, 1,500 for each draw.
 """
