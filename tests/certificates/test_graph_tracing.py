@@ -122,6 +122,8 @@ SIZES = {
     "a range": lambda z: 300 < z.size(0) < 310,
     "twice": lambda z: 2 * z.shape[0] == 1554,
     "numbers": lambda z: z.numel() == 40,
+    "ten, as a number": lambda z: len(z) == 10,
+    "a hundred, as a number": lambda z: int(z.shape[0]) == 100,
     "odd": lambda z: z.shape[0] % 7 == 6,
     "one": lambda z: z.shape[0] == 1,
 }

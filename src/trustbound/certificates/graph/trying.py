@@ -21,6 +21,8 @@ from trustbound.errors import UnsupportedError
 AGREEMENT = 1e-10
 #: Unit roundoffs of the coarsest precision, and times the list's own rounding, that a module may be off by.
 _ROUNDOFFS, _TIMES = 64, 16
+#: Batch sizes at which a module that knows its batch size as a number is run.
+_COUNTS = (*range(1, 34), 50, 64, 100, 128, 200, 256)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +72,7 @@ def compare(
             raise UnsupportedError("no proof: the model gives NaN or infinite logits inside the box, in float64")
         _differ("its exported program", program(points), listed, AGREEMENT * scale, within | True)
         loose = _tolerance(operations, points, listed, scale, graph.dtype)
-        _ask(modules.own, points.to(dtype), calls, program.rows)
+        _ask(modules.own, points.to(dtype), calls, bool(program.rows))
         _run(modules.own, points, listed, loose, within, dtype)
         if modules.compiled is not None:
             few = slice(0, min(len(shown), each))
@@ -79,9 +81,12 @@ def compare(
             _run(modules.double, points, listed, AGREEMENT * scale if strict else loose, within | True, torch.float64)
 
 
-def _ask(module: nn.Module, points: Tensor, calls: Sequence[Call], fixed: int) -> None:
-    """Refuse a module that does not ask of torch what its trace did; one traced at one size, `fixed`, at that size."""
-    for count in (fixed,) if fixed else (BATCH, 1, 2, 5):
+def _ask(module: nn.Module, points: Tensor, calls: Sequence[Call], fixed: bool) -> None:
+    """Refuse a module that does not ask of torch what its trace did.
+
+    One that was traced at one size, `fixed`, takes it as a number of Python, and is asked at many.
+    """
+    for count in (BATCH, 1, 2, 5) if not fixed else _COUNTS:
         rows = torch.arange(count, device=points.device) % len(points)
         with Recorder() as recorder:
             _answered(module, points[rows].clone())
