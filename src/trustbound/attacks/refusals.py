@@ -35,6 +35,17 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     return number
 
 
+def check_seeks(seeks: str) -> None:
+    """Refuse what nobody can seek.
+
+    Raises      InputError.
+
+    >>> check_seeks("any")
+    """
+    if seeks not in ("smallest", "any"):
+        raise InputError(f"`seeks` must be 'smallest' or 'any'; got {seeks!r}")
+
+
 def check_request(row: AttackRow, threat: Threat) -> None:
     """Refuse what an attack cannot serve."""
     if threat.access < Access[row.needs.upper()]:

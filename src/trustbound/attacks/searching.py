@@ -29,7 +29,7 @@ class Attack(Protocol):
     needs   the least access it works with.
     opening     (optional) forwards that `prepare` and the starts ask for an example, 0 by default, and
     looks       (optional) forwards that a step asks for, 1 by default: what a plan is priced with.
-    roams       (optional) whether points outside the set are evaluated; they count for nothing.
+    roams       (optional) the norms under which points outside the set are evaluated; they count for nothing.
     steps, restarts     per restart; independent starts.
     """
 
@@ -109,7 +109,7 @@ def search(
         seeks=attack.seeks,
         stop_early=drop,
         keep_closest=getattr(attack, "keeps_closest", False),
-        roams=getattr(attack, "roams", False),
+        roams=neighbourhood.norm in getattr(attack, "roams", ()),
     )
     task = Problem(
         oracle=oracle,

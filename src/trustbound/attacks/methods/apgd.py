@@ -62,7 +62,8 @@ class APGD:
                 theta <- project(theta + 0.75 (z - theta) + 0.25 (theta - previous)).
                 At each checkpoint an example whose loss rose in fewer than 75 % of the moves, or whose best
                 loss and step size both stood still, goes back to its best point with half the step size.
-                l1: no momentum, sparse steps; see `sparse_ascent`.
+                l1: no momentum, sparse steps, and the run begins in balls of three and two times the radius; see
+                `sparse_ascent`.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example and restart: `steps` forwards and backwards, then 1 forward re-check.
     Randomness  the start point only.
@@ -87,6 +88,7 @@ class APGD:
 
     seeks: ClassVar[str] = "any"
     needs: ClassVar[Access] = Access.GRADIENTS
+    roams: ClassVar[tuple[str, ...]] = ("l1",)
 
     steps: int = 100
     restarts: int = 1

@@ -58,6 +58,7 @@ class TargetedAPGD:
 
     seeks: ClassVar[str] = "any"
     needs: ClassVar[Access] = Access.GRADIENTS
+    roams: ClassVar[tuple[str, ...]] = ("l1",)
 
     steps: int = 100
     targets: int = 9

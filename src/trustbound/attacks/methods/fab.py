@@ -11,7 +11,7 @@ from torch import Tensor
 from trustbound.attacks.methods.hyperplanes import shortest
 from trustbound.attacks.methods.targets import DUAL, by_gap
 from trustbound.attacks.problem import Problem, State
-from trustbound.errors import InputError
+from trustbound.attacks.refusals import check_seeks
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 
@@ -70,7 +70,7 @@ class FAB:
     """
 
     needs: ClassVar[Access] = Access.GRADIENTS
-    roams: ClassVar[bool] = True
+    roams: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     steps: int = 100
     restarts: int = 1
@@ -119,12 +119,6 @@ class FAB:
         rows = torch.arange(count, device=classes.device)
         state.outputs = slope.outputs.reshape(count, width, -1)[:, 0]
         return walked(problem, state, flat[rows, nearest], gap[rows, nearest], self)
-
-
-def check_seeks(seeks: str) -> None:
-    """Refuse what nobody can seek."""
-    if seeks not in ("smallest", "any"):
-        raise InputError(f"`seeks` must be 'smallest' or 'any'; got {seeks!r}")
 
 
 def closing(problem: Problem) -> str:

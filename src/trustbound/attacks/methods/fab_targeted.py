@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 
 from trustbound.attacks.methods.apgd_targeted import TargetMemory
-from trustbound.attacks.methods.fab import FAB, WalkState, check_seeks, closing, started, walked
+from trustbound.attacks.methods.fab import FAB, WalkState, closing, started, walked
 from trustbound.attacks.methods.targets import by_gap
 from trustbound.attacks.problem import Problem
-from trustbound.attacks.refusals import whole
+from trustbound.attacks.refusals import check_seeks, whole
 from trustbound.threat import Access
 
 
@@ -49,7 +49,7 @@ class TargetedFAB:
     """
 
     needs: ClassVar[Access] = Access.GRADIENTS
-    roams: ClassVar[bool] = True
+    roams: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
     opening: ClassVar[int] = 1
     looks: ClassVar[int] = 2
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from trustbound.attacks.methods.ddn import boundary, climbed, cosine, directed
 from trustbound.attacks.methods.targets import DUAL
 from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.refusals import check_seeks
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 
@@ -59,6 +60,12 @@ class FMN:
                 never cross it; the projection is the exact one onto ball and box; radii are capped by the
                 threat.
 
+    Parameters
+        step_size   the first step's Euclidean length; None for each example's own.
+        gamma, gamma_final  by what share the radius moves, at the first step and at the last.
+        loss        what is climbed throughout; None for two in turn.
+        seeks       smallest, or any: an example then stops at its first success inside epsilon.
+
     >>> from trustbound.attacks import attack
     >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 2))
@@ -67,7 +74,6 @@ class FMN:
     True
     """
 
-    seeks: ClassVar[str] = "smallest"
     needs: ClassVar[Access] = Access.GRADIENTS
     restarts: ClassVar[int] = 1
 
@@ -76,6 +82,11 @@ class FMN:
     gamma: float = 0.05
     gamma_final: float = 0.001
     loss: str | None = None
+    seeks: str = "smallest"
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody can seek."""
+        check_seeks(self.seeks)
 
     def init(self, problem: Problem) -> ReachState:
         """Start at the clean input; for l0 and l1 with a radius of 1, as far as it is allowed."""

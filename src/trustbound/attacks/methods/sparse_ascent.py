@@ -5,12 +5,13 @@ is cut away by the projection. Here the share of coordinates moved follows the s
 Reference   Croce and Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021
             (2103.01208), Algorithm 1.
 Deviations  coordinates at a limit of the box that the step would cross are passed over before the largest are
-            chosen; the paper leaves them to the projection. The stages at larger radii (multi-epsilon) are
-            left out.
+            chosen; the paper leaves them to the projection.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -40,6 +41,25 @@ class SparseState(State):
     made: int = 0
 
 
+#: A run begins in a ball of three times the radius and goes on in one of twice it: the multi-epsilon of the paper.
+RADII = (3.0, 2.0, 1.0)
+
+
+def stages(steps: int) -> tuple[int, ...]:
+    """The moves at which the stages of a run end: three tenths of it, three tenths, and the rest.
+
+    >>> stages(100), stages(4)
+    ((30, 60, 100), (2, 4, 4))
+    """
+    part = math.ceil(0.3 * steps)
+    return min(part, steps), min(2 * part, steps), steps
+
+
+def widened(ours: AdditiveNeighbourhood, times: float) -> AdditiveNeighbourhood:
+    """The same ball with so many times the radius, as far as the box lets it matter."""
+    return dataclasses.replace(ours, radius=times * ours.scale())
+
+
 def begin_sparse(problem: Problem, theta: Tensor) -> SparseState:
     """The state at a starting point: steps of epsilon along a fifth of the coordinates."""
     count, features = len(theta), theta[0].numel()
@@ -49,37 +69,53 @@ def begin_sparse(problem: Problem, theta: Tensor) -> SparseState:
         best=theta.clone(),
         best_gradient=torch.zeros_like(theta),
         best_loss=torch.full((count,), -torch.inf, dtype=theta.dtype, device=theta.device),
-        step_size=problem.neighbourhood.scale(),
+        step_size=RADII[0] * problem.neighbourhood.scale(),
         share=torch.full((count,), 0.2, dtype=torch.float64, device=theta.device),
         changed=torch.full((count,), float(features), dtype=torch.float64, device=theta.device),
     )
 
 
 def climb_sparse(problem: Problem, state: SparseState, slope: Slope, steps: int) -> SparseState:
-    """Note the point, judge step and sparsity every 4 % of the run, move along the largest slopes."""
-    gradient = slope.gradient
-    better = torch.ones_like(state.done) if state.made == 0 else slope.loss > state.best_loss
+    """Note the point, judge step and sparsity every 4 % of a stage, move along the largest slopes.
+
+    At the end of a stage the best point is drawn into the ball of the next, whose run begins there.
+    """
+    gradient, ends = slope.gradient, stages(steps)
+    stage = sum(state.made >= end for end in ends[:-1])
+    begun = state.made - (ends[stage - 1] if stage else 0)
+    ours = widened(cast(AdditiveNeighbourhood, problem.neighbourhood), RADII[stage])
+    better = torch.ones_like(state.done) if begun == 0 else slope.loss > state.best_loss
     rows = better.nonzero()[:, 0]
     state.best[rows] = state.theta[rows]
     state.best_gradient[rows] = gradient[rows]
     state.best_loss = torch.where(better, slope.loss, state.best_loss)
-    if state.made and state.made % max(int(0.04 * steps), 1) == 0:
-        gradient = _judged(problem, state, gradient)
-    ours = cast(AdditiveNeighbourhood, problem.neighbourhood)
+    length = ends[stage] - (ends[stage - 1] if stage else 0)
+    if begun and begun % max(int(0.04 * length), 1) == 0:
+        gradient = _judged(ours, state, gradient)
     direction = _largest(ours.free(state.theta, gradient), state.share)
-    state.theta = problem.neighbourhood.project(state.theta.addcmul(direction, ours.column(state.step_size)))
+    state.theta = ours.project(state.theta.addcmul(direction, ours.column(state.step_size)))
     state.made += 1
+    if state.made in ends[:-1] and state.made < steps:
+        _enter(widened(cast(AdditiveNeighbourhood, problem.neighbourhood), RADII[ends.index(state.made) + 1]), state)
     return state
 
 
-def _judged(problem: Problem, state: SparseState, gradient: Tensor) -> Tensor:
+def _enter(ours: AdditiveNeighbourhood, state: SparseState) -> None:
+    """Begin the next stage: from the best point of the last, drawn into the smaller ball."""
+    state.theta = ours.project(state.best.clone())
+    state.changed = (state.theta != ours.inputs).flatten(1).sum(dim=1).to(torch.float64)
+    state.share = state.changed / ours.inputs[0].numel() / 1.5
+    state.step_size = ours.scale()
+
+
+def _judged(ours: AdditiveNeighbourhood, state: SparseState, gradient: Tensor) -> Tensor:
     """Follow the best point's sparsity; where it stopped falling, shorten the step by a third."""
-    changed = (state.best != problem.inputs).flatten(1).sum(dim=1).to(torch.float64)
+    changed = (state.best != ours.inputs).flatten(1).sum(dim=1).to(torch.float64)
     sparser = changed < 0.95 * state.changed
-    longest = problem.neighbourhood.scale()
+    longest = ours.scale()
     shorter = torch.maximum(state.step_size / 1.5, longest / 10.0)
     state.step_size = torch.where(sparser, longest, shorter)
-    state.share = changed / problem.inputs[0].numel() / 1.5
+    state.share = changed / ours.inputs[0].numel() / 1.5
     state.changed = changed
     back = sparser.reshape(-1, *(1,) * (gradient.dim() - 1))
     state.theta = torch.where(back, state.best, state.theta)
