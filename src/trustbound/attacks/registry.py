@@ -85,6 +85,12 @@ ATTACKS: tuple[AttackRow, ...] = (
         seeks="smallest",
     ),
     AttackRow(
+        name="boundary-walk",
+        target="trustbound.attacks.methods.boundary_walk:BoundaryWalk",
+        line="Crosses the boundary at any distance, then slides along it back towards the input.",
+        norms=("linf", "l2", "l1"),
+    ),
+    AttackRow(
         name="fmn",
         target="trustbound.attacks.methods.fmn:FMN",
         line="Smallest change in any norm, by steps in a ball that closes in on the boundary.",

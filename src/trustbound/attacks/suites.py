@@ -8,7 +8,7 @@ and numbers of `standard` were measured against the reference AutoAttack (`bench
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trustbound.attacks.methods.margin_pgd import VARIED, Run
@@ -25,7 +25,7 @@ class Stage:
         name        unique in the suite.
         attack      registry name; "margin" stands for `smooth-pgd` or `margin-pgd`, whichever was better on a
                     sample of this model.
-        numbers     the attack's numbers.
+        numbers     the attack's numbers; `sharpness` falls away where the plain backward pass was better.
         share       of the first stage's survivors, smallest margins first.
         least       examples at least, whatever the share.
         pays        a block that breaks at least this share of its examples is followed by the next block.
@@ -40,6 +40,36 @@ class Stage:
     pays: float = 0.02
     control: bool = False
 
+    def method(self, *, smooth: bool) -> tuple[str, dict[str, Any]]:
+        """The registry name and the numbers, with the smooth or the plain backward pass.
+
+        >>> Stage(name="near", attack="margin", numbers={"sharpness": (16.0,)}).method(smooth=False)
+        ('margin-pgd', {})
+        """
+        name = self.attack
+        if name == "margin":
+            name = "smooth-pgd" if smooth else "margin-pgd"
+        return name, {key: value for key, value in self.numbers.items() if smooth or key != "sharpness"}
+
+    def named(self, name: str) -> Stage:
+        """The same under another name, which draws other random numbers."""
+        return replace(self, name=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds:
+    """What a search goes on with while it still finds.
+
+    Parameters
+        kinds       in turn, cheapest first; each round draws random numbers of its own.
+        limit       forwards and backwards of the whole search at most, per example that it is asked about.
+        quiet       dry rounds in a row that end it.
+    """
+
+    kinds: tuple[Stage, ...] = ()
+    limit: int = 0
+    quiet: int = 2
+
 
 def _margin(name: str, share: float, *runs: Run, steps: int = 10, sharpness: tuple[float, ...] = (16.0,)) -> Stage:
     return Stage(
@@ -48,6 +78,12 @@ def _margin(name: str, share: float, *runs: Run, steps: int = 10, sharpness: tup
         share=share,
         numbers={"steps": steps, "runs": runs, "sharpness": sharpness},
     )
+
+
+def _walk(name: str, share: float, targets: int, **numbers: Any) -> Stage:
+    """Along the boundary; the climb inside the set and the walk outside of it find what the other does not."""
+    numbers = {"targets": targets, "sharpness": 16.0, **numbers}
+    return Stage(name=name, attack="boundary-walk", share=share, numbers=numbers)
 
 
 _FIRST = _margin("first", 1.0, Run())
@@ -77,15 +113,67 @@ SUITES: dict[str, tuple[Stage, ...]] = {
         Stage(name="square", attack="square", numbers={"steps": 5000}, share=0.2),
         Stage(name="control-square", attack="square", numbers={"steps": 5000}, control=True),
     ),
-    # Croce and Hein 2020, `standard`; FAB-T follows with the catalogue.
+    # Croce and Hein 2020, `standard`.
     "autoattack": (
         Stage(name="apgd-ce", attack="apgd", numbers={"steps": 100, "loss": "ce"}),
         Stage(name="apgd-t", attack="apgd-t", numbers={"steps": 100}),
+        Stage(name="fab-t", attack="fab-t", numbers={"steps": 100, "seeks": "any"}),
         Stage(name="square", attack="square", numbers={"steps": 5000, "share": 0.8}),
         Stage(name="control-square", attack="square", numbers={"steps": 1000}, control=True),
     ),
 }
 
+
+def _sparse(name: str, share: float, loss: str, steps: int = 50) -> Stage:
+    """Along few coordinates, from balls of larger radius: what an l1 ball calls for."""
+    return Stage(name=name, attack="apgd", share=share, numbers={"steps": steps, "loss": loss})
+
+
+_FAB = Stage(name="fab-t", attack="fab-t", numbers={"seeks": "any"}, share=0.5)
+
+#: What follows the first stage under a norm that does not measure each coordinate by itself.
+_BY_NORM: dict[tuple[str, str], tuple[Stage, ...]] = {
+    ("standard", "l2"): (_walk("walk", 0.6, 1),),
+    ("standard", "l1"): (
+        _sparse("sparse", 1.0, "probability-margin"),
+        _sparse("sparse-ce", 0.6, "ce"),
+        _sparse("sparse-margin", 0.4, "margin"),
+        _walk("walk", 0.2, 1),
+    ),
+    ("thorough", "l2"): (_walk("walk", 1.0, 3), _FAB),
+    ("thorough", "l1"): (
+        _sparse("sparse", 1.0, "probability-margin", 100),
+        _sparse("sparse-ce", 1.0, "ce", 100),
+        _sparse("sparse-margin", 1.0, "margin", 100),
+        _walk("walk", 1.0, 3),
+        _FAB,
+    ),
+}
+
+_ROUNDS = {
+    "standard": Rounds(
+        kinds=(
+            Stage(name="fmn", attack="fmn", numbers={"steps": 100, "seeks": "any"}, share=0.2),
+            _walk("walk", 0.2, 3, start="random"),
+            _margin("climb", 0.2, *_KINDS, _POLISH, steps=20, sharpness=(16.0, 32.0)),
+            Stage(name="targeted", attack="apgd-t", numbers={"steps": 50, "targets": 3, "candidates": 4}, share=0.2),
+            Stage(name="fab-t", attack="fab-t", numbers={"targets": 3, "seeks": "any"}, share=0.2),
+            Stage(name="square", attack="square", numbers={"steps": 1000}, share=0.2),
+        ),
+        limit=800,
+    ),
+    "thorough": Rounds(
+        kinds=(
+            Stage(name="fmn", attack="fmn", numbers={"steps": 200, "seeks": "any"}, share=0.3),
+            _margin("climb", 0.3, *_KINDS, *VARIED, steps=30, sharpness=(16.0, 32.0, 8.0)),
+            _walk("walk", 0.3, 9, start="random", steps=100),
+            Stage(name="fab-t", attack="fab-t", numbers={"seeks": "any", "starts": 2}, share=0.3),
+            Stage(name="square", attack="square", numbers={"steps": 5000}, share=0.3),
+        ),
+        limit=12_000,
+        quiet=5,
+    ),
+}
 
 #: What searches where no gradients show.
 _SCORES = {
@@ -111,11 +199,33 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
         kept = (_SCORES[budget], *kept)
     if threat.allowed.norm == "l0" and budget in ("standard", "thorough") and threat.access is Access.GRADIENTS:
         kept = (*kept[:1], Stage(name="fmn", attack="fmn", numbers={"steps": 200}), *kept[1:])
+    if threat.access is Access.GRADIENTS:
+        kept = _by_norm(budget, threat.allowed.norm, kept)
     if not any(not stage.control for stage in kept):
         raise UnsupportedError(
             f"no attack of the budget {budget!r} serves {threat}; `trustbound list attacks` shows what each needs"
         )
     return kept
+
+
+def _by_norm(budget: str, norm: str, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """With the norm's own stages after the first; under l1 these stand for the dense climbs but the last."""
+    own = _BY_NORM.get((budget, norm), ())
+    dense = ("wide", "near") if own and norm == "l1" else ()
+    return (*stages[:1], *own, *(stage for stage in stages[1:] if stage.name not in dense))
+
+
+def rounds(budget: str, threat: Threat) -> Rounds:
+    """What the search of a budget goes on with: nothing for `quick`, and for `autoattack`, whose attacks are published.
+
+    >>> [kind.name for kind in rounds("standard", Threat.parse("l0:9")).kinds]
+    ['fmn', 'climb']
+    """
+    found = _ROUNDS.get(budget, Rounds())
+    kinds = [kind for kind in found.kinds if _serves(kind, threat)]
+    if threat.allowed.norm == "l1":  # few coordinates at a time first
+        kinds.sort(key=lambda kind: not kind.attack.startswith("apgd"))
+    return replace(found, kinds=tuple(kinds))
 
 
 def _serves(stage: Stage, threat: Threat) -> bool:

@@ -12,18 +12,15 @@ import torch
 from trustbound.attacks import build
 from trustbound.attacks.methods.margin_pgd import VARIED
 from trustbound.attacks.oracle import default_batch_size, price_of
-from trustbound.attacks.suites import suite
+from trustbound.attacks.suites import Rounds, rounds, suite
 from trustbound.audits.parts.bracket import TRIAL
 from trustbound.audits.parts.curve import POINTS, curve_count, drawable
 from trustbound.audits.parts.distances import SEEKING, STEPS
-from trustbound.audits.parts.pricing import price
+from trustbound.audits.parts.pricing import at_most, price
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
-from trustbound.threat import Access, Threat
-
-#: Forwards that re-measure a success: afresh, at the model's dtype, and in float64.
-CHECKS = 3
+from trustbound.threat import Threat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,16 +128,45 @@ def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
     stages = suite(budget, threat)
     lines = []
     if stages[0].attack == "margin":
-        lines.append(_line(threat, "trial-plain", "margin-pgd", stages[0].numbers, min(TRIAL, examples)))
+        lines.append(_line(threat, "trial-plain", *stages[0].method(smooth=False), min(TRIAL, examples)))
     for stage in stages:
-        name = "smooth-pgd" if stage.attack == "margin" else stage.attack
+        name, numbers = stage.method(smooth=True)
         chosen = min(examples, max(stage.least, math.ceil(stage.share * examples)))
         if stage.control:
-            lines.append(_line(threat, stage.name, name, stage.numbers, control))
+            lines.append(_line(threat, stage.name, name, numbers, control))
             continue
         likely = min(1.0, (chosen + control) / examples)
-        lines.append(replace(_line(threat, stage.name, name, stage.numbers, examples), likely=likely))
-    return lines
+        lines.append(replace(_line(threat, stage.name, name, numbers, examples), likely=likely))
+    return lines + _round_lines(threat, rounds(budget, threat), examples, lines)
+
+
+def _round_lines(threat: Threat, further: Rounds, examples: int, before: Sequence[Line]) -> list[Line]:
+    """Rounds until they are dry: likely one block of as many kinds as end it, at most what the limit leaves."""
+    whole = [_line(threat, f"round-{kind.name}", *kind.method(smooth=True), examples) for kind in further.kinds]
+    if not whole:
+        return []
+    first = [
+        min(examples, max(kind.least, math.ceil(kind.share * examples))) / examples
+        for kind in further.kinds[: further.quiet]
+    ]
+    likely = sum(share * (line.forwards + line.backwards) for share, line in zip(first, whole, strict=False))
+    left = max(further.limit * examples - sum(line.forwards + line.backwards for line in before), 0)
+    most = max(left, math.ceil(likely))
+    forwards = math.ceil(
+        most * sum(line.forwards for line in whole) / sum(line.forwards + line.backwards for line in whole)
+    )
+    names = ", ".join(dict.fromkeys(line.attack for line in whole))
+    return [
+        Line(
+            threat=str(threat),
+            stage="rounds",
+            attack=names if len(names) < 14 else "several",
+            examples=examples,
+            forwards=forwards,
+            backwards=most - forwards,
+            likely=likely / most,
+        )
+    ]
 
 
 def _curve_lines(threat: Threat, count: int) -> list[Line]:
@@ -153,17 +179,14 @@ def _curve_lines(threat: Threat, count: int) -> list[Line]:
 
 def _line(threat: Threat, stage: str, name: str, numbers: Mapping[str, Any], count: int) -> Line:
     """What a stage costs at most: its steps, what it asks before them, and the checks of what it finds."""
-    attack = build(name, **{key: value for key, value in numbers.items() if name != "margin-pgd" or key != "sharpness"})
-    opening = int(getattr(attack, "opening", 0))
-    made = attack.steps * attack.restarts
-    looks = int(getattr(attack, "looks", 1))
+    forwards, backwards = at_most(build(name, **numbers))
     return Line(
         threat=str(threat),
         stage=stage,
         attack=name,
         examples=count,
-        forwards=count * (looks * made + opening + CHECKS),
-        backwards=count * (made + opening) if attack.needs is Access.GRADIENTS else 0,
+        forwards=count * forwards,
+        backwards=count * backwards,
     )
 
 

@@ -30,22 +30,19 @@ def planned(budget: str, threat: Threat) -> tuple[Attack, ...]:
     >>> [type(attack).__name__ for attack in planned("standard", Threat.parse("linf:0.1"))]
     ['MarginPGD', 'MarginPGD', 'MarginPGD', 'MarginPGD', 'APGD']
     """
-    return _gradient(_built(stage, "margin-pgd") for stage in suite(budget, threat))
+    return _gradient(_built(stage, smooth=False) for stage in suite(budget, threat))
 
 
 def ran(budget: str, threat: Threat, steps: Sequence[StepFacts]) -> tuple[Attack, ...]:
     """The gradient attacks that a search ran, as its steps say; trials of what was not chosen are left out."""
     methods = {step.name: step.method for step in steps if step.threat == str(threat) and step.kind != "proof"}
-    return _gradient(_built(stage, methods[stage.name]) for stage in suite(budget, threat) if stage.name in methods)
+    smooth = "smooth-pgd" in methods.values()
+    return _gradient(_built(stage, smooth=smooth) for stage in suite(budget, threat) if stage.name in methods)
 
 
-def _built(stage: Stage, method: str) -> Attack:
-    params = dict(stage.numbers)
-    if stage.attack != "margin":
-        return build(stage.attack, **params)
-    if method != "smooth-pgd":
-        params.pop("sharpness", None)
-    return build(method, **params)
+def _built(stage: Stage, *, smooth: bool) -> Attack:
+    name, numbers = stage.method(smooth=smooth)
+    return build(name, **numbers)
 
 
 def _gradient(attacks: Iterable[Attack]) -> tuple[Attack, ...]:
@@ -89,7 +86,13 @@ def said(attack: Attack) -> str:
     >>> said(build("apgd", loss="ce"))
     'apgd on ce'
     """
-    names = {"MarginPGD": "margin-pgd", "SmoothPGD": "smooth-pgd", "TargetedAPGD": "apgd-t"}
+    names = {
+        "MarginPGD": "margin-pgd",
+        "SmoothPGD": "smooth-pgd",
+        "TargetedAPGD": "apgd-t",
+        "TargetedFAB": "fab-t",
+        "BoundaryWalk": "boundary-walk",
+    }
     kind = names.get(type(attack).__name__, type(attack).__name__.lower())
     aimed = isinstance(attack, MarginPGD | SmoothPGD) and attack.runs[0].target > 0
     climbed = "margin" if aimed else getattr(attack, "loss", "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from trustbound.audits.checks.ascents import planned
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.threat import Threat
+
+if TYPE_CHECKING:
+    from trustbound.audits.parts.ledger import Round
 
 AnyBefore = TypeVar("AnyBefore", bound="Before")
 
@@ -93,6 +96,7 @@ class Evidence:
                         control group only.
         last            (N,) bool, still broken at the last point of the main attack, run to its end.
         trace           (S, N) smallest margin so far after each step of the main attack.
+        rounds          every stage of the search after the first: what it tried of what stood, and what it broke.
         fingerprint     of the model before the search (`restored.fingerprint`).
     """
 
@@ -106,6 +110,7 @@ class Evidence:
     black: Tensor | None = None
     last: Tensor | None = None
     trace: Tensor | None = None
+    rounds: tuple[Round, ...] = ()
     fingerprint: Mapping[str, str] | None = None
 
     def select(self, rows: Tensor) -> Evidence:

@@ -156,6 +156,20 @@ CHECKS: tuple[CheckRow, ...] = (
         "(exact, 5 %) gives where 5 % were missed.",
     ),
     CheckRow(
+        name="search-exhausted",
+        target=_ROOM + "exhausted:SearchExhausted",
+        line="Was the search still finding when it ended?",
+        when="after",
+        scope="threat",
+        search=True,
+        severity="warning",
+        unit="share that the last round broke of the examples that it tried",
+        warn=0.02,
+        fail=0.1,
+        reason="a round is dry, and ends a search that may go on, below 2 %; above a tenth the bound is that of the "
+        "plan, not of the network.",
+    ),
+    CheckRow(
         name="best-against-last",
         target=_ROOM + "progress:BestAgainstLast",
         line="How many successes does the attack walk away from before its last step?",

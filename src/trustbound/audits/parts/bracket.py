@@ -17,11 +17,12 @@ from torch import Tensor
 
 from trustbound.attacks import Attack, build
 from trustbound.attacks.registry import find
-from trustbound.attacks.suites import Stage, suite
+from trustbound.attacks.suites import Stage, rounds, suite
 from trustbound.audits.context import Context, Unit
 from trustbound.audits.parts.attacking import attack_unit
-from trustbound.audits.parts.ledger import Ledger, step_facts
+from trustbound.audits.parts.ledger import Ledger, Round, step_facts
 from trustbound.audits.parts.proving import Proofs, certifiers, proof_unit
+from trustbound.audits.parts.rounds import until_dry
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import ModelError, UnsupportedError
 from trustbound.model.wrapping import Model
@@ -59,24 +60,25 @@ class Search:
         stages = suite(self.context.budget, self.threat)
         provers, left_out = certifiers(self.context, self.proofs, self.threat)
         self._unconcerned()
-        smooth = self.smooth = self._trial(stages)
+        self.smooth = self._trial(stages)
         survivors = 0
         searches = [stage for stage in stages if not stage.control]
         for number, stage in enumerate(searches):
             if number == 0:
-                self._attack(stage, smooth, self._untried(stage))
+                self._attack(stage, self._untried(stage))
                 survivors = len(self.ledger.open())
                 for name, certifier in provers[:1]:
                     self._prove(name, certifier)
             else:
-                self._spread(stage, smooth, max(stage.least, math.ceil(stage.share * survivors)))
+                self.spread(stage, max(stage.least, math.ceil(stage.share * survivors)))
         if self._refused() and self.threat.allowed.norm in find(WITHOUT_GRADIENTS.attack).norms:
-            self._attack(WITHOUT_GRADIENTS, smooth, self.ledger.open())
+            self._attack(WITHOUT_GRADIENTS, self.ledger.open())
+        until_dry(self, rounds(self.context.budget, self.threat))
         for name, certifier in provers[1:]:
             self._prove(name, certifier)
         for stage in stages:
             if stage.control:
-                self._attack(stage, smooth, torch.zeros(0, dtype=torch.int64))
+                self._attack(stage, torch.zeros(0, dtype=torch.int64))
         self._left_out, self._provers = left_out, [name for name, _ in provers]
 
     def _unconcerned(self) -> None:
@@ -94,24 +96,45 @@ class Search:
         first = self.ledger.proved(step, rows)
         self.facts.append(step_facts(str(self.threat), UNCONCERNED, "proof", "goal", rows, first, Cost()))
 
-    def _spread(self, stage: Stage, smooth: bool, count: int) -> None:
+    def spread(self, stage: Stage, count: int, *, most: int | None = None, control: bool = True) -> Round:
         """A stage on the `count` smallest margins, then on the next ones for as long as that still pays.
 
         How far down the ranking examples break depends on the model: where gradients mislead, the first margins
         say little, and a block that broke many is followed by another.
+
+        Parameters
+            most        examples tried at most.
+            control     whether the first block takes the whole control group along.
         """
-        tried = self.context.control.clone()  # the first block takes the whole control group along
+        tried = self.context.control.clone() if control else torch.zeros_like(self.context.control)
+        asked = broke = 0
         for number in itertools.count(1):
             rows = self.ledger.open()
             block = rows[:count] if number == 1 else rows[~tried[rows]][:count]
+            block = block if most is None else block[: most - asked]
             if number > 1 and not len(block):
-                return
+                break
             tried[block] = True
             before = int(self.ledger.broken.sum())
             named = stage if number == 1 else replace(stage, name=f"{stage.name}-{number}")
-            self._attack(named, smooth, block, again=number == 1)
-            if int(self.ledger.broken.sum()) - before < max(1, stage.pays * len(block)):
-                return
+            standing = len(block) + (len(rows[tried[rows]]) - len(block) if number == 1 else 0)
+            self._attack(named, block, again=control and number == 1)
+            found = int(self.ledger.broken.sum()) - before
+            asked, broke = asked + standing, broke + found
+            if found < max(1, stage.pays * len(block)):
+                break
+        return self.ledger.turned(stage.name, asked, broke)
+
+    @property
+    def asked(self) -> int:
+        """How many examples the search is about."""
+        return len(self._asked())
+
+    @property
+    def spent(self) -> int:
+        """Forwards and backwards of all attacks so far."""
+        done = [facts.cost for facts in self.facts if facts.kind != "proof"]
+        return sum(cost.forwards + cost.backwards for cost in done)
 
     def bracket(self) -> Bracket:
         """Both bounds, as the ledger has them now."""
@@ -144,13 +167,9 @@ class Search:
         prefix = f"{self.threat}/proof-{name}: "
         return [event.removeprefix(prefix) for event in self.context.store.events() if event.startswith(prefix)]
 
-    def _attack(self, stage: Stage, smooth: bool, chosen: Tensor, *, again: bool = True) -> None:
+    def _attack(self, stage: Stage, chosen: Tensor, *, again: bool = True) -> None:
         """One stage on the chosen examples and, the first time, on the whole control group."""
-        name, numbers = stage.attack, dict(stage.numbers)
-        if name == "margin":
-            name = "smooth-pgd" if smooth else "margin-pgd"
-            if not smooth:
-                numbers.pop("sharpness", None)
+        name, numbers = stage.method(smooth=self.smooth)
         settled = self.context.control & self.ledger.correct & again & ~_member(chosen, len(self.ledger.correct))
         settled &= ~_member(self._tried(stage), len(settled))
         positions = torch.cat([chosen, settled.nonzero()[:, 0]]).sort().values
@@ -221,10 +240,7 @@ class Search:
         for smooth in (True, False):
             stage = replace(stages[0], name=f"trial-{'smooth' if smooth else 'plain'}")
             step = f"{self.threat}/{stage.name}"
-            method = "smooth-pgd" if smooth else "margin-pgd"
-            numbers = dict(stage.numbers)
-            if not smooth:
-                numbers.pop("sharpness", None)
+            method, numbers = stage.method(smooth=smooth)
             attack = build(method, **numbers)
 
             def work(rows: Tensor, shard: int, attack: Attack = attack, step: str = step) -> Unit:

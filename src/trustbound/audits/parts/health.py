@@ -74,6 +74,7 @@ def after_search(
         control=(context.control & ledger.correct & threat.goal.concerns(context.data.labels)).to(device),
         white=None if white is None else white.to(device),
         black=None if black is None else black.to(device),
+        rounds=tuple(ledger.rounds),
         fingerprint=fingerprint,
     )
     probe = After(

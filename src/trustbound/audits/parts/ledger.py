@@ -15,6 +15,24 @@ from trustbound.record.interval import binomial_interval
 from trustbound.record.store import EvidenceRow
 
 
+@dataclass(frozen=True)
+class Round:
+    """What a stage of the search tried of the examples that stood, and how many of them it broke.
+
+    >>> Round("near", tried=40, broke=8).share
+    0.2
+    """
+
+    stage: str
+    tried: int
+    broke: int
+
+    @property
+    def share(self) -> float:
+        """Of those tried; 0 where nothing stood."""
+        return self.broke / max(self.tried, 1)
+
+
 @dataclass(eq=False)
 class Ledger:
     """Broken by which step, proven by which step, and the smallest margin seen; one entry an example.
@@ -42,6 +60,8 @@ class Ledger:
     broke: dict[str, set[int]] = field(default_factory=dict)
     #: Broken by less than a radius that is proven for them, whatever stands at the threat's own epsilon.
     contradicted: set[int] = field(default_factory=set)
+    #: Every stage after the first, as it went.
+    rounds: list[Round] = field(default_factory=list)
 
     @classmethod
     def of(cls, correct: Tensor) -> Ledger:
@@ -76,6 +96,11 @@ class Ledger:
                     self.size[place] = float("inf") if row.size is None else row.size
                     first += 1
         return first
+
+    def turned(self, stage: str, tried: int, broke: int) -> Round:
+        """Note what came of a stage of the search."""
+        self.rounds.append(Round(stage, tried, broke))
+        return self.rounds[-1]
 
     def proved(self, step: str, rows: Sequence[EvidenceRow]) -> int:
         """Take what a certifier proved; returns how many examples it proved first."""

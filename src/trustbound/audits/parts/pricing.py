@@ -10,16 +10,34 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trustbound.attacks import Attack
 from trustbound.attacks.oracle import Oracle
 from trustbound.errors import UnsupportedError
 from trustbound.measure.margin import margin
 from trustbound.model.wrapping import Model
+from trustbound.threat import Access
 
 #: Pairs measured at most and at least: a median of three survives one disturbed pair.
 PAIRS, LEAST = 25, 3
 
 #: Seconds that measuring may take, unless the least number of pairs takes longer.
 LIMIT = 1.0
+
+
+#: Forwards that re-measure a success: afresh, at the model's dtype, and in float64.
+CHECKS = 3
+
+
+def at_most(attack: Attack) -> tuple[int, int]:
+    """Forwards and backwards that an attack takes for an example at most, the checks of what it finds included.
+
+    >>> from trustbound.attacks import build
+    >>> at_most(build("pgd", steps=10)), at_most(build("square", steps=100))
+    ((13, 10), (103, 0))
+    """
+    made, opening = attack.steps * attack.restarts, int(getattr(attack, "opening", 0))
+    forwards = int(getattr(attack, "looks", 1)) * made + opening + CHECKS
+    return forwards, made + opening if attack.needs is Access.GRADIENTS else 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""Was the search at its end when it ended?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trustbound.audits.checks.context import After
+from trustbound.audits.checks.finding import Finding, HealthCheck, idle
+from trustbound.audits.checks.significance import severest
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchExhausted(HealthCheck[After]):
+    """How much did the last round of the search still find among the examples that stood?
+
+    Measures    the share that the last stage or round broke of the examples that it tried, blocks of one stage
+                together, the control group left out where it was settled. A search that ends while it finds leaves an
+                upper bound that a longer one would lower. One example alone is a PASS; FAIL needs three, and a share
+                that is no chance (exact, 5 %) where the truth is 10 %.
+    Cost        none.
+
+    >>> SearchExhausted().name
+    'search-exhausted'
+    """
+
+    name: ClassVar[str] = "search-exhausted"
+
+    def measure(self, context: After) -> Finding:
+        """Read the last round."""
+        rounds = context.evidence.rounds
+        if not rounds:
+            return idle("the search was one stage only, or left nothing standing after it")
+        last = rounds[-1]
+        tried = f"its last round ({last.stage}) tried {last.tried} of the examples that stood and broke {last.broke}"
+        return Finding(
+            value=last.share,
+            finding=f"the search was still finding when it ended: {tried}; the upper bound is too high"
+            if last.broke > 1 and last.share > 0.02
+            else f"the search had run dry: {tried}",
+            advice="search on: the budgets standard and thorough add rounds until they are dry, or until a limit of "
+            "evaluations that thorough sets higher.",
+            evidence={"rounds": [[one.stage, one.tried, one.broke] for one in rounds]},
+            at_most="PASS" if last.broke < 2 else severest(last.broke, last.tried, share=0.1, least=3),
+        )

@@ -1,0 +1,42 @@
+"""Rounds of the search until they are dry: no search ends while it still finds."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from trustbound.attacks import build
+from trustbound.attacks.suites import Rounds, Stage
+from trustbound.audits.parts.pricing import at_most
+
+if TYPE_CHECKING:
+    from trustbound.audits.parts.bracket import Search
+
+
+def until_dry(search: Search, rounds: Rounds) -> None:
+    """Further rounds of varied kind on what stands, cheapest first, until `rounds.quiet` in a row are dry.
+
+    A round tries the smallest margins and goes on to the next ones while that pays; it is dry where it broke less than
+    2 % of what it tried, and nothing where it tried fewer than fifty. The whole search never takes more than
+    `rounds.limit` forwards and backwards for each example that it is asked about: a round that would is cut short, and
+    where nothing can be paid any more the search ends as it stands, for the check `search-exhausted` to say.
+    Every decision follows from evidence that is kept, so that a resumed audit takes the same ones.
+    """
+    quiet = 0
+    for number, kind in enumerate(itertools.cycle(rounds.kinds), 1):
+        standing = len(search.ledger.open())
+        if not standing or quiet == rounds.quiet:
+            return
+        most = min(standing, (rounds.limit * search.asked - search.spent) // price(kind, smooth=search.smooth))
+        if most < min(standing, kind.least):
+            return
+        named = kind.named(f"round-{number}-{kind.name}")
+        done = search.spread(named, max(kind.least, math.ceil(kind.share * standing)), most=most, control=False)
+        quiet = 0 if done.broke >= max(1, kind.pays * done.tried) else quiet + 1
+
+
+def price(stage: Stage, *, smooth: bool) -> int:
+    """Forwards and backwards that a stage takes for an example at most."""
+    name, numbers = stage.method(smooth=smooth)
+    return sum(at_most(build(name, **numbers)))
