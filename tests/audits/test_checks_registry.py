@@ -26,8 +26,8 @@ from trustbound.threat import Access, Threat
 
 NAMES = (
     "determinism saturated-output logit-scale-invariance gradient-rate broken-graph finite-differences "
-    "monotone-budget black-box-beats-white-box search-exhausted best-against-last incomplete-optimisation silent-success "
-    "transfer-success set-and-box eight-bit-rounding input-range model-restored label-order sample-size "
+    "monotone-budget black-box-beats-white-box search-exhausted best-against-last incomplete-optimisation "
+    "silent-success transfer-success set-and-box eight-bit-rounding input-range model-restored label-order sample-size "
     "train-test-overlap disjoint-verdicts"
 ).split()
 
