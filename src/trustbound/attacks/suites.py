@@ -63,12 +63,14 @@ class Rounds:
     Parameters
         kinds       in turn, cheapest first; each round draws random numbers of its own.
         limit       forwards and backwards of the whole search at most, per example that it is asked about.
-        quiet       dry rounds in a row that end it.
+        quiet       dry rounds in a row that end it, the last stage of the suite counted.
+        pays        a round that breaks less than this share of what it tries is dry.
     """
 
     kinds: tuple[Stage, ...] = ()
     limit: int = 0
     quiet: int = 2
+    pays: float = 0.02
 
 
 def _margin(name: str, share: float, *runs: Run, steps: int = 10, sharpness: tuple[float, ...] = (16.0,)) -> Stage:
@@ -225,6 +227,9 @@ def rounds(budget: str, threat: Threat) -> Rounds:
     kinds = [kind for kind in found.kinds if _serves(kind, threat)]
     if threat.allowed.norm == "l1":  # few coordinates at a time first
         kinds.sort(key=lambda kind: not kind.attack.startswith("apgd"))
+    if threat.allowed.norm == "linf":  # the climb is at home here: a few examples show whether the walk beats it
+        kinds.sort(key=lambda kind: kind.attack != "boundary-walk")
+        kinds[:1] = [replace(kind, share=0.05, least=16) for kind in kinds[:1]]
     return replace(found, kinds=tuple(kinds))
 
 

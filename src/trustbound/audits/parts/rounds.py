@@ -12,10 +12,13 @@ from trustbound.audits.parts.pricing import at_most
 
 if TYPE_CHECKING:
     from trustbound.audits.parts.bracket import Search
+    from trustbound.audits.parts.ledger import Round
 
 
 def until_dry(search: Search, rounds: Rounds) -> None:
     """Further rounds of varied kind on what stands, cheapest first, until `rounds.quiet` in a row are dry.
+
+    The last stage before them counts as the first in that row.
 
     A round tries the smallest margins and goes on to the next ones while that pays; it is dry where it broke less than
     2 % of what it tried, and nothing where it tried fewer than fifty. The whole search never takes more than
@@ -23,7 +26,7 @@ def until_dry(search: Search, rounds: Rounds) -> None:
     where nothing can be paid any more the search ends as it stands, for the check `search-exhausted` to say.
     Every decision follows from evidence that is kept, so that a resumed audit takes the same ones.
     """
-    quiet = 0
+    quiet = sum(_dry(last, rounds) for last in search.ledger.rounds[-1:])
     for number, kind in enumerate(itertools.cycle(rounds.kinds), 1):
         standing = len(search.ledger.open())
         if not standing or quiet == rounds.quiet:
@@ -33,7 +36,11 @@ def until_dry(search: Search, rounds: Rounds) -> None:
             return
         named = kind.named(f"round-{number}-{kind.name}")
         done = search.spread(named, max(kind.least, math.ceil(kind.share * standing)), most=most, control=False)
-        quiet = 0 if done.broke >= max(1, kind.pays * done.tried) else quiet + 1
+        quiet = quiet + 1 if _dry(done, rounds) else 0
+
+
+def _dry(done: Round, rounds: Rounds) -> bool:
+    return done.broke < max(1, rounds.pays * done.tried)
 
 
 def price(stage: Stage, *, smooth: bool) -> int:
