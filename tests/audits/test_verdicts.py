@@ -271,7 +271,7 @@ def test_where_gradients_end_the_search_goes_by_scores():
 
 
 def test_where_no_attack_by_scores_serves_the_threat_the_audit_still_ends():
-    record = audited(GradientKiller(net(), keep_graph=False), "l1:0.5")
+    record = audited(GradientKiller(net(), keep_graph=False), "l0:2")
     assert record.brackets[0].broken == 0
     assert record.exit_code == 3
 

@@ -192,7 +192,7 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     Raises      InputError for an unknown budget, UnsupportedError when no attack can serve the threat.
 
     >>> [stage.name for stage in suite("quick", Threat.parse("l1:3"))]
-    ['first', 'near']
+    ['first', 'near', 'control-square']
     """
     if budget not in SUITES:
         raise InputError(f"the budget must be one of {', '.join(SUITES)}; got {budget!r}")

@@ -79,7 +79,7 @@ class BoundaryWalk:
     >>> from trustbound.attacks import attack
     >>> from trustbound.model.wrapping import wrap
     >>> model = wrap(torch.nn.Linear(2, 3))
-    >>> found = attack("boundary-walk", model, torch.rand(4, 2), torch.zeros(4, dtype=torch.int64), "l2:9", steps=5)
+    >>> found = attack("boundary-walk", model, torch.rand(4, 2), torch.zeros(4, dtype=torch.int64), "l2:1", steps=5)
     >>> int(found.cost.backwards) <= 4 * 2 * 5
     True
     """

@@ -49,10 +49,10 @@ def stages(steps: int) -> tuple[int, ...]:
     """The moves at which the stages of a run end: three tenths of it, three tenths, and the rest.
 
     >>> stages(100), stages(4)
-    ((30, 60, 100), (2, 4, 4))
+    ((30, 60, 100), (1, 2, 4))
     """
-    part = math.ceil(0.3 * steps)
-    return min(part, steps), min(2 * part, steps), steps
+    part = math.floor(round(0.3 * steps, 9))
+    return part, 2 * part, steps
 
 
 def widened(ours: AdditiveNeighbourhood, times: float) -> AdditiveNeighbourhood:
