@@ -13,7 +13,7 @@ from trustbound.audits.checks.context import After, Evidence
 from trustbound.audits.checks.examine import examine
 from trustbound.audits.parts.ledger import Round
 from trustbound.audits.plan import plan
-from trustbound.model.wrapping import wrap
+from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Threat
 
 THREAT = "l2:0.35"
@@ -98,6 +98,32 @@ def test_a_resumed_search_takes_the_same_rounds(monkeypatch, tmp_path):
     names = [(step.name, step.examined, step.settled) for step in first.steps]
     assert names == [(step.name, step.examined, step.settled) for step in again.steps]
     assert names == [(step.name, step.examined, step.settled) for step in fresh.steps]
+
+
+def test_a_round_that_was_refused_is_no_dry_one():
+    model, data = subject()
+
+    class Refusing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model.module
+
+        def forward(self, inputs):
+            return self.inner(inputs.detach())
+
+    record = tb.audit(tb.wrap(Refusing(), box=(0.0, 1.0)), data, ["l0:2"], budget="standard", curve_examples=0)
+    assert check(record).verdict == "SKIP"
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_the_limit_is_one_of_looks_whatever_the_draws(monkeypatch, draws):
+    weak(monkeypatch, limit=90)
+    model, data = subject()
+    model = tb.wrap(model.module, box=(0.0, 1.0), adaptation=Adaptation(draws=draws))
+    record = tb.audit(model, data, [THREAT], budget="standard", curve_examples=0)
+    taken = sum(step.cost.forwards + step.cost.backwards for step in record.steps if step.kind != "proof")
+    assert rounds_of(record)
+    assert taken <= 90 * 60 * draws
 
 
 def test_the_plan_holds_what_rounds_may_cost():

@@ -30,7 +30,7 @@ class SearchExhausted(HealthCheck[After]):
         """Read the last round."""
         rounds = context.evidence.rounds
         if not rounds:
-            return idle("the search was one stage only, or left nothing standing after it")
+            return idle("after its first stage the search had nothing left to try, or no attack that serves this model")
         last = rounds[-1]
         tried = f"its last round ({last.stage}) tried {last.tried} of the examples that stood and broke {last.broke}"
         return Finding(

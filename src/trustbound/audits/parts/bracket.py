@@ -120,10 +120,15 @@ class Search:
             standing = len(block) + (len(rows[tried[rows]]) - len(block) if number == 1 else 0)
             self._attack(named, block, again=control and number == 1)
             found = int(self.ledger.broken.sum()) - before
+            if self.facts and self.facts[-1].note:
+                break  # refused: nothing was tried
             asked, broke = asked + standing, broke + found
             if found < max(1, stage.pays * len(block)):
                 break
-        return self.ledger.turned(stage.name, asked, broke)
+        done = Round(stage.name, asked, broke)
+        if asked:
+            self.ledger.rounds.append(done)
+        return done
 
     @property
     def asked(self) -> int:

@@ -97,11 +97,6 @@ class Ledger:
                     first += 1
         return first
 
-    def turned(self, stage: str, tried: int, broke: int) -> Round:
-        """Note what came of a stage of the search."""
-        self.rounds.append(Round(stage, tried, broke))
-        return self.rounds[-1]
-
     def proved(self, step: str, rows: Sequence[EvidenceRow]) -> int:
         """Take what a certifier proved; returns how many examples it proved first."""
         first = 0

@@ -7,7 +7,8 @@ import math
 from typing import TYPE_CHECKING
 
 from trustbound.attacks import build
-from trustbound.attacks.suites import Rounds, Stage
+from trustbound.attacks.oracle import price_of
+from trustbound.attacks.suites import Rounds
 from trustbound.audits.parts.pricing import at_most
 
 if TYPE_CHECKING:
@@ -22,16 +23,21 @@ def until_dry(search: Search, rounds: Rounds) -> None:
 
     A round tries the smallest margins and goes on to the next ones while that pays; it is dry where it broke less than
     2 % of what it tried, and nothing where it tried fewer than fifty. The whole search never takes more than
-    `rounds.limit` forwards and backwards for each example that it is asked about: a round that would is cut short, and
-    where nothing can be paid any more the search ends as it stands, for the check `search-exhausted` to say.
+    `rounds.limit` forwards and backwards, each as often as the model's draws ask, for each example that it is asked
+    about: a round that would is cut short, and where nothing can be paid any more the search ends as it stands, for
+    the check `search-exhausted` to say.
     Every decision follows from evidence that is kept, so that a resumed audit takes the same ones.
     """
+    look, draws = price_of(search.context.model), search.context.model.adaptation.draws
     quiet = sum(_dry(last, rounds) for last in search.ledger.rounds[-1:])
     for number, kind in enumerate(itertools.cycle(rounds.kinds), 1):
         standing = len(search.ledger.open())
         if not standing or quiet == rounds.quiet:
             return
-        most = min(standing, (rounds.limit * search.asked - search.spent) // price(kind, smooth=search.smooth))
+        name, numbers = kind.method(smooth=search.smooth)
+        forwards, backwards = at_most(build(name, **numbers))
+        left = rounds.limit * look * search.asked - search.spent
+        most = min(standing, left // (look * forwards + draws * backwards))
         if most < min(standing, kind.least):
             return
         named = kind.named(f"round-{number}-{kind.name}")
@@ -41,9 +47,3 @@ def until_dry(search: Search, rounds: Rounds) -> None:
 
 def _dry(done: Round, rounds: Rounds) -> bool:
     return done.broke < max(1, rounds.pays * done.tried)
-
-
-def price(stage: Stage, *, smooth: bool) -> int:
-    """Forwards and backwards that a stage takes for an example at most."""
-    name, numbers = stage.method(smooth=smooth)
-    return sum(at_most(build(name, **numbers)))
