@@ -5,7 +5,8 @@ is cut away by the projection. Here the share of coordinates moved follows the s
 Reference   Croce and Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers, 2021
             (2103.01208), Algorithm 1.
 Deviations  coordinates at a limit of the box that the step would cross are passed over before the largest are
-            chosen; the paper leaves them to the projection.
+            chosen; the paper leaves them to the projection. Stages at larger radii are rounded down to whole steps
+            (the published code: up), so that short runs end in the set.
 """
 
 from __future__ import annotations
