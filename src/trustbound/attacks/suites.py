@@ -29,7 +29,7 @@ class Stage:
         share       of the first stage's survivors, smallest margins first.
         least       examples at least, whatever the share.
         pays        a block that breaks at least this share of its examples is followed by the next block.
-        control     a control runs on the control group alone, whatever was found before.
+        control     a control runs on the control group alone, proven or not.
     """
 
     name: str

@@ -68,7 +68,7 @@ class Context:
         data        the examples audited, in the order of their positions.
         key         63-bit key of all randomness.
         classes     that the model answers with.
-        control     (N,) bool, the examples on which nothing is ever skipped.
+        control     (N,) bool, that no proof skips, and no attack where proofs alone speak.
     """
 
     model: Model

@@ -99,9 +99,9 @@ class StepFacts:
     """One step of the search: who was examined, what came of it, at what cost.
 
     Parameters
-        kind        "attack", "proof" or "control" (run on the control group whatever came before).
+        kind        "attack", "proof" or "control" (an attack on the control group, proven or not).
         examined    examples it ran on; `settled` of these were broken (or proven) by it first.
-        control     examined examples that belong to the control group and were settled already.
+        control     examined examples that were taken along because they belong to the control group.
         rounded     examined examples whose proof was lost to rounding alone.
         note        why the step could not be made, empty where it was.
     """

@@ -91,7 +91,7 @@ class Evidence:
         adversarial     (N, *F) the witnesses; rows that are not broken are ignored.
         certified       (N,) bool, some proof succeeded.
         contradicted    (N,) bool, broken and proven at the same size, the threat's epsilon or another.
-        control         (N,) bool, the group on which every attack was run.
+        control         (N,) bool, the group that every attack was run on until its side had broken it.
         white, black    (N,) bool, broken by gradient attacks, by attacks without gradients; read on the
                         control group only.
         last            (N,) bool, still broken at the last point of the main attack, run to its end.

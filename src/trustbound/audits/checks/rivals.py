@@ -23,7 +23,7 @@ from trustbound.threat import Access
 
 @dataclass(frozen=True, kw_only=True)
 class BlackBoxBeatsWhiteBox(HealthCheck[After]):
-    """On the control group, where every attack was run: who was broken without gradients only?
+    """On the control group, proven or not: who was broken without gradients only?
 
     Measures    of the examples that the white box left standing, the share that the black box broke: what the white
                 box missed. What it broke itself does not make up for it. Any such example is a WARN that lists it;
@@ -60,10 +60,10 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
         stood = rows[open_]
         if known.black is not None:
             black = known.black[rows].cpu()
-            missed, second = rows[black & open_], int((white & ~black).sum())
+            missed = rows[black & open_]
         else:
             stood = stood[: self.examples]
-            missed, second = stood, 0
+            missed = stood
             if len(stood):
                 struck = self._searched(context.select(stood))
                 missed, cost = stood[struck.success.cpu()], struck.found.cost
@@ -71,12 +71,10 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
         return Finding(
             value=len(listed) / max(left, 1),
             finding=f"of {len(rows)} control examples the white box left {left} standing, of which the black box broke "
-            f"{len(listed)}"
-            + (f" (rows {_list(listed)})" if listed else "")
-            + (f"; the white box alone broke {second}" if known.black is not None else ""),
+            f"{len(listed)}" + (f" (rows {_list(listed)})" if listed else ""),
             advice="the gradients mislead: see finite-differences and transfer-success, give the gradient "
             "attacks more restarts, and count the black box's successes.",
-            evidence={"rows": listed, "stood": left, "only_white": second},
+            evidence={"rows": listed, "stood": left},
             cost=cost,
             at_most=severest(len(listed), left, share=0.05, least=3),
         )

@@ -23,6 +23,7 @@ from trustbound.audits.parts.attacking import attack_unit
 from trustbound.audits.parts.ledger import Ledger, Round, step_facts
 from trustbound.audits.parts.proving import Proofs, certifiers, proof_unit
 from trustbound.audits.parts.rounds import until_dry
+from trustbound.audits.parts.sides import sees_gradients, sides
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import ModelError, UnsupportedError
 from trustbound.model.wrapping import Model
@@ -104,7 +105,7 @@ class Search:
 
         Parameters
             most        examples tried at most.
-            control     whether the first block takes the whole control group along.
+            control     whether the first block takes the control group along.
         """
         tried = self.context.control.clone() if control else torch.zeros_like(self.context.control)
         asked = broke = 0
@@ -173,11 +174,11 @@ class Search:
         return [event.removeprefix(prefix) for event in self.context.store.events() if event.startswith(prefix)]
 
     def _attack(self, stage: Stage, chosen: Tensor, *, again: bool = True) -> None:
-        """One stage on the chosen examples and, the first time, on the whole control group."""
+        """One stage on the chosen examples and, the first time, on what it can still show of the control group."""
         name, numbers = stage.method(smooth=self.smooth)
-        settled = self.context.control & self.ledger.correct & again & ~_member(chosen, len(self.ledger.correct))
-        settled &= ~_member(self._tried(stage), len(settled))
-        positions = torch.cat([chosen, settled.nonzero()[:, 0]]).sort().values
+        along = self.context.control & self.ledger.correct & ~self._shown(name) & again
+        along &= ~_member(torch.cat([chosen, self._tried(stage)]), len(along))
+        positions = torch.cat([chosen, along.nonzero()[:, 0]]).sort().values
         if not len(positions):
             return
         step = f"{self.threat}/{stage.name}"
@@ -188,6 +189,13 @@ class Search:
 
         rows = self.context.run(step, positions, work)
         self._note(stage.name, "control" if stage.control else "attack", name, rows, len(positions) - len(chosen))
+
+    def _shown(self, method: str) -> Tensor:
+        """Examples of which an attack can show nothing more: broken, and not by attackers alone who see less."""
+        if not sees_gradients(method):
+            return self.ledger.broken
+        white, _ = sides(self.ledger, self.facts)
+        return torch.zeros_like(self.ledger.broken) if white is None else white
 
     def _unit(self, attack: Attack, step: str, rows: Tensor, shard: int) -> Unit:
         """A work unit; an attack that this model cannot serve is a finding, not a failure."""

@@ -17,14 +17,12 @@ from trustbound.audits.checks.registry import find
 from trustbound.audits.context import Context, derived_key
 from trustbound.audits.parts.clean import Clean
 from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.parts.sides import sides
 from trustbound.data.labelled import LabelledSet
 from trustbound.record.audit import Bracket, Check, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.document import from_document, to_document
 from trustbound.threat import Threat
-
-#: Attacks that use no gradients: the black side of `black-box-beats-white-box`.
-_BLACK = ("square",)
 
 
 def before_search(context: Context, training: LabelledSet | None) -> tuple[Check, ...]:
@@ -62,7 +60,7 @@ def after_search(
     for place, witness in found.items():
         adversarial[place] = witness.to(adversarial.dtype)
     device = context.model.device
-    white, black = _sides(ledger, facts)
+    white, black = sides(ledger, facts)
     both = torch.zeros(len(context.data), dtype=torch.bool)
     both[ledger.conflicts()] = True
     evidence = Evidence(
@@ -105,21 +103,6 @@ def weighed(checks: Sequence[Check], brackets: Sequence[Bracket]) -> tuple[Check
         else check
         for check in checks
     )
-
-
-def _sides(ledger: Ledger, facts: list[StepFacts]) -> tuple[Tensor | None, Tensor | None]:
-    """Who was broken with gradients, who without: None for a side on which nothing was run."""
-    sides: list[Tensor | None] = [None, None]
-    for step in facts:
-        if step.kind == "proof":
-            continue
-        side = 1 if step.method in _BLACK else 0
-        mask = sides[side]
-        if mask is None:
-            mask = torch.zeros(len(ledger.correct), dtype=torch.bool)
-        mask[list(ledger.broke[f"{step.threat}/{step.name}"])] = True
-        sides[side] = mask
-    return sides[0], sides[1]
 
 
 def _kept(context: Context, step: str, probe: Before, scope: str | None) -> tuple[Check, ...]:

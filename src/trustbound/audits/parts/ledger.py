@@ -56,7 +56,7 @@ class Ledger:
     unanswered: Tensor
     broken_by: list[str]
     certified_by: list[str]
-    #: Broken at least once by each step: what pruning hides from the waterfall, controls show.
+    #: Broken by each step, first or again.
     broke: dict[str, set[int]] = field(default_factory=dict)
     #: Broken by less than a radius that is proven for them, whatever stands at the threat's own epsilon.
     contradicted: set[int] = field(default_factory=set)

@@ -58,8 +58,9 @@ def waterfall_section(record: AuditRecord) -> Section:
     blocks: list[Block] = [
         Paragraph(
             text="Each step runs on what is still unknown; what it settles is drawn in full colour, what was "
-            "settled before is faint. Control steps run on the control group whatever came before, so that the "
-            "audit can catch its own mistakes; they settle nothing. One unit is one forward pass of one example; "
+            "settled before is faint. A control group drawn at random is attacked also where it is proven and proven "
+            "also where it is broken, so that the audit can catch its own mistakes. One unit is one forward pass of "
+            "one example; "
             f"a backward pass counts {number(record.backward_cost, 3)} units, as measured in this run."
         )
     ]
@@ -143,13 +144,13 @@ def _curve_table(curve: Curve) -> Table:
 def _step_table(threat: str, found: Sequence[Stage], steps: Sequence[StepFacts], backward: float) -> Table:
     """The numbers of one waterfall. The first stage is the clean pass, then comes one stage for each step."""
     return Table(
-        caption=f"The steps under {threat}, in order. Again: examples of the control group that were settled "
-        "before. Evaluations are counted per example.",
+        caption=f"The steps under {threat}, in order. Control: examples taken along because they belong to "
+        "the control group. Evaluations are counted per example.",
         head=(
             "step",
             "method",
             "examined",
-            "again",
+            "control",
             "settled",
             "still unknown",
             "forwards",
