@@ -137,10 +137,10 @@ _FAB = Stage(name="fab-t", attack="fab-t", numbers={"seeks": "any"}, share=0.5)
 _BY_NORM: dict[tuple[str, str], tuple[Stage, ...]] = {
     ("standard", "l2"): (_walk("walk", 0.6, 1),),
     ("standard", "l1"): (
-        _sparse("sparse", 1.0, "probability-margin"),
+        _sparse("sparse", 1.0, "probability-margin", 30),
         _sparse("sparse-ce", 0.6, "ce"),
         _sparse("sparse-margin", 0.4, "margin"),
-        _walk("walk", 0.2, 1),
+        _margin("last", 0.06, *VARIED, sharpness=(16.0, 32.0)),
     ),
     ("thorough", "l2"): (_walk("walk", 1.0, 3), _FAB),
     ("thorough", "l1"): (
@@ -213,8 +213,8 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
 def _by_norm(budget: str, norm: str, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     """With the norm's own stages after the first; under l1 these stand for the dense climbs but the last."""
     own = _BY_NORM.get((budget, norm), ())
-    dense = ("wide", "near") if own and norm == "l1" else ()
-    return (*stages[:1], *own, *(stage for stage in stages[1:] if stage.name not in dense))
+    replaced = {stage.name for stage in own} | ({"wide", "near"} if own and norm == "l1" else set())
+    return (*stages[:1], *own, *(stage for stage in stages[1:] if stage.name not in replaced))
 
 
 def rounds(budget: str, threat: Threat) -> Rounds:

@@ -1,0 +1,37 @@
+"""Who was broken with gradients, who without: what one attacker misses, another with less knowledge must not find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trustbound.attacks.registry import find
+from trustbound.audits.parts.ledger import Ledger
+from trustbound.record.audit import StepFacts
+from trustbound.threat import Access
+
+
+def sees_gradients(method: str) -> bool:
+    """Whether an attack belongs to the white box.
+
+    >>> sees_gradients("apgd"), sees_gradients("square")
+    (True, False)
+    """
+    return Access[find(method).needs.upper()] >= Access.GRADIENTS
+
+
+def sides(ledger: Ledger, facts: Sequence[StepFacts]) -> tuple[Tensor | None, Tensor | None]:
+    """Broken with gradients and broken without, (N,) bool each; None for a side on which nothing was run."""
+    found: list[Tensor | None] = [None, None]
+    for step in facts:
+        if step.kind == "proof":
+            continue
+        side = 0 if sees_gradients(step.method) else 1
+        mask = found[side]
+        if mask is None:
+            mask = torch.zeros(len(ledger.correct), dtype=torch.bool)
+        mask[list(ledger.broke[f"{step.threat}/{step.name}"])] = True
+        found[side] = mask
+    return found[0], found[1]
