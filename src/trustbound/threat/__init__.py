@@ -4,6 +4,7 @@ from trustbound.threat.goals import Goal, Misclassify, Objective, ReduceConfiden
 from trustbound.threat.neighbourhood import Neighbourhood
 from trustbound.threat.random import Random, new_key
 from trustbound.threat.sets.ball import NORMS, NormBall
+from trustbound.threat.sets.perturbations import PerturbationSet
 from trustbound.threat.threat import Access, Threat
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Neighbourhood",
     "NormBall",
     "Objective",
+    "PerturbationSet",
     "Random",
     "ReduceConfidence",
     "SourceTarget",

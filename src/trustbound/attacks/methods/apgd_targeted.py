@@ -87,10 +87,10 @@ class TargetedAPGD:
         named = problem.objective.targets
         if named is not None:
             return TargetMemory(order=named[:, None])
-        outputs = problem.outputs(problem.inputs)
+        outputs = problem.outputs(problem.neighbourhood.origin())
         if outputs.shape[1] == 2:
             return TargetMemory(order=by_gap(outputs, problem.objective.labels))
-        dual = DUAL[problem.neighbourhood.norm]
+        dual = DUAL.get(problem.neighbourhood.norm, 2.0)
         order = by_slope(problem, outputs, max(self.candidates, self.targets), dual)
         return TargetMemory(order=order[:, : self.targets])
 

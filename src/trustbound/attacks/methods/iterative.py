@@ -150,10 +150,10 @@ class PGD:
     def init(self, problem: Problem) -> AscentState:
         """A random point of the set, or the clean input."""
         ours = problem.neighbourhood
-        clean = problem.restart == 0 and (not self.random_start or ours.norm == "l0")
+        clean = problem.restart == 0 and (not self.random_start or ours.discrete)
         theta = ours.origin() if clean else ours.start(problem.random, problem.restart)
         # For l0 whole moves: the projection drops a coordinate that moved less than those already changed.
-        whole = 1.0 if ours.norm == "l0" else 2.5 / self.steps
+        whole = 1.0 if ours.discrete else 2.5 / self.steps
         size = whole * ours.scale() if self.step_size is None else self.step_size
         return begin(problem, theta, size)
 

@@ -62,7 +62,7 @@ def certifiers(context: Context, proofs: Proofs, threat: Threat) -> tuple[list[t
         module, _, kind = row.target.partition(":")
         kept.append((row.name, getattr(importlib.import_module(module), kind)()))
     if not kept and not left:
-        left.append(f"no proof: no certifier serves {threat.allowed.norm}")
+        left.append(f"no proof: no certifier serves {threat.allowed.name}")
     return kept, "; ".join(left)
 
 
