@@ -43,7 +43,7 @@ class FGSM:
     """One step of the full radius along the set's steepest direction.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       gradients.  Sets: linf, l2.
+    Needs       gradients.  Sets: linf, l2, those with parameters of their own.
     Update      theta <- project(inputs + epsilon * steepest(gradient)).
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example: 1 forward and backward, then 1 forward re-check.
@@ -81,7 +81,7 @@ class BIM:
     """FGSM repeated with small steps from the clean input.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       gradients.  Sets: linf, l2.
+    Needs       gradients.  Sets: linf, l2, those with parameters of their own.
     Update      theta <- project(theta + step_size * steepest(gradient)).
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example: `steps` forwards and backwards, then 1 forward re-check.

@@ -28,7 +28,7 @@ class RandomSampling:
     """Draw points of the set uniformly and independently: one of them may reach the goal.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       decisions.  Sets: those with parameters of their own (rotation, translation, brightness …).
+    Needs       decisions.  Sets: those with parameters of their own.
     Update      theta <- a new uniform point of the set.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example and restart: `steps` forwards, then 1 forward re-check.
@@ -74,7 +74,7 @@ class GridSearch:
     """Try every point of a regular grid over the set's parameters, the limits included, the largest changes first.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing: between the points lie others.
-    Needs       decisions.  Sets: those with parameters of their own (rotation, translation, brightness …).
+    Needs       decisions.  Sets: those with parameters of their own.
     Update      theta <- the next point of the grid.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example: at most `steps` forwards, then 1 forward re-check.

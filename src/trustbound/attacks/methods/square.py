@@ -66,7 +66,7 @@ class Square:
     The size of squares falls with the queries spent, and is one for all examples; each draws its own places.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       scores.  Sets: linf, l2, l1, and all whose parameters θ lie between limits of their own, as one row.
+    Needs       scores.  Sets: linf, l2, l1, those with parameters of their own (as one row).
     Update      candidate <- theta with a random square changed; theta <- candidate where the margin to the goal
                 fell.
     Shapes      inputs (B, *F) in the box: the last two axes are height and width, those before are channels;
