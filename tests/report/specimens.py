@@ -294,7 +294,7 @@ def record(threats=("linf:0.1",), *, shape=(1, 8, 8), classes=10, **changes):
             certified=123 - 40 * i,
             unknown=67 + 10 * i,
             broken=100 + 30 * i,
-            change="each pixel by at most 0.1" if threat.startswith("linf") else "",
+            change="any change of each input value by up to 0.1" if threat.startswith("linf") else "",
             ties=2 * i,
         )
         for i, threat in enumerate(threats)

@@ -13,8 +13,9 @@ from trustbound.report.comparison import apart
 from trustbound.report.figures.curve import stairs
 from trustbound.report.figures.palette import COLOURS, STACK, colour, role_of
 from trustbound.report.figures.waterfall import stages
-from trustbound.report.numbers import duration, epsilon_of, interval, measured, number, share
+from trustbound.report.numbers import duration, interval, measured, number, share, size_of
 from trustbound.report.verdict import contradiction, judge, ordered_checks
+from trustbound.threat import Threat
 
 NBSP = "\u00a0"
 
@@ -57,7 +58,8 @@ def test_the_claim_in_words(specimens):
     ],
 )
 def test_threats_in_words(threat, words, specimens):
-    record, _ = specimens.record(brackets=(specimens.bracket(threat, change="a 5x5 square"),))
+    change = "a 5x5 square" if threat.startswith("patch") else Threat.parse(threat).allowed.words
+    record, _ = specimens.record(brackets=(specimens.bracket(threat, change=change),))
     assert words in judge(record).claims[0].sentences[0]
 
 
@@ -115,7 +117,7 @@ def test_rounding_never_claims_all_or_none():
     assert plain(interval((0.0, 1.0))) == "0.0–100.0 %"
     assert number(-0.5) == "−0.5"
     assert duration(59.6) == "60 s"
-    assert epsilon_of("linf:1/0") is None
+    assert size_of("linf:1/0") is None
     assert plain(measured(2 / 3, 3)).startswith("66.7 % (9.4–99.2 %)")
 
 

@@ -101,6 +101,6 @@ def test_it_is_attacked_audited_and_joined_with_others(copy):
     done = run(copy, "-c", code)
     assert done.returncode == 0, done.stderr
     first, second, third = done.stdout.splitlines()
-    assert first == "contrast:0.9 1.0 contrast by at most 0.9 share of the way either way"
-    assert second.startswith("contrast:0.5,brightness:0.1 1.0 contrast")
+    assert first == "contrast:0.9 1.0 any contrast by up to 0.9 share of the way either way"
+    assert second.startswith("contrast:0.5,brightness:0.1 1.0 any contrast")
     assert third == "contrast must be at most 1 of the way, beyond which nothing new lies; got 2"

@@ -261,7 +261,7 @@ def test_an_audit_under_turns_shifts_and_brightness():
     record = tb.audit(model, data, ["rotation:20,translation:1", "brightness:0.1;access=decisions"], budget="quick")
     assert [bracket.lower for bracket in record.brackets] == [0.0, 0.0]
     assert all("no certifier serves" in bracket.no_proof for bracket in record.brackets)
-    assert record.brackets[0].change.startswith("rotation by at most 20 degrees")
+    assert record.brackets[0].change.startswith("any rotation by up to 20 degrees either way, then translation")
     assert not record.curves
     assert record.exit_code == 0
     # Against truth by brute force: no finer grid breaks an example that the bracket calls unbroken and a point missed.

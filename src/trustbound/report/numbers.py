@@ -122,16 +122,14 @@ def amount(value: int, one: str, many: str = "") -> str:
     return f"{count(value)} {one if value == 1 else many or one + 's'}"
 
 
-def epsilon_of(threat: str) -> tuple[str, float] | None:
-    """Norm and size of a norm threat's text form; None for threats that have no single size.
+def size_of(threat: str) -> tuple[str, float] | None:
+    """Set and size of a threat's text form; None for threats that have no single size.
 
-    >>> epsilon_of("linf:8/255"), epsilon_of("patch:5x5"), epsilon_of("l2:inf;goal=target:3")
+    >>> size_of("linf:8/255"), size_of("rotation:30,translation:3"), size_of("l2:inf;goal=target:3")
     (('linf', 0.03137254901960784), None, ('l2', inf))
     """
-    norm, _, size = threat.partition(";")[0].strip().partition(":")
-    if norm not in ("linf", "l2", "l1", "l0"):
-        return None
+    name, _, size = threat.partition(";")[0].strip().partition(":")
     try:
-        return norm, math.inf if size.strip() == "inf" else float(Fraction(size.strip()))
+        return name, math.inf if size.strip() == "inf" else float(Fraction(size.strip()))
     except (ValueError, ZeroDivisionError):
         return None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from trustbound.record.audit import AuditRecord, Bracket
-from trustbound.report.numbers import amount, epsilon_of, number
+from trustbound.report.numbers import amount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,29 +46,18 @@ def is_picture(shape: tuple[int, ...]) -> bool:
 
 
 def change_words(bracket: Bracket, what: Noun) -> str:
-    """What the threat allows, as it follows "under": from its text form, else in the record's own words.
+    """What the threat allows, as it follows "under": the record's own words, with what an input value is called here.
 
     >>> bracket = Bracket(threat="linf:8/255", lower=0.0, upper=1.0, lower_interval=(0.0, 1.0),
-    ...     upper_interval=(0.0, 1.0), n=1, certified=0, broken=0, misclassified=0, unknown=1)
+    ...     upper_interval=(0.0, 1.0), n=1, certified=0, broken=0, misclassified=0, unknown=1,
+    ...     change="any change of each input value by up to 8/255 (0.03137)")
     >>> change_words(bracket, noun((3, 32, 32)))
     'any change of each pixel by up to 8/255 (0.03137)'
     """
-    known = epsilon_of(bracket.threat)
-    if known is None:
-        said = bracket.change.strip().rstrip(".")
-        return f"any change that {bracket.threat} allows" + (f" ({said})" if said else "")
-    norm, epsilon = known
-    text = bracket.threat.partition(";")[0].partition(":")[2].strip()
-    size = f"{text} ({number(epsilon)})" if "/" in text else number(epsilon)
-    if math.isinf(epsilon):
-        return "any change at all within the valid range"
-    if norm == "linf":
-        return f"any change of each {what.part} by up to {size}"
-    if norm == "l2":
-        return f"any change of Euclidean length up to {size}"
-    if norm == "l1":
-        return f"any change whose absolute values sum up to at most {size}"
-    return f"any change of at most {size} {what.part}{'' if epsilon == 1 else 's'}"
+    said = bracket.change.strip().rstrip(".").replace("input value", what.part)
+    if said.startswith("any "):
+        return said
+    return f"any change that {bracket.threat} allows" + (f" ({said})" if said else "")
 
 
 def kept(bracket: Bracket) -> str:

@@ -73,7 +73,7 @@ class Learner:
         """
         allowed, box = self._allowed, self.model.box
         # l0 counts coordinates: how far each may go is the box's own width.
-        reach = 0.0 if allowed.norm == "l0" else min(allowed.epsilon, box.width)
+        reach = 0.0 if allowed.grain else min(allowed.epsilon, box.width)
         return allowed.around(inputs, Box(box.low - reach, box.high + reach)).start(random, 0)
 
     @property

@@ -90,7 +90,7 @@ def threats_section(record: AuditRecord) -> Section:
             Table(
                 caption="What was allowed, what counts as success, and what the adversary sees.",
                 head=("threat", "goal", "access", "allowed change"),
-                rows=tuple((b.threat, b.goal, b.access, b.change or change_words(b, what)) for b in record.brackets),
+                rows=tuple((b.threat, b.goal, b.access, change_words(b, what)) for b in record.brackets),
                 words=(0, 1, 2, 3),
             ),
         ),

@@ -9,7 +9,7 @@ from trustbound.record.cost import Cost
 from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.curve import curve_picture
 from trustbound.report.figures.waterfall import Stage, stages, waterfall_picture
-from trustbound.report.numbers import amount, count, duration, epsilon_of, number, share_with_interval
+from trustbound.report.numbers import amount, count, duration, number, share_with_interval, size_of
 from trustbound.report.sections.blocks import Block, Items, Paragraph, Picture, Section, Table, missing
 
 _ROWS_SHOWN_OPEN = 12
@@ -35,7 +35,7 @@ def curve_section(record: AuditRecord) -> Section:
     ]
     for index, curve in enumerate(curves):
         marked = [
-            (b.threat, known[1]) for b in record.brackets if (known := epsilon_of(b.threat)) and known[0] == curve.norm
+            (b.threat, known[1]) for b in record.brackets if (known := size_of(b.threat)) and known[0] == curve.norm
         ]
         blocks.append(
             Picture(

@@ -74,12 +74,14 @@ class NormBall:
     def words(self) -> str:
         """What may change and by how much, for people."""
         if math.isinf(self.epsilon):
-            return "anything inside the box"
+            return "any change at all within the valid range"
+        size = decimal(self.epsilon)
+        size = f"{size} ({self.epsilon:.4g})" if "/" in size else f"{self.epsilon:.4g}"
         return {
-            "linf": f"each input value by at most {self.epsilon:.4g}",
-            "l2": f"Euclidean length of the change at most {self.epsilon:.4g}",
-            "l1": f"absolute changes that sum to at most {self.epsilon:.4g}",
-            "l0": f"at most {self.epsilon:g} input values, each by any amount inside the box",
+            "linf": f"any change of each input value by up to {size}",
+            "l2": f"any change of Euclidean length up to {size}",
+            "l1": f"any change whose absolute values sum up to at most {size}",
+            "l0": f"any change of at most {self.epsilon:g} input value{'' if self.epsilon == 1 else 's'}",
         }[self.norm]
 
     @property

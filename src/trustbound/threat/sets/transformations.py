@@ -75,8 +75,8 @@ class Transformations:
         said = []
         for name, limit in self.parts:
             row = find(name)
-            said.append(f"{name} by at most {decimal(limit)} {row.unit} either way")
-        return ", then ".join(said)
+            said.append(f"{name} by up to {decimal(limit)} {row.unit} either way")
+        return f"any {', then '.join(said)}"
 
     @property
     def alone(self) -> float:
