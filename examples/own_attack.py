@@ -29,7 +29,7 @@ class RandomSearch:
 
     def init(self, problem: Problem) -> Drawn:
         """Start at the clean inputs."""
-        return Drawn(theta=problem.inputs.clone(), done=torch.zeros(len(problem), dtype=torch.bool))
+        return Drawn(theta=problem.neighbourhood.origin(), done=torch.zeros(len(problem), dtype=torch.bool))
 
     def step(self, problem: Problem, state: Drawn) -> Drawn:
         """One draw for each example: numbers that depend on the example and the draw, not on its neighbours."""

@@ -12,7 +12,9 @@ from torch import Tensor
 from trustbound.attacks.oracle import Apply, Oracle, Slope
 from trustbound.attacks.window.compiled import Climb
 from trustbound.attacks.window.smoothing import SmoothBackward
+from trustbound.attacks.window.surrogate import Custom
 from trustbound.errors import UnsupportedError
+from trustbound.measure.losses import Loss
 from trustbound.threat import Neighbourhood, Objective, Random
 
 AnyRows = TypeVar("AnyRows", bound="Rows")
@@ -231,16 +233,16 @@ class Problem:
     def gradient(
         self,
         theta: Tensor,
-        loss: str,
+        loss: str | Loss,
         *,
         objective: Objective | None = None,
         owner: Tensor | None = None,
         smooth: SmoothBackward | None = None,
     ) -> Slope:
-        """Evaluate points and the gradient of a named loss, to climb.
+        """Evaluate points and the gradient of a loss, to climb: named, or a function of outputs and labels.
 
         `objective` replaces the goal in the surrogate only (towards another class, say); what counts as
-        success stays the goal's.
+        success stays the goal's. A goal to which no named loss leads is climbed by its own margin.
         """
         place = self.place if owner is None else self.place[owner]
         climbed = self.objective if objective is None else objective
@@ -248,7 +250,11 @@ class Problem:
             climbed = climbed.select(owner)
 
         unit = self.unit if self.unit is None or owner is None else self.unit[owner]
-        surrogate = Climb(loss, climbed.labels, climbed.targets, unit)
+        surrogate: Climb | Custom
+        if isinstance(loss, str) and climbed.led:
+            surrogate = Climb(loss, climbed.labels, climbed.targets, unit)
+        else:
+            surrogate = Custom(climbed, None if isinstance(loss, str) else loss)
         apply = None if self.neighbourhood.additive else self._apply(owner)
         slope = self.oracle.gradient(theta, place, surrogate, apply, smooth)
         outputs = self._observed(theta, slope.points, slope.outputs, place, owner)

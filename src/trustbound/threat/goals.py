@@ -16,7 +16,6 @@ from torch import Tensor
 
 from trustbound.errors import InputError
 from trustbound.measure.decision import answered
-from trustbound.measure.losses import loss
 from trustbound.measure.margin import margin as true_margin
 from trustbound.measure.margin import targeted_margin
 
@@ -53,9 +52,10 @@ class Objective:
         """Which examples the goal can be reached for at all, (B,) bool."""
         return self.goal.concerns(self.labels)
 
-    def loss(self, name: str, outputs: Tensor) -> Tensor:
-        """A named surrogate to climb, (B,)."""
-        return loss(name)(outputs, self.labels, self.targets)
+    @property
+    def led(self) -> bool:
+        """Whether the named losses of labels and targets lead to the goal."""
+        return getattr(self.goal, "led", False)
 
     def select(self, rows: Tensor | slice) -> Objective:
         """The same goal for some of the examples."""
@@ -70,6 +70,7 @@ class Goal(Protocol):
     """What success means: text form, which examples it concerns, how far an output is from it.
 
     silenced    whether a model that gives no answer at all has reached it.
+    led         (optional) whether the named losses of labels and targets lead to it; else attacks climb its margin.
     """
 
     silenced: ClassVar[bool]
@@ -99,6 +100,7 @@ class Misclassify:
 
     name = "misclassify"
     silenced: ClassVar[bool] = True
+    led: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return self.name
@@ -127,6 +129,7 @@ class Target:
     target: int
     name = "target"
     silenced: ClassVar[bool] = False
+    led: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"target:{self.target}"
@@ -154,6 +157,7 @@ class SourceTarget:
     target: int
     name = "source-target"
     silenced: ClassVar[bool] = False
+    led: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"source:{self.source},target:{self.target}"
@@ -188,6 +192,7 @@ class ReduceConfidence:
     below: float
     name = "reduce-confidence"
     silenced: ClassVar[bool] = True
+    led: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Probabilities only."""

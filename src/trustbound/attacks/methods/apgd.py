@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trustbound.attacks.methods.sparse_ascent import SparseState, begin_sparse, climb_sparse
 from trustbound.attacks.problem import Problem, State
+from trustbound.measure.losses import Loss
 from trustbound.threat import Access, Objective
 
 
@@ -92,7 +93,7 @@ class APGD:
 
     steps: int = 100
     restarts: int = 1
-    loss: str = "ce"
+    loss: str | Loss = "ce"
     random_start: bool = True
 
     def init(self, problem: Problem) -> MomentumState | SparseState:

@@ -12,6 +12,7 @@ from trustbound.attacks.methods.apgd import APGD, MomentumState
 from trustbound.attacks.methods.sparse_ascent import SparseState
 from trustbound.attacks.methods.targets import DUAL, by_gap, by_slope
 from trustbound.attacks.problem import Problem, Rows
+from trustbound.measure.losses import Loss
 from trustbound.threat import Access
 
 
@@ -63,7 +64,7 @@ class TargetedAPGD:
     steps: int = 100
     targets: int = 9
     candidates: int = 20
-    loss: str = "dlr"
+    loss: str | Loss = "dlr"
     random_start: bool = True
     ascent: APGD = field(init=False, repr=False, compare=False)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.problem import Problem, State
+from trustbound.measure.losses import Loss
 from trustbound.threat import Access
 
 
@@ -29,7 +30,7 @@ def begin(problem: Problem, theta: Tensor, step_size: float | Tensor) -> AscentS
     )
 
 
-def ascend(problem: Problem, state: AscentState, loss: str) -> AscentState:
+def ascend(problem: Problem, state: AscentState, loss: str | Loss) -> AscentState:
     """θ ← project(θ + step_size · steepest(gradient)), in place."""
     slope = problem.gradient(state.theta, loss)
     direction = problem.neighbourhood.steepest(state.theta, slope.gradient)
@@ -63,7 +64,7 @@ class FGSM:
     seeks: ClassVar[str] = "any"
     needs: ClassVar[Access] = Access.GRADIENTS
 
-    loss: str = "ce"
+    loss: str | Loss = "ce"
     steps: ClassVar[int] = 1
     restarts: ClassVar[int] = 1
 
@@ -100,7 +101,7 @@ class BIM:
 
     steps: int = 10
     step_size: float | None = None
-    loss: str = "ce"
+    loss: str | Loss = "ce"
     restarts: ClassVar[int] = 1
 
     def init(self, problem: Problem) -> AscentState:
@@ -144,7 +145,7 @@ class PGD:
     steps: int = 40
     step_size: float | None = None
     restarts: int = 1
-    loss: str = "ce"
+    loss: str | Loss = "ce"
     random_start: bool = True
 
     def init(self, problem: Problem) -> AscentState:

@@ -13,6 +13,7 @@ from trustbound.attacks.problem import Problem, Rows, State
 from trustbound.attacks.refusals import whole
 from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import InputError
+from trustbound.measure.losses import Loss
 from trustbound.threat import Access
 
 
@@ -96,7 +97,7 @@ class MarginPGD:
     steps: int = 20
     runs: tuple[Run, ...] = VARIED
     candidates: int = 4
-    loss: str = "probability-margin"
+    loss: str | Loss = "probability-margin"
 
     def __post_init__(self) -> None:
         """Refuse runs that are none."""

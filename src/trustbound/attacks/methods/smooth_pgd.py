@@ -12,6 +12,7 @@ from trustbound.attacks.methods.margin_pgd import VARIED, MarginMemory, MarginPG
 from trustbound.attacks.problem import Problem
 from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import InputError
+from trustbound.measure.losses import Loss
 from trustbound.threat import Access
 
 
@@ -55,7 +56,7 @@ class SmoothPGD:
     steps: int = 20
     runs: tuple[Run, ...] = VARIED
     candidates: int = 4
-    loss: str = "probability-margin"
+    loss: str | Loss = "probability-margin"
     sharpness: tuple[float, ...] = (16.0, 32.0)
     ascent: MarginPGD = field(init=False, repr=False, compare=False)
 

@@ -1,0 +1,44 @@
+"""What is climbed where no named loss leads to the goal: the goal's own margin, or a loss of the caller's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trustbound.errors import InputError
+from trustbound.measure.losses import Loss
+from trustbound.threat import Objective
+
+
+@dataclass(frozen=True, eq=False)
+class Custom:
+    """An objective's own margin, downwards, or a loss on its labels and targets, upwards.
+
+    Called with outputs (r, *O) of some rows, returns (r,).
+
+    Raises      InputError when the loss does not give one number for each row.
+
+    >>> import torch
+    >>> from trustbound.threat import Misclassify
+    >>> objective = Misclassify().bind(torch.tensor([0, 1]), 2)
+    >>> Custom(objective)(torch.tensor([[3.0, 1.0]]), slice(0, 1))
+    tensor([-2.])
+    """
+
+    objective: Objective
+    loss: Loss | None = None
+
+    def __call__(self, outputs: Tensor, rows: Tensor | slice) -> Tensor:
+        """What is climbed of some rows."""
+        ours = self.objective.select(rows)
+        if self.loss is None:
+            return -ours.margin(outputs)
+        named = (ours.labels,) if ours.targets is None else (ours.labels, ours.targets)
+        climbed = self.loss(outputs, *named)
+        if climbed.shape != outputs.shape[:1]:
+            raise InputError(
+                f"a loss must give one number for each example, here ({len(outputs)},), larger for the adversary; got "
+                f"shape {tuple(climbed.shape)}. Leave its mean out (reduction='none')."
+            )
+        return climbed
