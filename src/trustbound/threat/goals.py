@@ -70,9 +70,11 @@ class Goal(Protocol):
     """What success means: text form, which examples it concerns, how far an output is from it.
 
     silenced    whether a model that gives no answer at all has reached it.
+    decided     whether decisions alone, without scores, show that it is reached.
     """
 
     silenced: ClassVar[bool]
+    decided: ClassVar[bool]
 
     @property
     def name(self) -> str:
@@ -99,6 +101,7 @@ class Misclassify:
 
     name = "misclassify"
     silenced: ClassVar[bool] = True
+    decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return self.name
@@ -127,6 +130,7 @@ class Target:
     target: int
     name = "target"
     silenced: ClassVar[bool] = False
+    decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"target:{self.target}"
@@ -154,6 +158,7 @@ class SourceTarget:
     target: int
     name = "source-target"
     silenced: ClassVar[bool] = False
+    decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"source:{self.source},target:{self.target}"
@@ -188,6 +193,7 @@ class ReduceConfidence:
     below: float
     name = "reduce-confidence"
     silenced: ClassVar[bool] = True
+    decided: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Probabilities only."""
