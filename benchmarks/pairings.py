@@ -34,7 +34,12 @@ RESULTS = Path(__file__).parent / "results" / "pairings.json"
 EXAMPLES = 60
 
 #: Fewer steps than the defaults where those are made for large pictures.
-NUMBERS: dict[str, dict[str, Any]] = {"square": {"steps": 1000}, "apgd": {"steps": 50}, "apgd-t": {"steps": 30}}
+NUMBERS: dict[str, dict[str, Any]] = {
+    "square": {"steps": 1000},
+    "apgd": {"steps": 50},
+    "apgd-t": {"steps": 30},
+    "hopskipjump": {"steps": 15},
+}
 
 
 class Residual(nn.Module):

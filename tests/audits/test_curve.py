@@ -151,17 +151,15 @@ def test_the_curve_stands_no_higher_than_one_attack_at_each_size(digits, norm, e
     assert curve.cost.backwards <= 200 * len(data)
 
 
-def test_an_adversary_without_gradients_gets_no_curve_and_one_with_decisions_alone_no_answer():
+@pytest.mark.parametrize("access", ["scores", "decisions"])
+def test_an_adversary_without_gradients_gets_no_curve(access):
     known = linear(n=20)
-    record = tb.audit(known.exact.model, known.data, [f"{known.threat};access=scores"], budget="quick")
+    blind = f"{known.threat};access={access}"
+    record = tb.audit(known.exact.model, known.data, [blind], budget="quick")
     assert record.curves == ()
     assert record.brackets[0].upper < record.clean_accuracy
-    blind = f"{known.threat};access=decisions"
     assert not curve_part.drawable(tb.Threat.parse(blind))
-    for budget in ("quick", "standard", "thorough", "autoattack"):
-        with pytest.raises(tb.UnsupportedError, match="no attack of the budget"):
-            tb.audit(known.exact.model, known.data, [blind], budget=budget)
-    for name in ("pgd", "square", "fmn"):
+    for name in ("pgd", "fmn"):
         with pytest.raises(tb.UnsupportedError, match="access"):
             attack(name, known.exact.model, known.data.inputs, known.data.labels, blind)
 

@@ -324,7 +324,9 @@ def test_one_certifier_that_refuses_does_not_deny_what_another_proved(monkeypatc
         ([], {}, tb.InputError, "at least one threat"),
         (["linf:2"], {}, tb.InputError, "inf"),
         (["l2:0.1"], {"budget": "huge"}, tb.InputError, "quick"),
-        (["linf:0.1;access=decisions"], {}, tb.UnsupportedError, "no attack"),
+        (["l1:0.1;access=decisions"], {}, tb.UnsupportedError, "no attack"),
+        (["linf:0.1;access=decisions"], {"budget": "autoattack"}, tb.UnsupportedError, "no attack"),
+        (["linf:0.1;goal=reduce-confidence:0.4;access=decisions"], {}, tb.UnsupportedError, "decisions do not show"),
         (["linf:0.1;goal=target:9"], {}, tb.InputError, "target"),
     ],
 )
@@ -384,12 +386,35 @@ def test_examples_that_the_model_cannot_serve_are_refused(module, change, said):
 
 def test_a_suite_in_which_only_controls_serve_is_no_search():
     with pytest.raises(tb.UnsupportedError, match="no attack"):
-        suites.suite("quick", tb.Threat.parse("linf:0.1;access=decisions"))
+        suites.suite("quick", tb.Threat.parse("l1:0.1;access=decisions"))
 
 
-def test_without_gradients_the_query_attack_searches_everything():
-    stages = suites.suite("quick", tb.Threat.parse("linf:0.1;access=scores"))
-    assert [(stage.attack, stage.share) for stage in stages if not stage.control] == [("square", 1.0)]
+@pytest.mark.parametrize(
+    ("budget", "access", "name"),
+    [
+        ("quick", "scores", "square"),
+        ("quick", "decisions", "hopskipjump"),
+        ("standard", "decisions", "hopskipjump"),
+        ("thorough", "decisions", "hopskipjump"),
+    ],
+)
+def test_without_gradients_the_query_attack_searches_everything(budget, access, name):
+    stages = suites.suite(budget, tb.Threat.parse(f"linf:0.1;access={access}"))
+    assert [(stage.attack, stage.share) for stage in stages if not stage.control] == [(name, 1.0)]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_decisions_alone_give_a_bracket_around_the_truth(norm):
+    known = linear(norm=norm, n=40)
+    record = tb.audit(known.exact.model, known.data, f"{known.threat};access=decisions", budget="standard")
+    bracket = record.brackets[0]
+    assert bracket.access == "decisions"
+    assert bracket.lower <= known.truth <= bracket.upper <= known.truth + 0.1 < record.clean_accuracy
+    assert [step.method for step in record.steps if step.kind == "attack"] == ["hopskipjump"]
+    assert 0 < record.steps[0].cost.queries < 6_000 * 40
+    assert record.steps[0].cost.backwards == 0
+    broken = [row == "broken" for row in verdicts(record)]
+    assert not any(one and robust for one, robust in zip(broken, known.robust.tolist(), strict=True))
 
 
 def test_examples_that_the_goal_does_not_concern_are_out_of_its_reach():

@@ -35,9 +35,9 @@ def kind(row):
 
 
 def small(row, steps=6, **numbers):
-    """The attack with few steps, where it has any to choose."""
+    """The attack with few steps, where it has any to choose, and few draws a step."""
     names = {field.name for field in dataclasses.fields(kind(row)) if field.init}
-    wanted = {"steps": steps, **numbers}
+    wanted = {"steps": steps, "draws": 10, "tries": 200, **numbers}
     return {name: value for name, value in wanted.items() if name in names}
 
 
@@ -209,7 +209,8 @@ def test_the_model_is_left_as_it_came(row, fails):
 
 
 LARGE = {"pgd": 1000, "square": 1000}
-INEXACT = {"fmn", "fab", "fab-t", "boundary-walk"}  # divide by lengths of gradients
+# Divide by lengths of gradients, or of random directions; for the latter see test_hop_skip_jump.py.
+INEXACT = {"fmn", "fab", "fab-t", "boundary-walk", "hopskipjump"}
 
 
 @pytest.mark.parametrize(
@@ -514,7 +515,7 @@ def test_an_attack_that_comes_as_an_object_is_refused_what_its_name_is_refused(r
 
 
 def test_every_pair_of_attack_and_access_is_served_or_refused_before_the_first_call():
-    """One-hot decisions have margins of 0 and 1 only: an attack that read them as scores would report robustness."""
+    """One-hot decisions have margins of -1 and 1 only: an attack that read them as scores would report robustness."""
     net, inputs, labels = task(3)
     served = set()
     for row, level in itertools.product(ATTACKS, Access):
@@ -527,6 +528,7 @@ def test_every_pair_of_attack_and_access_is_served_or_refused_before_the_first_c
         else:
             served.add((row.name, level))
     assert served == {(row.name, level) for row in ATTACKS for level in Access if level >= Access[row.needs.upper()]}
+    assert {name for name, level in served if level is Access.DECISIONS} == {"hopskipjump", "random", "grid"}
 
 
 SECTIONS = ("Bound", "Needs", "Shapes", "Cost", "Randomness", "Raises", "Reference", "Deviations")

@@ -15,7 +15,13 @@ from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.threat import Access, Misclassify, NormBall, Random
 
-NUMBERS = {"square": {"steps": 150}, "apgd": {"steps": 25}, "apgd-t": {"steps": 15}, "fmn": {"steps": 40}}
+NUMBERS = {
+    "square": {"steps": 150},
+    "apgd": {"steps": 25},
+    "apgd-t": {"steps": 15},
+    "fmn": {"steps": 40},
+    "hopskipjump": {"steps": 6},
+}
 PAIRS = [
     (certifier.name, attack.name, norm)
     for certifier in CERTIFIERS

@@ -46,8 +46,23 @@ def check_seeks(seeks: str) -> None:
         raise InputError(f"`seeks` must be 'smallest' or 'any'; got {seeks!r}")
 
 
+def check_goal(threat: Threat) -> None:
+    """Refuse a goal that an adversary with this access cannot tell from any other.
+
+    Raises      UnsupportedError.
+
+    >>> check_goal(Threat.parse("l2:1;goal=target:3;access=decisions"))
+    """
+    if threat.access is Access.DECISIONS and not threat.goal.decided:
+        raise UnsupportedError(
+            f"decisions do not show whether {threat.goal} is reached; the threat gives nothing else. Give "
+            "access=scores, or choose another goal."
+        )
+
+
 def check_request(row: AttackRow, threat: Threat) -> None:
     """Refuse what an attack cannot serve."""
+    check_goal(threat)
     if threat.access < Access[row.needs.upper()]:
         raise UnsupportedError(
             f"{row.name} needs access to {row.needs}; the threat gives {threat.access.name.lower()}. "
@@ -62,6 +77,7 @@ def check_request(row: AttackRow, threat: Threat) -> None:
 
 def check_attack(method: Attack, threat: Threat) -> None:
     """The same for an attack that came as an object: one of the registry serves what its row says."""
+    check_goal(threat)
     kind = f"{type(method).__module__}:{type(method).__name__}"
     for row in ATTACKS:
         if row.target == kind:

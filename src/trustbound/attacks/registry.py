@@ -108,6 +108,15 @@ ATTACKS: tuple[AttackRow, ...] = (
         any_set=True,
     ),
     AttackRow(
+        name="hopskipjump",
+        target="trustbound.attacks.methods.hop_skip_jump:HopSkipJump",
+        line="Smallest change along the boundary, its normal estimated from decisions alone.",
+        needs="decisions",
+        norms=("linf", "l2"),
+        seeks="smallest",
+        factor=1.25,
+    ),
+    AttackRow(
         name="fab",
         target="trustbound.attacks.methods.fab:FAB",
         line="Smallest change by projections onto the linearised boundary that is nearest.",

@@ -71,9 +71,11 @@ class Goal(Protocol):
 
     silenced    whether a model that gives no answer at all has reached it.
     led         (optional) whether the named losses of labels and targets lead to it; else attacks climb its margin.
+    decided     whether decisions alone, without scores, show that it is reached.
     """
 
     silenced: ClassVar[bool]
+    decided: ClassVar[bool]
 
     @property
     def name(self) -> str:
@@ -101,6 +103,7 @@ class Misclassify:
     name = "misclassify"
     silenced: ClassVar[bool] = True
     led: ClassVar[bool] = True
+    decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return self.name
@@ -130,6 +133,7 @@ class Target:
     name = "target"
     silenced: ClassVar[bool] = False
     led: ClassVar[bool] = True
+    decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"target:{self.target}"
@@ -158,6 +162,7 @@ class SourceTarget:
     name = "source-target"
     silenced: ClassVar[bool] = False
     led: ClassVar[bool] = True
+    decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"source:{self.source},target:{self.target}"
@@ -193,6 +198,7 @@ class ReduceConfidence:
     name = "reduce-confidence"
     silenced: ClassVar[bool] = True
     led: ClassVar[bool] = True
+    decided: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Probabilities only."""
