@@ -77,7 +77,7 @@ def copy(tmp_path_factory):
     attacks = root / "src" / "trustbound" / "attacks"
     (attacks / "methods" / "toy_slide.py").write_text(TOY)
     registry = (attacks / "registry.py").read_text()
-    head, mark, tail = registry.partition("ATTACKS: tuple[AttackRow, ...] = (\n")
+    head, mark, tail = registry.partition('ATTACKS = Registry(\n    "an attack",\n')
     assert mark
     (attacks / "registry.py").write_text(head + mark + ROW + tail)
     return root

@@ -1,5 +1,4 @@
 import dataclasses
-import importlib
 import json
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from trustbound.errors import InputError
 from trustbound.record.scores import Assessment
 from trustbound.uncertainty.assess import assess, split
 from trustbound.uncertainty.conformal import Aps, Threshold
-from trustbound.uncertainty.registry import DOUBT_ROWS
+from trustbound.uncertainty.registry import METHODS
 from trustbound.uncertainty.softmax import doubt
 
 
@@ -132,9 +131,7 @@ def test_refusals():
 
 
 def test_registry_rows_exist_and_import_no_torch():
-    for row in DOUBT_ROWS:
-        module, attribute = row.reference.split(":")
-        assert callable(getattr(importlib.import_module(module), attribute))
-    assert [Threshold().name, Aps().name] == [row.name for row in DOUBT_ROWS[2:]]
+    assert all(callable(METHODS.load(name)) for name in METHODS.names)
+    assert (Threshold().name, Aps().name) == METHODS.names[2:]
     code = "import trustbound.uncertainty.registry, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

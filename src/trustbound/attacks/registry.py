@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,8 @@ class AttackRow:
     factor: float = 1.05
 
 
-ATTACKS: tuple[AttackRow, ...] = (
+ATTACKS = Registry(
+    "an attack",
     AttackRow(
         name="fgsm",
         target="trustbound.attacks.methods.iterative:FGSM",
@@ -114,15 +115,3 @@ ATTACKS: tuple[AttackRow, ...] = (
         line="margin-pgd with a smooth derivative for ReLUs in the backward pass.",
     ),
 )
-
-
-def find(name: str) -> AttackRow:
-    """The row of a name.
-
-    >>> find("pgd").needs
-    'gradients'
-    """
-    for row in ATTACKS:
-        if row.name == name:
-            return row
-    raise InputError(f"an attack must be one of {', '.join(row.name for row in ATTACKS)}; got {name!r}")

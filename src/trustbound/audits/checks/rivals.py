@@ -80,7 +80,7 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
         )
 
     def _searched(self, standing: After) -> Strike:
-        served = any(row.name == "square" and standing.threat.allowed.norm in row.norms for row in ATTACKS)
+        served = standing.threat.allowed.norm in ATTACKS.find("square").norms
         if served:
             return strike(standing, "square", steps=self.steps)
         return strike(standing, cast(Any, RandomSearch(steps=self.steps)))

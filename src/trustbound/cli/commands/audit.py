@@ -124,7 +124,7 @@ def _training(source: str, options: dict[str, Any], seed: int, model: Model) -> 
     """All of the training data, its train split where it has one."""
     from trustbound.data.registry import DATA
 
-    named = any(row.name == source and row.files for row in DATA)
+    named = source in DATA.names and bool(DATA.find(source).files)
     chosen = {**options, "data": source, "limit": None, "data_dir": options["data_dir"] if named else None}
     return read_part(chosen, "train", seed, model)[0]
 

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.argument("architecture", type=click.Choice([row.name for row in ZOO]))
+@click.argument("architecture", type=click.Choice(ZOO.names))
 @data_options
 @click.option("--out", required=True, type=click.Path(), help="Where the weights go (.safetensors).")
-@click.option("--objective", type=click.Choice([row.name for row in OBJECTIVES]), help="What to do well on.")
+@click.option("--objective", type=click.Choice(OBJECTIVES.names), help="What to do well on.")
 @click.option("--numbers", help="The objective's own numbers as JSON, e.g. '{\"steps\": 7}'.")
 @click.option("--threat", help="What to train against, e.g. linf:8/255.")
 @click.option("--recipe", help="A named recipe to start from (default: the recipe's own defaults).")
