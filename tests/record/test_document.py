@@ -124,9 +124,10 @@ def test_infinity_comes_back(value):
     assert through_json(check).value == value
 
 
-def test_nan_becomes_none_and_nothing_else():
+def test_nan_becomes_none_where_there_may_be_none_and_comes_back_where_there_must_be_a_number():
     check = Check(name="a", verdict="FAIL", severity="error", value=math.nan, finding="")
     assert through_json(check).value is None
+    assert math.isnan(through_json(Cost(seconds=math.nan)).seconds)
 
 
 def valid():

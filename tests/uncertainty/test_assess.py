@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from trustbound.errors import InputError
+from trustbound.record.document import from_document, to_document
 from trustbound.record.scores import Assessment
 from trustbound.uncertainty.assess import assess, split
 from trustbound.uncertainty.conformal import Aps, Threshold
@@ -106,8 +107,8 @@ def test_few_examples_give_an_honest_record(n):
 def test_record_round_trip_through_text():
     logits, labels, attacked = network(200)
     for found in (assess(logits, labels, attacked), assess(logits[:5], labels[:5])):
-        text = json.dumps(found.to_json(), allow_nan=False)
-        assert Assessment.from_json(json.loads(text)) == found
+        text = json.dumps(to_document(found), allow_nan=False)
+        assert from_document(Assessment, json.loads(text)) == found
         assert dataclasses.is_dataclass(found)
 
 

@@ -145,13 +145,15 @@ class _Line:
 
 
 def _document(trained: Trained, path: Path) -> dict[str, Any]:
+    from trustbound.record.document import to_document
+
     return {
         "weights": str(path),
         "recipe": trained.recipe.to_json(),
-        "history": [epoch.to_json() for epoch in trained.history],
-        "events": [event.to_json() for event in trained.events],
-        "cost": vars(trained.cost),
-        "probe_cost": vars(trained.probe_cost),
+        "history": to_document(trained.history),
+        "events": to_document(trained.events),
+        "cost": to_document(trained.cost),
+        "probe_cost": to_document(trained.probe_cost),
         "evaluations_per_image": trained.evaluations_per_image,
     }
 
