@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from trustbound.errors import RecordError
-from trustbound.record.audit import SCHEMA, AuditRecord
 
 R = TypeVar("R")
 
@@ -45,11 +44,6 @@ def from_document(kind: type[R], document: Any) -> R:
     >>> from_document(Cost, to_document(Cost(forwards=2)))
     Cost(forwards=2, backwards=0, queries=0, seconds=0.0)
     """
-    if kind is AuditRecord and isinstance(document, Mapping) and document.get("schema") != SCHEMA:
-        raise RecordError(
-            f"this version reads records of schema {SCHEMA}; got {document.get('schema')!r}. "
-            "Run the audit again, or read it with the version that wrote it."
-        )
     try:
         return typing.cast(R, _read(kind, document))
     except (TypeError, ValueError, AttributeError, KeyError) as error:

@@ -65,8 +65,7 @@ def audit_command(
     from trustbound.cli.progress import Bars
     from trustbound.cli.runs import chosen_before, default_run
     from trustbound.errors import InputError, UnsoundError
-    from trustbound.record.files import read_record, write_record
-    from trustbound.record.view import json_view
+    from trustbound.record.files import json_view, read_record, write_record
     from trustbound.report import read_gallery, summary, write
     from trustbound.threat import Threat
 
