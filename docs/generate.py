@@ -24,6 +24,7 @@ from trustbound.cli.registry import COMMANDS
 from trustbound.data.registry import DATA
 from trustbound.hardening.registry import OBJECTIVES
 from trustbound.model.registry import ZOO
+from trustbound.threat.sets.registry import SETS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -41,11 +42,15 @@ def tables() -> dict[str, str]:
     return {
         "attacks": table(
             ["attack", "sees", "sets", "what it does"],
-            [[f"`{row.name}`", row.needs, ", ".join(row.norms), row.line] for row in ATTACKS],
+            [[f"`{row.name}`", row.needs, row.served, row.line] for row in ATTACKS],
         ),
         "certifiers": table(
             ["certifier", "sets", "what it does"],
             [[f"`{row.name}`", ", ".join(row.norms), row.line] for row in CERTIFIERS],
+        ),
+        "sets": table(
+            ["set", "size in", "what it allows"],
+            [[f"`{row.example}`", row.unit, row.line] for row in SETS],
         ),
         "checks": table(
             ["check", "a failure is", "what it asks"],

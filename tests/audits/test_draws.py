@@ -28,6 +28,7 @@ def found_at(points):
     count = len(points)
     nothing = torch.zeros(count, dtype=torch.int64)
     return Found(
+        theta=points,
         adversarial=points,
         success=torch.ones(count, dtype=torch.bool),
         size=torch.zeros(count, dtype=torch.float64),

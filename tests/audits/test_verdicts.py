@@ -154,6 +154,7 @@ def test_a_float32_success_within_rounding_is_a_tie():
         box = tb.Box(0.0, float(count))
         adversarial = inputs + (0.2 if inside else 0.4)
         found = Found(
+            theta=adversarial,
             adversarial=adversarial,
             success=torch.ones(count, dtype=torch.bool),
             size=torch.zeros(count, dtype=torch.float64),

@@ -111,7 +111,10 @@ def test_parts_are_read():
         "linf:1/2/3",
         "linf:eight",
         "",
-        "rotation:30",
+        "rotation:30,l2:1",
+        "rotation:inf",
+        "rotation:30,rotation:10",
+        "shear:3",
         "l0:2.5",
         "linf:0.1;goal=win",
         "linf:0.1;access=root",
@@ -185,10 +188,10 @@ def test_no_ball_of_such_a_size(norm, epsilon):
 def test_larger_than_the_box_is_refused_and_inf_is_not():
     box = Box(0.0, 1.0)
     for norm, diameter in {"linf": 1.0, "l2": 4.0, "l1": 16.0, "l0": 16.0}.items():
-        NormBall(norm, diameter).check(box, 16)
-        NormBall(norm, math.inf).check(box, 16)
+        NormBall(norm, diameter).check(box, (16,))
+        NormBall(norm, math.inf).check(box, (16,))
         with pytest.raises(InputError, match=f"{norm}:inf"):
-            NormBall(norm, 17.0 if norm == "l0" else diameter * 1.01).check(box, 16)
+            NormBall(norm, 17.0 if norm == "l0" else diameter * 1.01).check(box, (16,))
 
 
 def test_goals_say_what_success_is():

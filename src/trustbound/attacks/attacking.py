@@ -86,7 +86,7 @@ def attack(
     model = wrap(model) if not isinstance(model, Model) else model
     threat = Threat.parse(threat)
     check_batch(model, inputs, labels)
-    threat.allowed.check(model.box, inputs[0].numel())
+    threat.allowed.check(model.box, tuple(inputs.shape[1:]))
     if isinstance(name, str):
         check_request(ATTACKS.find(name), threat)
         method = build(name, **numbers)

@@ -26,17 +26,18 @@ from trustbound.record.cost import Cost
 from trustbound.threat import Access
 
 T = TypeVar("T")
-Apply = Callable[[Tensor], Tensor]
+Apply = Callable[[Tensor, Tensor | slice], Tensor]
 Surrogate = Callable[[Tensor, slice], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Slope:
-    """What one forward and backward tell: gradient (R, *P), outputs (R, C), surrogate loss (R,)."""
+    """What one forward and backward tell: gradient (R, *P), outputs (R, C), loss (R,), points (R, *F) asked about."""
 
     gradient: Tensor
     outputs: Tensor
     loss: Tensor
+    points: Tensor
 
 
 class Oracle:
@@ -213,7 +214,7 @@ class Oracle:
 
         Parameters
             surrogate   (outputs, rows) → (r,) to climb, for one chunk of rows.
-            apply       θ → adversarial inputs, the identity when None.
+            apply       (θ of some rows, the rows) → adversarial inputs; the identity when None.
             smooth      a smoother derivative for ReLU-like activations in the backward pass.
 
         Raises      UnsupportedError when the threat gives no gradients, or none flows back to the inputs.
@@ -228,15 +229,17 @@ class Oracle:
             return self._gradient(theta, owner, surrogate, apply, smooth)
         if not len(granted):
             outputs = _spread(self._nothing(theta), granted, len(theta))
-            return Slope(torch.zeros_like(theta), outputs, theta.new_zeros(len(theta)))
+            points = (_given if apply is None else apply)(theta, slice(0, len(theta)))
+            return Slope(torch.zeros_like(theta), outputs, theta.new_zeros(len(theta)), points)
         part = self._gradient(
             theta[granted],
             owner[granted],
             _chosen(surrogate, granted),
-            apply,
+            None if apply is None else lambda part, rows: apply(part, granted[rows]),
             None if smooth is None else smooth.select(granted),
         )
-        return Slope(*(_spread(one, granted, len(theta)) for one in (part.gradient, part.outputs, part.loss)))
+        told = part.gradient, part.outputs, part.loss, part.points
+        return Slope(*(_spread(one, granted, len(theta)) for one in told))
 
     def _gradient(
         self,
@@ -247,10 +250,11 @@ class Oracle:
         smooth: SmoothBackward | None,
     ) -> Slope:
         self.passes.count(owner, forwards=self.draws, backwards=self.draws)
+        points = _given if apply is None else apply
         parts = self._each(
             len(theta),
             lambda rows: self._slope(theta, owner, rows, surrogate, apply, smooth),
-            lambda rows: self._flat(theta[rows], owner[rows]),
+            lambda rows: self._flat(theta[rows], owner[rows], points(theta[rows], rows)),
         )
         self._width = parts[0].outputs.shape[1]
         if len(parts) == 1:
@@ -259,6 +263,7 @@ class Oracle:
             torch.cat([part.gradient for part in parts]),
             torch.cat([part.outputs for part in parts]),
             torch.cat([part.loss for part in parts]),
+            theta if apply is None else torch.cat([part.points for part in parts]),
         )
 
     def _slope(
@@ -276,10 +281,10 @@ class Oracle:
             whole = self.passes.budget is None or len(part) == self.batch_size
             if whole and isinstance(surrogate, Climb) and self._compiled.serves(surrogate, len(part)):
                 with self._asking(part, owner, rows):
-                    return Slope(*self._compiled(part, surrogate, rows))
+                    return Slope(*self._compiled(part, surrogate, rows), part)
         leaf = theta[rows].detach().requires_grad_(True)
         with torch.enable_grad():
-            points = leaf if apply is None else apply(leaf)
+            points = leaf if apply is None else apply(leaf, rows)
             with contextlib.nullcontext() if smooth is None else smooth.on(rows, len(points)):
                 outputs = self._averaged(points, owner, rows)
             loss = surrogate(outputs, rows)
@@ -294,7 +299,7 @@ class Oracle:
                 "use an attack that needs scores only, such as square."
             )
         # An expanded gradient (of a sum over features, say) is one number in memory: attacks write into theirs.
-        return Slope(gradient.contiguous(), outputs.detach(), loss.detach())
+        return Slope(gradient.contiguous(), outputs.detach(), loss.detach(), points.detach())
 
     def _averaged(self, points: Tensor, owner: Tensor, rows: slice) -> Tensor:
         with self._asking(points, owner, rows):
@@ -313,10 +318,10 @@ class Oracle:
             width = self.model(self.silenced[owner.to(self.silenced.device)]).shape[1]
         return points.new_full((len(points), width), torch.nan)
 
-    def _flat(self, theta: Tensor, owner: Tensor) -> Slope:
+    def _flat(self, theta: Tensor, owner: Tensor, points: Tensor) -> Slope:
         """What is known of rows that the model does not answer: nothing to climb."""
-        outputs = self._unanswered(theta, owner)
-        return Slope(torch.zeros_like(theta), outputs, outputs[:, 0])
+        outputs = self._unanswered(points, owner)
+        return Slope(torch.zeros_like(theta), outputs, outputs[:, 0], points)
 
     def _each(self, count: int, call: Callable[[slice], T], blank: Callable[[slice], T] | None = None) -> list[T]:
         """Call for all rows, chunk by chunk; when memory runs out, with half as many rows, and that is noted.
@@ -353,6 +358,11 @@ class Oracle:
             told = f"the model raised {words} on a batch of {rows.stop - rows.start}: batch size {found.answered}"
         self.events += [] if told in self.events else [told]
         return found.parts
+
+
+def _given(theta: Tensor, rows: Tensor | slice) -> Tensor:
+    """What an additive set makes of θ."""
+    return theta
 
 
 def _chosen(surrogate: Surrogate, granted: Tensor) -> Surrogate:

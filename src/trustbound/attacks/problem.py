@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle, Slope
+from trustbound.attacks.oracle import Apply, Oracle, Slope
 from trustbound.attacks.window.compiled import Climb
 from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import UnsupportedError
@@ -58,26 +58,29 @@ class Trail:
 
     Because every forward passes here, an attack cannot cross an adversarial point and lose it. Steps of the same
     examples follow each other, so that their margins and successes are kept at hand until others come.
+
+    Parameters
+        origin      (B, *P) the θ that change nothing.
     """
 
     def __init__(
         self,
-        inputs: Tensor,
+        origin: Tensor,
         *,
         seeks: str,
         stop_early: bool = False,
         keep_closest: bool = False,
         roams: bool = False,
     ) -> None:
-        count = len(inputs)
+        count = len(origin)
         self.roams = roams
         self.seeks = seeks
         self.stop_early = stop_early
-        self.best = inputs.clone()
-        self.closest = inputs.clone() if keep_closest else None
-        self.size = torch.full((count,), torch.inf, dtype=torch.float64, device=inputs.device)
-        self._margin = torch.full((count,), torch.inf, dtype=inputs.dtype, device=inputs.device)
-        self._found = torch.zeros(count, dtype=torch.bool, device=inputs.device)
+        self.best = origin.clone()
+        self.closest = origin.clone() if keep_closest else None
+        self.size = torch.full((count,), torch.inf, dtype=torch.float64, device=origin.device)
+        self._margin = torch.full((count,), torch.inf, dtype=origin.dtype, device=origin.device)
+        self._found = torch.zeros(count, dtype=torch.bool, device=origin.device)
         self._current: _Current | None = None
 
     @property
@@ -105,7 +108,7 @@ class Trail:
 
     def observe(
         self,
-        adversarial: Tensor,
+        theta: Tensor,
         margin: Tensor,
         place: Tensor,
         neighbourhood: Neighbourhood,
@@ -114,14 +117,14 @@ class Trail:
         """Keep what is new: the first success, or the smallest one.
 
         Parameters
-            adversarial, margin     (R, *F), (R,) the points evaluated and how far they are from the goal.
-            place                   (R,) whose they are: row of the search.
-            owner                   (R,) the same as row of the neighbourhood; None: one each, in order.
+            theta, margin   (R, *P), (R,) the points evaluated and how far they are from the goal.
+            place           (R,) whose they are: row of the search.
+            owner           (R,) the same as row of the neighbourhood; None: one each, in order.
         """
         margin = margin.to(self._margin.dtype)
         if self.roams:  # what lies outside the set is no success, and no sign of one
             ours = neighbourhood if owner is None else neighbourhood.select(owner)
-            margin = margin.masked_fill(~ours.contains(adversarial), torch.inf)
+            margin = margin.masked_fill(~ours.contains(theta), torch.inf)
         current = self._at(place) if owner is None else None
         found = self._found[place] if current is None else current.found
         # An example that stops at its first success may be evaluated further until it is dropped; when that
@@ -131,7 +134,7 @@ class Trail:
             nearer = (seen < (self.margin[place] if current is None else current.margin)).nonzero()[:, 0]
             if owner is not None:
                 nearer = _least(nearer, place, seen)
-            self.closest[place[nearer]] = adversarial[nearer]
+            self.closest[place[nearer]] = theta[nearer]
         if current is not None:
             torch.fmin(current.margin, seen, out=current.margin)
         else:
@@ -141,7 +144,7 @@ class Trail:
         if not len(rows):
             return
         where, ours = place[rows], neighbourhood.select(rows if owner is None else owner[rows])
-        points = adversarial[rows]
+        points = theta[rows]
         size = ours.size(points)
         inside = ours.contains(points, size)
         if self.seeks == "smallest":
@@ -183,7 +186,7 @@ class Problem:
     """The examples under attack.
 
     Parameters
-        neighbourhood   what they may become, (B, *F).
+        neighbourhood   what they may become, θ (B, *P).
         objective       what success is.
         random          per-example randomness.
         place           (B,) their rows in the search.
@@ -221,9 +224,9 @@ class Problem:
 
         An input that reaches the goal and is rejected by the declared detector reads as far from the goal.
         """
-        ours, place = self._owned(owner)
-        adversarial = ours.apply(theta)
-        return self._observed(adversarial, self.oracle.outputs(adversarial, place), place, owner)
+        place = self.place if owner is None else self.place[owner]
+        adversarial = self.neighbourhood.apply(theta, owner)
+        return self._observed(theta, adversarial, self.oracle.outputs(adversarial, place), place, owner)
 
     def gradient(
         self,
@@ -239,16 +242,16 @@ class Problem:
         `objective` replaces the goal in the surrogate only (towards another class, say); what counts as
         success stays the goal's.
         """
-        ours, place = self._owned(owner)
+        place = self.place if owner is None else self.place[owner]
         climbed = self.objective if objective is None else objective
         if objective is None and owner is not None:
             climbed = climbed.select(owner)
 
         unit = self.unit if self.unit is None or owner is None else self.unit[owner]
         surrogate = Climb(loss, climbed.labels, climbed.targets, unit)
-        additive = ours.apply(theta) is theta
-        slope = self.oracle.gradient(theta, place, surrogate, None if additive else ours.apply, smooth)
-        outputs = self._observed(ours.apply(theta), slope.outputs, place, owner)
+        apply = None if self.neighbourhood.additive else self._apply(owner)
+        slope = self.oracle.gradient(theta, place, surrogate, apply, smooth)
+        outputs = self._observed(theta, slope.points, slope.outputs, place, owner)
         return slope if outputs is slope.outputs else dataclasses.replace(slope, outputs=outputs)
 
     def select(self, rows: Tensor) -> Problem:
@@ -267,12 +270,17 @@ class Problem:
         """A copy with some fields replaced."""
         return dataclasses.replace(self, **changes)
 
-    def _owned(self, owner: Tensor | None) -> tuple[Neighbourhood, Tensor]:
-        if owner is None:
-            return self.neighbourhood, self.place
-        return self.neighbourhood.select(owner), self.place[owner]
+    def _apply(self, owner: Tensor | None) -> Apply:
+        """The neighbourhood's, for chunks of the rows of θ."""
 
-    def _observed(self, adversarial: Tensor, outputs: Tensor, place: Tensor, owner: Tensor | None) -> Tensor:
+        def applied(theta: Tensor, rows: Tensor | slice) -> Tensor:
+            return self.neighbourhood.apply(theta, rows if owner is None else owner[rows])
+
+        return applied
+
+    def _observed(
+        self, theta: Tensor, adversarial: Tensor, outputs: Tensor, place: Tensor, owner: Tensor | None
+    ) -> Tensor:
         """Keep what is new; returns the outputs as the defended model shows them."""
         objective = self.objective if owner is None else self.objective.select(owner)
         margin = objective.margin(outputs)
@@ -282,7 +290,7 @@ class Problem:
             rejected = self.oracle.rejected(adversarial, place, margin < 0)
             margin = margin.masked_fill(rejected, torch.inf)
             outputs = _withheld(objective, outputs, rejected)
-        self.trail.observe(adversarial, margin, place, self.neighbourhood, owner)
+        self.trail.observe(theta, margin, place, self.neighbourhood, owner)
         return outputs
 
 

@@ -53,9 +53,9 @@ def check_request(row: AttackRow, threat: Threat) -> None:
             f"{row.name} needs access to {row.needs}; the threat gives {threat.access.name.lower()}. "
             "`trustbound list attacks` shows what needs less."
         )
-    if threat.allowed.norm not in row.norms:
+    if not row.serves(threat.allowed):
         raise UnsupportedError(
-            f"{row.name} serves {', '.join(row.norms)}; the threat is {threat.allowed.norm}. "
+            f"{row.name} serves {row.served}; the threat is {threat.allowed.name}. "
             "`trustbound list attacks` shows which attacks serve it."
         )
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trustbound.registry import Registry
+
+if TYPE_CHECKING:
+    from trustbound.threat import PerturbationSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +20,8 @@ class AttackRow:
         target      "module:Class" of the frozen dataclass.
         line        what it does, in one line.
         needs       least access: decisions, scores or gradients.
-        norms       sets it serves.
+        norms       norm balls that it serves.
+        any_set     whether it serves every other set too.
         seeks       "any" success or the "smallest" change.
         factor      on closed-form models, at what multiple of the true radius it must succeed with its
                     default numbers.
@@ -27,8 +32,18 @@ class AttackRow:
     line: str
     needs: str = "gradients"
     norms: tuple[str, ...] = ("linf", "l2", "l1", "l0")
+    any_set: bool = False
     seeks: str = "any"
     factor: float = 1.05
+
+    def serves(self, perturbations: PerturbationSet) -> bool:
+        """Whether it can search a set."""
+        return perturbations.norm in self.norms if perturbations.norm else self.any_set
+
+    @property
+    def served(self) -> str:
+        """What it serves, for people."""
+        return ", ".join((*self.norms, *(("any other set",) if self.any_set else ())))
 
 
 ATTACKS = Registry(
@@ -38,30 +53,51 @@ ATTACKS = Registry(
         target="trustbound.attacks.methods.iterative:FGSM",
         line="One step of the full radius along the steepest direction.",
         norms=("linf", "l2"),
+        any_set=True,
     ),
     AttackRow(
         name="bim",
         target="trustbound.attacks.methods.iterative:BIM",
         line="FGSM repeated with small steps from the clean input.",
         norms=("linf", "l2"),
+        any_set=True,
     ),
     AttackRow(
         name="pgd",
         target="trustbound.attacks.methods.iterative:PGD",
         line="Projected gradient ascent from random points of the set.",
         factor=1.25,
+        any_set=True,
     ),
     AttackRow(
         name="apgd",
         target="trustbound.attacks.methods.apgd:APGD",
         line="Projected ascent with momentum that halves its own step size.",
         norms=("linf", "l2", "l1"),
+        any_set=True,
     ),
     AttackRow(
         name="apgd-t",
         target="trustbound.attacks.methods.apgd_targeted:TargetedAPGD",
         line="apgd towards one class after another, nearest first.",
         norms=("linf", "l2", "l1"),
+        any_set=True,
+    ),
+    AttackRow(
+        name="random",
+        target="trustbound.attacks.methods.sampling:RandomSampling",
+        line="Independent uniform draws from a set of few parameters.",
+        needs="decisions",
+        norms=(),
+        any_set=True,
+    ),
+    AttackRow(
+        name="grid",
+        target="trustbound.attacks.methods.sampling:GridSearch",
+        line="Every point of a regular grid over a set of few parameters.",
+        needs="decisions",
+        norms=(),
+        any_set=True,
     ),
     AttackRow(
         name="square",
@@ -70,6 +106,7 @@ ATTACKS = Registry(
         needs="scores",
         norms=("linf", "l2", "l1"),
         factor=1.5,
+        any_set=True,
     ),
     AttackRow(
         name="fab",
@@ -108,10 +145,12 @@ ATTACKS = Registry(
         name="margin-pgd",
         target="trustbound.attacks.methods.margin_pgd:MarginPGD",
         line="Short runs on the probability margin, from varied starts, with an exact polish.",
+        any_set=True,
     ),
     AttackRow(
         name="smooth-pgd",
         target="trustbound.attacks.methods.smooth_pgd:SmoothPGD",
         line="margin-pgd with a smooth derivative for ReLUs in the backward pass.",
+        any_set=True,
     ),
 )

@@ -55,14 +55,16 @@ class Attack(Protocol):
 class Found:
     """What a search found, row by row.
 
-    Shapes      adversarial (B, *F): the success where there is one, else the last point tried (a search for
-                the smallest change returns the clean input there); success (B,) bool; size (B,) float64 of
-                `adversarial`, infinite where a smallest change was sought and none found; margin (B,) the
-                smallest seen; prediction (B,) int64 and confidence (B,) float64 of `adversarial`, measured afresh, -1
-                and NaN where the model gave no answer (NaN or infinity);
+    Shapes      theta (B, *P) and what it makes of the inputs, adversarial (B, *F): the success where there is one,
+                else the last point tried (a search for the smallest change returns the clean input there); they
+                are one where the set is additive; success (B,) bool; size (B,) float64 of the change, infinite
+                where a smallest one was sought and none found; margin (B,) the smallest seen; prediction (B,) int64
+                and confidence (B,) float64 of `adversarial`, measured afresh, -1 and NaN where the model gave no
+                answer (NaN or infinity);
                 forwards, backwards, queries (B,) int64.
     """
 
+    theta: Tensor
     adversarial: Tensor
     success: Tensor
     size: Tensor
@@ -104,8 +106,9 @@ def search(
     inputs = neighbourhood.inputs
     place = torch.arange(len(inputs), device=inputs.device)
     drop = stop_early and attack.seeks == "any"
+    origin = neighbourhood.origin()
     trail = Trail(
-        inputs,
+        origin,
         seeks=attack.seeks,
         stop_early=drop,
         keep_closest=getattr(attack, "keeps_closest", False),
@@ -123,7 +126,7 @@ def search(
     if reached is None:
         reached = reached_by(oracle, objective, inputs, oracle.outputs(inputs, place), place)
     trail.begin(reached)
-    last = inputs.clone()
+    last = origin.clone()
     prepare = getattr(attack, "prepare", None)
     oracle.passes.reserve(oracle.price)  # for the last check
     ours = _kept(task, ~reached)
@@ -169,7 +172,7 @@ def _climb(attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop
         return
     limited = oracle.passes.budget is not None
     for step in range(attack.steps):
-        before = problem.neighbourhood.apply(state.theta).clone() if limited else None
+        before = state.theta.clone() if limited else None
         state = attack.step(problem, state)
         if watch is not None:
             watch(step, problem, state)
@@ -181,14 +184,14 @@ def _climb(attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop
         count = int(finished.sum())
         # Copying the survivors costs a few passes over the inputs: worth it once a sixteenth is finished.
         if count and (spent or count * 16 >= len(problem)):
-            last[problem.place] = problem.neighbourhood.apply(state.theta).to(last.dtype)
+            last[problem.place] = state.theta.to(last.dtype)
             if refused is not None and before is not None:  # a step that was not paid for never happened
                 last[problem.place[refused]] = before[refused].to(last.dtype)
             kept = (~finished).nonzero()[:, 0]
             if not len(kept):
                 return
             problem, state = problem.select(kept), state.select(kept)
-    last[problem.place] = problem.neighbourhood.apply(state.theta)
+    last[problem.place] = state.theta
 
 
 def _kept(problem: Problem, rows: Tensor) -> Problem:
@@ -201,15 +204,16 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
     started = time.perf_counter()
     smallest = attack.seeks == "smallest"
     mask = trail.found.reshape(-1, *(1,) * (last.dim() - 1))
-    adversarial = trail.best if smallest else torch.where(mask, trail.best, last)
-    lost_way = adversarial.flatten(1).isnan().any(dim=1)
+    theta = trail.best if smallest else torch.where(mask, trail.best, last)
+    lost_way = theta.flatten(1).isnan().any(dim=1)
     if bool(lost_way.any()):
         task.oracle.events.append(f"the gradient is NaN for {int(lost_way.sum())} examples: their search ended with it")
-        adversarial = torch.where(lost_way.reshape(mask.shape), task.inputs, adversarial)
+        theta = torch.where(lost_way.reshape(mask.shape), task.neighbourhood.origin(), theta)
+    adversarial = task.neighbourhood.apply(theta)
     outputs = task.oracle.outputs(adversarial, task.place)
     margin = task.objective.margin(outputs)
-    size = task.neighbourhood.size(adversarial)
-    reaches = (margin < 0) & task.neighbourhood.contains(adversarial, size)
+    size = task.neighbourhood.size(theta)
+    reaches = (margin < 0) & task.neighbourhood.contains(theta, size)
     rejected = task.oracle.rejected(adversarial, task.place, reaches)
     margin = margin.masked_fill(rejected, torch.inf)
     success = (reaches & ~rejected) | reached
@@ -229,6 +233,7 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
     forwards, backwards = task.oracle.forwards.clone(), task.oracle.backwards.clone()
     cost = replace(task.oracle.cost, seconds=seconds + time.perf_counter() - started)
     return Found(
+        theta=theta,
         adversarial=adversarial,
         success=success,
         size=size,

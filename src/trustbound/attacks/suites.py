@@ -29,6 +29,7 @@ class Stage:
         share       of the first stage's survivors, smallest margins first.
         least       examples at least, whatever the share.
         pays        a block that breaks at least this share of its examples is followed by the next block.
+        replaces    stages of the budget that are left out where this one is in.
         control     a control runs on the control group alone, proven or not.
     """
 
@@ -38,6 +39,7 @@ class Stage:
     share: float = 1.0
     least: int = 32
     pays: float = 0.02
+    replaces: tuple[str, ...] = ()
     control: bool = False
 
     def method(self, *, smooth: bool) -> tuple[str, dict[str, Any]]:
@@ -127,14 +129,17 @@ SUITES: dict[str, tuple[Stage, ...]] = {
 
 
 def _sparse(name: str, share: float, loss: str, steps: int = 50) -> Stage:
-    """Along few coordinates, from balls of larger radius: what an l1 ball calls for."""
-    return Stage(name=name, attack="apgd", share=share, numbers={"steps": steps, "loss": loss})
+    """Along few coordinates, from balls of larger radius: what an l1 ball calls for, in place of dense climbs."""
+    numbers = {"steps": steps, "loss": loss}
+    return Stage(name=name, attack="apgd", share=share, numbers=numbers, replaces=("wide", "near"))
 
 
 _FAB = Stage(name="fab-t", attack="fab-t", numbers={"seeks": "any"}, share=0.5)
 
-#: What follows the first stage under a norm that does not measure each coordinate by itself.
-_BY_NORM: dict[tuple[str, str], tuple[Stage, ...]] = {
+#: What follows the first stage under a set that does not limit each coordinate by itself.
+_OWN: dict[tuple[str, str], tuple[Stage, ...]] = {
+    ("standard", "l0"): (Stage(name="fmn", attack="fmn", numbers={"steps": 200}),),
+    ("thorough", "l0"): (Stage(name="fmn", attack="fmn", numbers={"steps": 200}),),
     ("standard", "l2"): (_walk("walk", 0.6, 1),),
     ("standard", "l1"): (
         _sparse("sparse", 1.0, "probability-margin", 30),
@@ -150,6 +155,26 @@ _BY_NORM: dict[tuple[str, str], tuple[Stage, ...]] = {
         _walk("walk", 1.0, 3),
         _FAB,
     ),
+}
+
+#: What opens the rounds under a set: few coordinates at a time; or, where the climb is at home, the walk.
+_FIRST_ROUND = {"l1": "apgd-t", "linf": "boundary-walk"}
+
+#: Where the first round is a trial on a few examples.
+_TRIED_ON_FEW = ("linf",)
+
+#: What opens the search of a set with parameters of its own: draws and a grid see as much as a gradient there.
+_FEW_PARAMETERS: dict[str, tuple[Stage, ...]] = {
+    "quick": (Stage(name="draws", attack="random", numbers={"steps": 20}),),
+    "standard": (
+        Stage(name="draws", attack="random", numbers={"steps": 50}),
+        Stage(name="grid", attack="grid", numbers={"steps": 775}),
+    ),
+    "thorough": (
+        Stage(name="draws", attack="random", numbers={"steps": 200}),
+        Stage(name="grid", attack="grid", numbers={"steps": 10_000}),
+    ),
+    "autoattack": (),
 }
 
 _ROUNDS = {
@@ -197,12 +222,12 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     if budget not in SUITES:
         raise InputError(f"the budget must be one of {', '.join(SUITES)}; got {budget!r}")
     kept = tuple(stage for stage in SUITES[budget] if _serves(stage, threat))
-    if threat.access is Access.SCORES and all(stage.control for stage in kept) and _serves(_SCORES[budget], threat):
+    if not threat.allowed.norm:
+        kept = (*_FEW_PARAMETERS[budget], *(stage for stage in kept if not stage.control))
+    elif threat.access is Access.GRADIENTS:
+        kept = _with_own(kept, _OWN.get((budget, threat.allowed.name), ()))
+    elif all(stage.control for stage in kept) and _serves(_SCORES[budget], threat):
         kept = (_SCORES[budget], *kept)
-    if threat.allowed.norm == "l0" and budget in ("standard", "thorough") and threat.access is Access.GRADIENTS:
-        kept = (*kept[:1], Stage(name="fmn", attack="fmn", numbers={"steps": 200}), *kept[1:])
-    if threat.access is Access.GRADIENTS:
-        kept = _by_norm(budget, threat.allowed.norm, kept)
     if not any(not stage.control for stage in kept):
         raise UnsupportedError(
             f"no attack of the budget {budget!r} serves {threat}; `trustbound list attacks` shows what each needs"
@@ -210,10 +235,9 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     return kept
 
 
-def _by_norm(budget: str, norm: str, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
-    """With the norm's own stages after the first; under l1 these stand for the dense climbs but the last."""
-    own = _BY_NORM.get((budget, norm), ())
-    replaced = {stage.name for stage in own} | ({"wide", "near"} if own and norm == "l1" else set())
+def _with_own(stages: tuple[Stage, ...], own: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """With the set's own stages after the first, in place of what they replace."""
+    replaced = {stage.name for stage in own} | {name for stage in own for name in stage.replaces}
     return (*stages[:1], *own, *(stage for stage in stages[1:] if stage.name not in replaced))
 
 
@@ -225,14 +249,13 @@ def rounds(budget: str, threat: Threat) -> Rounds:
     """
     found = _ROUNDS.get(budget, Rounds())
     kinds = [kind for kind in found.kinds if _serves(kind, threat)]
-    if threat.allowed.norm == "l1":  # few coordinates at a time first
-        kinds.sort(key=lambda kind: not kind.attack.startswith("apgd"))
-    if threat.allowed.norm == "linf":  # the climb is at home here: a few examples show whether the walk beats it
-        kinds.sort(key=lambda kind: kind.attack != "boundary-walk")
-        kinds[:1] = [replace(kind, share=0.05, least=16) for kind in kinds[:1]]
+    first = _FIRST_ROUND.get(threat.allowed.name, "")
+    kinds.sort(key=lambda kind: kind.attack != first)
+    if kinds and kinds[0].attack == first and threat.allowed.name in _TRIED_ON_FEW:
+        kinds[:1] = [replace(kinds[0], share=0.05, least=16)]
     return replace(found, kinds=tuple(kinds))
 
 
 def _serves(stage: Stage, threat: Threat) -> bool:
     row = ATTACKS.find("margin-pgd" if stage.attack == "margin" else stage.attack)
-    return threat.access >= Access[row.needs.upper()] and threat.allowed.norm in row.norms
+    return threat.access >= Access[row.needs.upper()] and row.serves(threat.allowed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,7 +40,7 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
         )
     _check_box(model, data)
     for threat in threats:
-        threat.allowed.check(model.box, math.prod(data.shape))
+        threat.allowed.check(model.box, data.shape)
     rows = torch.arange(min(2, len(data)))
     inputs = data.batch(rows).to(model.device, model.input_dtype)
     with Oracle(model, examples=len(rows)) as oracle:

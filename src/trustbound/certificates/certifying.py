@@ -79,8 +79,9 @@ def certify(
     threat = _parsed(threat)
     norm, goal = threat.allowed.norm, threat.goal.name
     if norm not in known.norms:
+        came = threat.allowed.name
         raise UnsupportedError(
-            f"no proof: {known.name} serves the norms {', '.join(known.norms)}; got {norm}. Audit without a proof."
+            f"no proof: {known.name} serves the norms {', '.join(known.norms)}; got {came}. Audit without a proof."
         )
     if goal not in ("misclassify", "target"):
         raise UnsupportedError(

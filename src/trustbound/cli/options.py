@@ -78,7 +78,7 @@ def threat_option(function: F) -> F:
         "threats",
         multiple=True,
         required=True,
-        help="linf:8/255, l2:0.5, l1:12, l0:20, l2:inf …; may be repeated.",
+        help="linf:8/255, l2:0.5, l1:12, l0:20, l2:inf, rotation:30,translation:3 …; may be repeated.",
     )(function)
 
 

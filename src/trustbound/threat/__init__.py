@@ -1,10 +1,37 @@
-"""Threats: perturbation sets, goals, access and the randomness that no neighbour disturbs."""
+"""Threats: perturbation sets, goals, access and the randomness that no neighbour disturbs.
 
-from trustbound.threat.goals import Goal, Misclassify, Objective, ReduceConfidence, SourceTarget, Target
-from trustbound.threat.neighbourhood import Neighbourhood
-from trustbound.threat.random import Random, new_key
-from trustbound.threat.sets.ball import NORMS, NormBall
-from trustbound.threat.threat import Access, Threat
+Importing this package stays cheap: torch is imported when one of the names below is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trustbound.threat.goals import Goal, Misclassify, Objective, ReduceConfidence, SourceTarget, Target
+    from trustbound.threat.neighbourhood import Neighbourhood
+    from trustbound.threat.random import Random, new_key
+    from trustbound.threat.sets.ball import NORMS, NormBall
+    from trustbound.threat.sets.perturbations import PerturbationSet
+    from trustbound.threat.threat import Access, Threat
+
+_HOMES = {
+    "NORMS": "sets.ball",
+    "Access": "threat",
+    "Goal": "goals",
+    "Misclassify": "goals",
+    "Neighbourhood": "neighbourhood",
+    "NormBall": "sets.ball",
+    "Objective": "goals",
+    "PerturbationSet": "sets.perturbations",
+    "Random": "random",
+    "ReduceConfidence": "goals",
+    "SourceTarget": "goals",
+    "Target": "goals",
+    "Threat": "threat",
+    "new_key": "random",
+}
 
 __all__ = [
     "NORMS",
@@ -14,6 +41,7 @@ __all__ = [
     "Neighbourhood",
     "NormBall",
     "Objective",
+    "PerturbationSet",
     "Random",
     "ReduceConfidence",
     "SourceTarget",
@@ -21,3 +49,9 @@ __all__ = [
     "Threat",
     "new_key",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -18,7 +18,7 @@ Self = TypeVar("Self", bound="AdditiveNeighbourhood")
 class Neighbourhood(Protocol):
     """The allowed changes of a batch of inputs; θ parametrises them, one row an example.
 
-    Shapes      θ (B, *P); adversarial, gradient of additive sets (B, *F); size (B,) float64.
+    Shapes      θ, gradient (B, *P); adversarial inputs (B, *F); size (B,) float64.
     In place    `project` may write into the θ it is given, `steepest` into the gradient; both return theirs.
     """
 
@@ -35,8 +35,12 @@ class Neighbourhood(Protocol):
         """Name of the norm that measures the set, "" where it is no norm ball."""
 
     @property
-    def unit(self) -> float | Tensor:
-        """The step scale of each coordinate of θ."""
+    def additive(self) -> bool:
+        """Whether θ is the adversarial input itself."""
+
+    @property
+    def discrete(self) -> bool:
+        """Whether a step moves a coordinate as far as it may go, or not at all."""
 
     def start(self, random: Random, restart: int) -> Tensor:
         """A random point of the set, θ (B, *P)."""
@@ -44,8 +48,8 @@ class Neighbourhood(Protocol):
     def origin(self) -> Tensor:
         """The point that changes nothing."""
 
-    def apply(self, theta: Tensor) -> Tensor:
-        """The adversarial inputs that θ stands for."""
+    def apply(self, theta: Tensor, rows: Tensor | slice | None = None) -> Tensor:
+        """The adversarial inputs that θ stands for; row i changes example rows[i], by default example i."""
 
     def project(self, theta: Tensor, radius: Tensor | None = None) -> Tensor:
         """The nearest point of the set (ball ∩ box), in the Euclidean sense."""
@@ -53,10 +57,10 @@ class Neighbourhood(Protocol):
     def steepest(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """The direction of one unit that climbs fastest from θ without leaving the box."""
 
-    def size(self, adversarial: Tensor) -> Tensor:
-        """How much was changed, in float64, in the set's own unit."""
+    def size(self, theta: Tensor) -> Tensor:
+        """How much θ changes, in float64, in the set's own unit."""
 
-    def contains(self, adversarial: Tensor, size: Tensor | None = None) -> Tensor:
+    def contains(self, theta: Tensor, size: Tensor | None = None) -> Tensor:
         """Whether size ≤ radius + τ and the box holds, in float64; `size` where it was measured already."""
 
     def scale(self) -> Tensor:
@@ -67,6 +71,9 @@ class Neighbourhood(Protocol):
 
     def select(self, rows: Tensor) -> Neighbourhood:
         """The same set for some of the examples."""
+
+    def at(self, dtype: torch.dtype) -> Neighbourhood:
+        """The same changes of inputs in another precision, to apply a θ again."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +88,8 @@ class AdditiveNeighbourhood(abc.ABC):
     """
 
     norm: ClassVar[str] = ""
+    additive: ClassVar[bool] = True
+    discrete: ClassVar[bool] = False
 
     inputs: Tensor
     low: Tensor
@@ -88,22 +97,17 @@ class AdditiveNeighbourhood(abc.ABC):
     radius: Tensor
     tolerance: float
 
-    @property
-    def unit(self) -> float:
-        """Input units."""
-        return 1.0
-
     def origin(self) -> Tensor:
         """The clean inputs, as a new tensor."""
         return self.inputs.clone()
 
-    def apply(self, theta: Tensor) -> Tensor:
+    def apply(self, theta: Tensor, rows: Tensor | slice | None = None) -> Tensor:
         """The identity."""
         return theta
 
-    def size(self, adversarial: Tensor) -> Tensor:
+    def size(self, theta: Tensor) -> Tensor:
         """The perturbation's norm, (B,) float64."""
-        change = adversarial.to(torch.float64) - self.inputs.to(torch.float64)
+        change = theta.to(torch.float64) - self.inputs.to(torch.float64)
         return self.norm_of(change.flatten(1))
 
     @abc.abstractmethod
@@ -122,12 +126,12 @@ class AdditiveNeighbourhood(abc.ABC):
     def steepest(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """The direction of one unit that climbs fastest."""
 
-    def contains(self, adversarial: Tensor, size: Tensor | None = None) -> Tensor:
+    def contains(self, theta: Tensor, size: Tensor | None = None) -> Tensor:
         """Whether size ≤ radius + τ and every coordinate is in the box, (B,) bool."""
-        size = self.size(adversarial) if size is None else size
-        flat = adversarial.flatten(1)
+        size = self.size(theta) if size is None else size
+        flat = theta.flatten(1)
         low, high = (
-            limit.expand(adversarial.shape[1:]).flatten() if limit.dim() else limit for limit in (self.low, self.high)
+            limit.expand(theta.shape[1:]).flatten() if limit.dim() else limit for limit in (self.low, self.high)
         )
         in_box = ((flat >= low) & (flat <= high)).all(dim=1)
         return in_box & (size <= self.radius + self.tolerance)
@@ -135,6 +139,10 @@ class AdditiveNeighbourhood(abc.ABC):
     def select(self: Self, rows: Tensor) -> Self:
         """The same ball around some of the examples."""
         return dataclasses.replace(self, inputs=self.inputs[rows], radius=self.radius[rows])
+
+    def at(self: Self, dtype: torch.dtype) -> Self:
+        """The same ball around inputs in another precision."""
+        return dataclasses.replace(self, inputs=self.inputs.to(dtype))
 
     def free(self, theta: Tensor, gradient: Tensor) -> Tensor:
         """The gradient without the coordinates that already stand at the limit it points beyond."""

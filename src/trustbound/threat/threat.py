@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 
 from trustbound.errors import InputError
 from trustbound.threat.goals import DECIMAL, Goal, Misclassify, parse_goal
-from trustbound.threat.sets.ball import NORMS, NormBall
+from trustbound.threat.sets.ball import NormBall
+from trustbound.threat.sets.perturbations import PerturbationSet
+from trustbound.threat.sets.registry import SETS
+from trustbound.threat.sets.transformations import Transformations
 
 
 class Access(enum.IntEnum):
@@ -25,7 +28,7 @@ class Threat:
     """What the model is asked to withstand.
 
     Text form   SET[;goal=GOAL][;access=LEVEL], e.g. `linf:8/255`, `l2:inf`,
-                `l0:20;goal=target:3;access=scores`.
+                `l0:20;goal=target:3;access=scores`, `rotation:30,translation:3`.
                 Numbers are plain decimals; a set's size may be a fraction of two. What is printed reads back as
                 the same threat, to the last bit.
     Raises      InputError naming what came and what a threat reads like: also for a size that overflows or
@@ -36,7 +39,7 @@ class Threat:
     ('linf:8/255', 0.03137)
     """
 
-    allowed: NormBall
+    allowed: PerturbationSet
     goal: Goal = field(default_factory=Misclassify)
     access: Access = Access.GRADIENTS
 
@@ -74,17 +77,29 @@ _LEVELS = {level.name.lower(): level for level in Access}
 _NUMBER = re.compile(rf"({DECIMAL})(?:/({DECIMAL}))?", re.ASCII)
 
 
-def _parse_set(text: str) -> NormBall:
-    norm, colon, size = text.partition(":")
-    if norm not in NORMS or not colon:
-        raise InputError(
-            f"a threat reads NORM:EPSILON with NORM one of {', '.join(NORMS)}, e.g. linf:8/255, l2:0.5, "
-            f"l0:20 or l2:inf; got {text!r}"
-        )
-    if size == "inf":
-        return NormBall(norm, math.inf)
-    if (match := _NUMBER.fullmatch(size)) is None:
-        raise InputError(f"epsilon must be a number ≥ 0, a fraction like 8/255, or inf; got {size!r} in {text!r}")
+def _parse_set(text: str) -> PerturbationSet:
+    parts = []
+    for part in text.split(","):
+        name, colon, size = part.partition(":")
+        if name not in SETS.names:
+            raise InputError(
+                f"a threat begins with NAME:SIZE, one of {', '.join(row.example for row in SETS)}, or several of the "
+                f"last kinds joined by commas; got {name!r}.{SETS.suggestion(name)}"
+            )
+        if not colon:
+            example = SETS.find(name).example
+            raise InputError(f"a threat reads NAME:SIZE, e.g. {example}; got {part!r} without a size")
+        parts.append((name, _size(size, text)))
+    if len(parts) == 1 and not SETS.find(parts[0][0]).combines:
+        return NormBall(*parts[0])
+    return Transformations(tuple(parts))
+
+
+def _size(text: str, whole: str) -> float:
+    if text == "inf":
+        return math.inf
+    if (match := _NUMBER.fullmatch(text)) is None:
+        raise InputError(f"epsilon must be a number ≥ 0, a fraction like 8/255, or inf; got {text!r} in {whole!r}")
     top, bottom = float(match[1]), float(match[2] or 1)
     epsilon = top / bottom if bottom else math.nan
     # A size that is written as a number and comes out as infinity or as zero is another size.
@@ -92,6 +107,6 @@ def _parse_set(text: str) -> NormBall:
     if not math.isfinite(epsilon) or vanished:
         raise InputError(
             "epsilon must be a number that float64 can hold, or inf for no limit but the box; got "
-            f"{size!r} in {text!r}, which would be {epsilon}"
+            f"{text!r} in {whole!r}, which would be {epsilon}"
         )
-    return NormBall(norm, epsilon)
+    return epsilon

@@ -57,7 +57,7 @@ class APGD:
     """Projected gradient ascent with momentum whose step size is halved where it has stopped paying.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       gradients.  Sets: linf, l2, l1.
+    Needs       gradients.  Sets: linf, l2, l1, those with parameters of their own.
     Update      z <- project(theta + step_size * steepest(gradient)),
                 theta <- project(theta + 0.75 (z - theta) + 0.25 (theta - previous)).
                 At each checkpoint an example whose loss rose in fewer than 75 % of the moves, or whose best

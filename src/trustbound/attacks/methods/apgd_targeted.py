@@ -30,7 +30,7 @@ class TargetedAPGD:
     goal says; a goal that names a class gets one restart, towards that class.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       gradients.  Sets: linf, l2, l1.
+    Needs       gradients.  Sets: linf, l2, l1, those with parameters of their own.
     Update      that of `apgd`, climbing (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2).
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C), C >= 2.
     Cost        per example: once 1 forward, and with more than one class to choose `candidates` forwards and
@@ -87,10 +87,10 @@ class TargetedAPGD:
         named = problem.objective.targets
         if named is not None:
             return TargetMemory(order=named[:, None])
-        outputs = problem.outputs(problem.inputs)
+        outputs = problem.outputs(problem.neighbourhood.origin())
         if outputs.shape[1] == 2:
             return TargetMemory(order=by_gap(outputs, problem.objective.labels))
-        dual = DUAL[problem.neighbourhood.norm]
+        dual = DUAL.get(problem.neighbourhood.norm, 2.0)
         order = by_slope(problem, outputs, max(self.candidates, self.targets), dual)
         return TargetMemory(order=order[:, : self.targets])
 

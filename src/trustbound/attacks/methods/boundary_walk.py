@@ -120,7 +120,7 @@ class BoundaryWalk:
         if named is not None:
             order = named.unsqueeze(1)
         else:
-            outputs = problem.outputs(problem.inputs)
+            outputs = problem.outputs(problem.neighbourhood.origin())
             order = by_gap(outputs, problem.objective.labels)[:, : self.targets]
         scales = problem.inputs.new_zeros(len(problem), 0)
         if self.sharpness is not None:

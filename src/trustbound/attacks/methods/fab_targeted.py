@@ -80,7 +80,7 @@ class TargetedFAB:
         named = problem.objective.targets
         if named is not None:
             return TargetMemory(order=named.unsqueeze(1))
-        order = by_gap(problem.outputs(problem.inputs), problem.objective.labels)
+        order = by_gap(problem.outputs(problem.neighbourhood.origin()), problem.objective.labels)
         return TargetMemory(order=order[:, : self.targets])
 
     def init(self, problem: Problem) -> WalkState:

@@ -117,7 +117,7 @@ class FMN:
         if ours.norm == "l0":
             reach = _by_coordinates(state.reach, reached, closest, rate)
         else:
-            away = ours.size(ours.apply(state.theta)) + boundary(gap, gradient, DUAL[ours.norm])
+            away = ours.size(state.theta) + boundary(gap, gradient, DUAL[ours.norm])
             failed = torch.where(state.crossed, state.reach, away) * (1.0 + rate)
             reach = torch.where(reached, torch.minimum(state.reach * (1.0 - rate), closest), failed)
         state.reach = torch.minimum(reach, ours.scale())

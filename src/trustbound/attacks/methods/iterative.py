@@ -43,7 +43,7 @@ class FGSM:
     """One step of the full radius along the set's steepest direction.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       gradients.  Sets: linf, l2.
+    Needs       gradients.  Sets: linf, l2, those with parameters of their own.
     Update      theta <- project(inputs + epsilon * steepest(gradient)).
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example: 1 forward and backward, then 1 forward re-check.
@@ -81,7 +81,7 @@ class BIM:
     """FGSM repeated with small steps from the clean input.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       gradients.  Sets: linf, l2.
+    Needs       gradients.  Sets: linf, l2, those with parameters of their own.
     Update      theta <- project(theta + step_size * steepest(gradient)).
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example: `steps` forwards and backwards, then 1 forward re-check.
@@ -150,10 +150,10 @@ class PGD:
     def init(self, problem: Problem) -> AscentState:
         """A random point of the set, or the clean input."""
         ours = problem.neighbourhood
-        clean = problem.restart == 0 and (not self.random_start or ours.norm == "l0")
+        clean = problem.restart == 0 and (not self.random_start or ours.discrete)
         theta = ours.origin() if clean else ours.start(problem.random, problem.restart)
         # For l0 whole moves: the projection drops a coordinate that moved less than those already changed.
-        whole = 1.0 if ours.norm == "l0" else 2.5 / self.steps
+        whole = 1.0 if ours.discrete else 2.5 / self.steps
         size = whole * ours.scale() if self.step_size is None else self.step_size
         return begin(problem, theta, size)
 

@@ -119,7 +119,7 @@ class MarginPGD:
         wanted = max(run.target for run in self.runs)
         if wanted == 0:
             return MarginMemory(order=problem.place.new_zeros(len(problem), 0))
-        outputs = problem.outputs(problem.inputs)
+        outputs = problem.outputs(problem.neighbourhood.origin())
         dual = DUAL.get(problem.neighbourhood.norm, 2.0)
         return MarginMemory(order=by_slope(problem, outputs, max(self.candidates, wanted), dual))
 
@@ -129,7 +129,7 @@ class MarginPGD:
         if run.start == "closest":
             theta = problem.closest()
         elif run.start == "blocks":
-            theta = ours.project(ours.origin() + _corners(problem))
+            theta = ours.project(_corner(problem))
         else:
             theta = ours.origin() if run.start == "clean" else ours.start(problem.random, problem.restart)
         reach = ours.scale() * (0.2 if run.start == "closest" else 1.0)
@@ -176,13 +176,16 @@ def _averaged(gradient: Tensor, cell: int, offset: int) -> Tensor:
     return spread[:, :, offset : offset + height, offset : offset + width].contiguous()
 
 
-def _corners(problem: Problem) -> Tensor:
-    """±ε, one sign for each 4 × 4 cell and channel (for each coordinate where inputs are no pictures)."""
-    shape = tuple(problem.inputs.shape[1:])
+def _corner(problem: Problem) -> Tensor:
+    """±ε, one sign for each 4 × 4 cell and channel (for each coordinate of θ where it is no picture)."""
+    ours = problem.neighbourhood
+    origin = ours.origin()
+    shape = tuple(origin.shape[1:])
     picture = len(shape) == 3 and min(shape[1:]) >= 4
     cells = (shape[0], -(-shape[1] // 4), -(-shape[2] // 4)) if picture else shape
-    signs = problem.random.integers(2, cells, restart=problem.restart, draw=5).to(problem.inputs.dtype) * 2 - 1
+    signs = problem.random.integers(2, cells, restart=problem.restart, draw=5).to(origin.dtype) * 2 - 1
     if picture:
         signs = signs.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
         signs = signs[:, :, : shape[1], : shape[2]]
-    return signs * problem.neighbourhood.column(problem.neighbourhood.scale())
+    direction = signs if ours.additive else ours.steepest(origin, signs)
+    return origin + direction * ours.column(ours.scale())

@@ -15,6 +15,7 @@ from trustbound.attacks.problem import Problem, State
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 from trustbound.threat.sets.linf import LinfNeighbourhood
+from trustbound.threat.sets.transformations import TransformationNeighbourhood
 
 # Step of a run of 10,000 → halvings of the share p, Section 5 of the paper.
 _HALVINGS = ((10, 1), (50, 2), (200, 3), (500, 4), (1000, 5), (2000, 6), (4000, 7), (6000, 8), (8000, 9))
@@ -65,7 +66,7 @@ class Square:
     The size of squares falls with the queries spent, and is one for all examples; each draws its own places.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
-    Needs       scores.  Sets: linf, l2, l1.
+    Needs       scores.  Sets: linf, l2, l1, those with parameters of their own (as one row).
     Update      candidate <- theta with a random square changed; theta <- candidate where the margin to the goal
                 fell.
     Shapes      inputs (B, *F) in the box: the last two axes are height and width, those before are channels;
@@ -74,7 +75,7 @@ class Square:
                 (B, C).
     Cost        per example and restart: `steps` forwards, the start included, then 1 forward re-check.
     Randomness  the start and each candidate; query k of an example draws number k, whatever its neighbours.
-    Raises      UnsupportedError when the threat gives decisions only, or is no linf, l2 or l1 ball.
+    Raises      UnsupportedError when the threat gives decisions only, or is an l0 ball.
     Reference   Andriushchenko et al., Square Attack: a query-efficient black-box adversarial attack via random
                 search, 2020 (1912.00049), Algorithms 1 to 3; for l1 Croce and Hein, Mind the box: l1-APGD for sparse
                 adversarial attacks on image classifiers, 2021 (2103.01208).
@@ -82,7 +83,8 @@ class Square:
                 and 0.1 (l2), which left more unbroken on MNIST; a square may also touch the last row and column,
                 which the published code never reaches; with a target the margin to it is lowered too, where the
                 paper takes the cross-entropy; linf candidates lie at the ends of ball and box together, where the
-                paper clips afterwards; l2 and l1 changes are stretched to the length ε inside the box, where the
+                paper clips afterwards; parameters θ take any value between their limits, since nothing says that the
+                worst lies at an end; l2 and l1 changes are stretched to the length ε inside the box, where the
                 published code clips after stretching and so spends less than ε wherever pixels are black or white, or
                 projects (l1); an l1 window keeps its mass, where the published code multiplies it by the channels
                 before it projects; the papers' windows stay 3 wide to the end, so that nothing moves a single
@@ -111,7 +113,7 @@ class Square:
 
     def init(self, problem: Problem) -> SquareState:
         """Vertical stripes (linf) or a grid of patterns (l2, l1); evaluated by the first step."""
-        theta = _stripes(problem) if problem.neighbourhood.norm == "linf" else _tiles(problem)
+        theta = _tiles(problem) if problem.neighbourhood.norm in _POWER else _stripes(problem)
         value = torch.full((len(theta),), -torch.inf, dtype=theta.dtype, device=theta.device)
         done = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
         none = torch.zeros(len(theta), 2, dtype=torch.float64, device=theta.device)
@@ -130,12 +132,11 @@ class Square:
         return state
 
     def _candidate(self, problem: Problem, state: SquareState) -> Tensor:
-        norm = problem.neighbourhood.norm
-        first = _SHARE[layout(problem.inputs.shape)[1] > 1] if self.share is None else self.share
+        first = _SHARE[layout(state.theta.shape)[1] > 1] if self.share is None else self.share
         share = share_at(state.made, self.steps, first)
-        if norm == "linf":
-            return _painted(problem, state, share)
-        return _exchanged(problem, state, share, self.steps)
+        if problem.neighbourhood.norm in _POWER:
+            return _exchanged(problem, state, share, self.steps)
+        return _painted(problem, state, share)
 
 
 def _credit(state: SquareState, gained: Tensor) -> None:
@@ -153,34 +154,39 @@ def _draw(problem: Problem, count: int, draw: int) -> Tensor:
 
 def _ends(problem: Problem) -> tuple[Tensor, Tensor]:
     """The lowest and highest allowed value of each coordinate, (B, C, H · W)."""
-    ours = cast(LinfNeighbourhood, problem.neighbourhood)
-    channels = layout(problem.inputs.shape)[0]
-    shape = len(problem), channels, -1
+    ours = cast(LinfNeighbourhood | TransformationNeighbourhood, problem.neighbourhood)
+    shape = len(problem), layout(ours.floor.shape)[0], -1
     return ours.floor.reshape(shape), ours.ceiling.reshape(shape)
 
 
 def _stripes(problem: Problem) -> Tensor:
     """Each column of each channel at its highest or lowest values."""
-    channels, height, width = layout(problem.inputs.shape)
-    up = _draw(problem, channels * width, 0).reshape(-1, channels, 1, width) < 0.5
+    whole = problem.neighbourhood.origin().shape
+    channels, height, width = layout(whole)
+    numbers = _draw(problem, channels * width, 0).reshape(-1, channels, 1, width)
     floor, ceiling = _ends(problem)
-    chosen = up.expand(-1, -1, height, -1).reshape(floor.shape)
-    return torch.where(chosen, ceiling, floor).reshape(problem.inputs.shape)
+    numbers = numbers.expand(-1, -1, height, -1).reshape(floor.shape)
+    if not problem.neighbourhood.additive:
+        return torch.lerp(floor, ceiling, numbers.to(floor.dtype)).reshape(whole)
+    return torch.where(numbers < 0.5, ceiling, floor).reshape(whole)
 
 
 def _painted(problem: Problem, state: SquareState, share: float) -> Tensor:
     """One square of each example, each channel at one end; where that changes nothing, at the other ends."""
-    channels, height, width = layout(problem.inputs.shape)
+    channels, height, width = layout(state.theta.shape)
     numbers = _draw(problem, 2 + channels, state.made)
     place = windows((height, width), window_size(height, width, share), numbers[:, :2])
     place = place[:, None, :].expand(-1, channels, -1)
     theta = state.theta.reshape(len(problem), channels, -1)
     floor, ceiling = (end.gather(2, place) for end in _ends(problem))
+    if not problem.neighbourhood.additive:
+        square = torch.lerp(floor, ceiling, numbers[:, 2:, None].to(floor.dtype))
+        return theta.scatter(2, place, square).reshape(state.theta.shape)
     up = (numbers[:, 2:] < 0.5)[:, :, None]
     square = torch.where(up, ceiling, floor)
     idle = (square == theta.gather(2, place)).all(dim=2).all(dim=1)[:, None, None]
     square = torch.where(up ^ idle, ceiling, floor)
-    return theta.scatter(2, place, square).reshape(problem.inputs.shape)
+    return theta.scatter(2, place, square).reshape(state.theta.shape)
 
 
 def _rooms(problem: Problem) -> tuple[Tensor, Tensor]:

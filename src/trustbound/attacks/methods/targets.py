@@ -34,7 +34,8 @@ def by_slope(problem: Problem, outputs: Tensor, candidates: int, dual: float) ->
     count, width = near.shape
     owner = torch.arange(count, device=near.device).repeat_interleave(width)
     towards = problem.objective.select(owner).towards(near.reshape(-1))
-    slope = problem.gradient(problem.inputs[owner], "margin", objective=towards, owner=owner)
+    origin = problem.neighbourhood.origin()[owner]
+    slope = problem.gradient(origin, "margin", objective=towards, owner=owner)
     steepness = slope.gradient.flatten(1).norm(p=dual, dim=1).reshape(count, width)
     gap = outputs.gather(1, labels[:, None]) - outputs.gather(1, near)
     order = (gap / steepness.clamp(min=torch.finfo(gap.dtype).tiny)).argsort(dim=1, stable=True)

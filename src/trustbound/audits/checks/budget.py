@@ -12,7 +12,7 @@ from trustbound.audits.checks.finding import Finding, HealthCheck, idle
 from trustbound.audits.checks.probe import Strike, strike
 from trustbound.audits.checks.significance import LEVEL, excess_by_chance, holm, severest
 from trustbound.record.cost import Cost
-from trustbound.threat import Access, NormBall, Threat
+from trustbound.threat import Access, NormBall, PerturbationSet, Threat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +43,16 @@ class MonotoneBudget(HealthCheck[After]):
         if not bool(sample.concerned().any()):
             return idle(f"no sampled example is one that {context.threat.goal} asks about")
         allowed, features = context.threat.allowed, sample.inputs[0].numel()
-        widest = context.model.box.diameter(allowed.norm, features)
+        widest = allowed.diameter(context.model.box, features)
         base = min(allowed.epsilon, widest)
-        unlimited = self._with(sample, "linf", math.inf, steps=2 * self.steps, random_start=False)
+        anything = NormBall("linf", math.inf)
+        unlimited = self._with(sample, anything, steps=2 * self.steps, random_start=False)
         # A tighter sequence is run only where there is room for it below the box.
         runs: dict[str, Strike] = {}
         for name, factor in (("half epsilon", 0.5), ("epsilon", 1.0), ("twice epsilon", 2.0)):
-            reach = min(base * factor, widest)
-            # l0 counts input values: half of an odd number of them is the whole number below.
-            reach = math.floor(reach) if allowed.norm == "l0" else reach
-            runs[name] = self._with(sample, allowed.norm, reach, steps=self.steps)
-        runs["twice the steps"] = self._with(sample, allowed.norm, base, steps=2 * self.steps)
-        runs["two restarts"] = self._with(sample, allowed.norm, base, steps=self.steps, restarts=2)
+            runs[name] = self._with(sample, allowed.resized(min(base * factor, widest)), steps=self.steps)
+        runs["twice the steps"] = self._with(sample, allowed.resized(base), steps=2 * self.steps)
+        runs["two restarts"] = self._with(sample, allowed.resized(base), steps=self.steps, restarts=2)
         cost: Cost = sum((one.found.cost for one in runs.values()), unlimited.found.cost)
         alive = int(unlimited.alive.sum())
         if not alive:
@@ -91,6 +89,6 @@ class MonotoneBudget(HealthCheck[After]):
             at_most=severest(survivors, alive, share=0.05),
         )
 
-    def _with(self, sample: Before, norm: str, epsilon: float, **numbers: Any) -> Strike:
-        threat: Threat = dataclasses.replace(sample.threat, allowed=NormBall(norm, epsilon))
+    def _with(self, sample: Before, allowed: PerturbationSet, **numbers: Any) -> Strike:
+        threat: Threat = dataclasses.replace(sample.threat, allowed=allowed)
         return strike(sample, threat=threat, loss=self.loss, **numbers)

@@ -96,10 +96,12 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
     Parameters
         name    of its registry row.
         needs   least access; under a threat that gives less the question does not arise.
+        balls   whether it arises under norm balls only.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Access] = Access.DECISIONS
+    balls: ClassVar[bool] = False
 
     @abc.abstractmethod
     def measure(self, context: AnyContext) -> Finding:
@@ -110,6 +112,8 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
         row = CHECKS.find(self.name)
         if context.threat.access < self.needs:
             finding = idle(f"needs {self.needs.name.lower()}; the threat gives {context.threat.access.name.lower()}")
+        elif self.balls and not context.threat.allowed.norm:
+            finding = idle(f"is a question about norm balls; the threat is {context.threat.allowed}")
         else:
             try:
                 finding = self.measure(context)

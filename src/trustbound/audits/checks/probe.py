@@ -24,13 +24,15 @@ class Strike:
 
     Shapes      alive (N,) bool: the goal concerns the example and its clean input does not reach it already;
                 success (N,) bool: broken by this search, alive before; last (N, *F) the final point of each
-                example; trace (S, N) smallest margin so far after each step, infinite before the first evaluation.
+                example and last_theta (N, *P) its θ; trace (S, N) smallest margin so far after each step, infinite
+                before the first evaluation.
     """
 
     found: Found
     alive: Tensor
     success: Tensor
     last: Tensor
+    last_theta: Tensor
     trace: Tensor
 
     @property
@@ -53,11 +55,13 @@ def strike(
     `model` and `threat` replace the context's own.
     """
     inputs = context.inputs
-    last = inputs.clone()
+    asked = context.threat if threat is None else threat
+    around = asked.allowed.around(inputs, context.model.box)
+    theta = around.origin()
     rows: list[Tensor] = []
 
     def watch(step: int, problem: Problem, state: State) -> None:
-        last[problem.place] = problem.neighbourhood.apply(state.theta).detach().to(last.dtype)
+        theta[problem.place] = state.theta.detach().to(theta.dtype)
         rows.append(problem.trail.margin.detach().clone())
 
     found = attack(
@@ -65,7 +69,7 @@ def strike(
         context.model if model is None else model,
         inputs,
         context.labels,
-        context.threat if threat is None else threat,
+        asked,
         generator=context.generator(),
         batch_size=len(inputs),
         stop_early=stop_early,
@@ -74,7 +78,8 @@ def strike(
     )
     alive = ~(found.success & (found.size == 0)) & context.concerned().to(found.success.device)
     trace = torch.stack(rows) if rows else found.margin.new_empty(0, len(inputs))
-    return Strike(found=found, alive=alive, success=found.success & alive, last=last, trace=trace)
+    last = around.apply(theta)
+    return Strike(found=found, alive=alive, success=found.success & alive, last=last, last_theta=theta, trace=trace)
 
 
 class _Types(TorchDispatchMode):

@@ -127,6 +127,7 @@ class SilentSuccess(HealthCheck[After]):
 
     name: ClassVar[str] = "silent-success"
     needs: ClassVar[Access] = Access.GRADIENTS
+    balls: ClassVar[bool] = True
 
     examples: int = 64
     steps: int = 10

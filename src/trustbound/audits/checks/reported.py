@@ -39,6 +39,7 @@ class SetAndBox(HealthCheck[After]):
     """
 
     name: ClassVar[str] = "set-and-box"
+    balls: ClassVar[bool] = True
 
     def measure(self, context: After) -> Finding:
         """Count those outside."""
@@ -114,10 +115,12 @@ def rounded_inward(context: After, adversarial: Tensor) -> Tensor:
     level = (adversarial.double() - low) / side * 255.0
     clean = ((context.inputs.double() - low) / side * 255.0).round()
     near, inward = level.round(), clean + (level - clean).trunc()
-    if allowed.norm == "linf" and math.isfinite(allowed.epsilon):
-        room = torch.floor(torch.as_tensor(allowed.epsilon, dtype=torch.float64) / side * 255.0 + 1e-6)
+    if math.isfinite(allowed.alone):
+        room = torch.floor(torch.as_tensor(allowed.alone, dtype=torch.float64) / side * 255.0 + 1e-6)
         near = torch.minimum(torch.maximum(near, clean - room), clean + room)
     nearest, towards = ((low + one.clamp(0, 255) / 255.0 * side).to(adversarial.dtype) for one in (near, inward))
+    if not allowed.norm:  # no set of pixels' own changes, which rounding could leave
+        return nearest
     inside = allowed.around(context.inputs, box).contains(nearest)
     return torch.where(inside.reshape(-1, *(1,) * (adversarial.dim() - 1)), nearest, towards)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -37,6 +38,7 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
 
     name: ClassVar[str] = "black-box-beats-white-box"
     needs: ClassVar[Access] = Access.SCORES
+    balls: ClassVar[bool] = True  # in a set of few parameters chance is no weaker than a gradient
 
     examples: int = 64
     steps: int = 500
@@ -80,8 +82,7 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
         )
 
     def _searched(self, standing: After) -> Strike:
-        served = standing.threat.allowed.norm in ATTACKS.find("square").norms
-        if served:
+        if ATTACKS.find("square").serves(standing.threat.allowed):
             return strike(standing, "square", steps=self.steps)
         return strike(standing, cast(Any, RandomSearch(steps=self.steps)))
 
@@ -123,12 +124,11 @@ class TransferSuccess(HealthCheck[After]):
             return idle("every sampled example is misclassified or not concerned", cost)
         allowed = context.threat.allowed
         side = context.model.box.width
-        reach = min(2.0 * allowed.epsilon, 0.5 * side) if allowed.norm == "linf" else 0.1 * side
+        reach = min(2.0 * allowed.alone, 0.5 * side) if math.isfinite(allowed.alone) else 0.1 * side
         copied, spent = copy_of(context.sample(self.taught), reach)
         cost += spent
-        tried: dict[str, Tensor] = {
-            "a taught copy": strike(sample, model=copied, stop_early=False, steps=self.steps, loss="margin").last
-        }
+        struck = strike(sample, model=copied, stop_early=False, steps=self.steps, loss="margin")
+        tried = {"a taught copy": (struck.last, struck.last_theta)}
         killers, _, spent = deaths(sample.sample(32))
         cost += spent
         paths = tuple(one.path for one in killers if one.same_shape and one.path and one.share >= 0.5)
@@ -136,13 +136,14 @@ class TransferSuccess(HealthCheck[After]):
         if paths:
             bridged = strike(sample, model=with_identity(context.model, paths), steps=self.steps, loss="margin")
             cost += bridged.found.cost
-            tried[f"the identity in place of {', '.join(paths)}"] = bridged.found.adversarial
+            through_it = bridged.found.adversarial, bridged.found.theta
+            tried[f"the identity in place of {', '.join(paths)}"] = through_it
         ball = allowed.around(sample.inputs, context.model.box)
-        for name, points in tried.items():
+        for name, (points, theta) in tried.items():
             answer, spent = answers(sample, points)
             cost += spent
             fell = goal.margin(answer) < -rounding_error(answer)  # within rounding error it is a tie
-            through[name] = (fell & ball.contains(points) & alive).cpu()
+            through[name] = (fell & ball.contains(theta) & alive).cpu()
         transferred = torch.stack(list(through.values())).any(dim=0)
         direct = broken.cpu() & alive.cpu()
         proven = torch.zeros_like(direct) if sample.evidence.certified is None else sample.evidence.certified.cpu()

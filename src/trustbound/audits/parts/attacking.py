@@ -78,7 +78,10 @@ def attack_unit(
     broken = verified.confirmed.nonzero()[:, 0].cpu()
     tensors = {}
     if len(broken):
-        tensors = {"position": positions[broken], "adversarial": found.adversarial[broken.to(inputs.device)]}
+        rows = broken.to(inputs.device)
+        tensors = {"position": positions[broken], "adversarial": found.adversarial[rows]}
+        if not neighbourhood.additive:
+            tensors["theta"] = found.theta[rows]
     silent = int(verified.silent.sum())
     said = f"{silent} examples are broken by inputs to which the model gives no answer: NaN, infinity or an exception"
     return Unit(
@@ -104,7 +107,7 @@ def verify(
     batch_size: int,
     key: int = 0,
 ) -> Verified:
-    """Measure successes again: fresh forwards at the model's dtype, others in float64, the size in float64.
+    """Measure successes again: fresh forwards at the model's dtype, others in float64, θ applied and sized in float64.
 
     Both through oracles of their own, with all logits in view: a random model is averaged over as many fresh draws as
     it declares, and its detector is asked again.
@@ -112,14 +115,15 @@ def verify(
     raises one, the model's own precision decides alone.
     """
     rows = found.success.nonzero()[:, 0]
-    adversarial, goal, ours = found.adversarial[rows], objective.select(rows), neighbourhood.select(rows)
-
+    theta, goal, ours = found.theta[rows], objective.select(rows), neighbourhood.select(rows)
+    again = ours.at(torch.float64)
     forwards = torch.zeros(len(found.success), dtype=torch.int64)
     rejected = torch.zeros_like(rows, dtype=torch.bool)
 
     def measured(asked: Model) -> tuple[Tensor, Tensor, Cost]:
         dtype = asked.input_dtype
         clean, names = ours.inputs.to(dtype), torch.arange(len(rows), device=rows.device)
+        adversarial = found.adversarial[rows] if asked is model else again.apply(theta.to(torch.float64))
         window = Oracle(
             asked, examples=len(rows), batch_size=batch_size, key=key, task="the check of successes", silenced=clean
         )
@@ -145,7 +149,7 @@ def verify(
         agrees &= ~known | (exact < 0)
         margins[rows] = exact.masked_fill(~known, math.nan)
         cost = cost + more
-    inside = ours.contains(adversarial) & ~rejected
+    inside = ours.contains(theta) & ~rejected
     confirmed[rows] = (agrees & ~near | speechless) & inside
     tie[rows] = (near | ~agrees) & ~speechless & inside
     silent[rows] = speechless & inside

@@ -72,7 +72,7 @@ class Search:
                     self._prove(name, certifier)
             else:
                 self.spread(stage, max(stage.least, math.ceil(stage.share * survivors)))
-        if self._refused() and self.threat.allowed.norm in ATTACKS.find(WITHOUT_GRADIENTS.attack).norms:
+        if self._refused() and ATTACKS.find(WITHOUT_GRADIENTS.attack).serves(self.threat.allowed):
             self._attack(WITHOUT_GRADIENTS, self.ledger.open())
         until_dry(self, rounds(self.context.budget, self.threat))
         for name, certifier in provers[1:]:
@@ -144,13 +144,12 @@ class Search:
 
     def bracket(self) -> Bracket:
         """Both bounds, as the ledger has them now."""
-        allowed = self.threat.allowed
         return self.ledger.bracket(
             str(self.threat),
             no_proof=self._no_proof(),
             goal=str(self.threat.goal),
             access=self.threat.access.name.lower(),
-            change=_in_words(allowed.norm, allowed.epsilon),
+            change=self.threat.allowed.words,
         )
 
     def _no_proof(self) -> str:
@@ -299,15 +298,3 @@ def _member(positions: Tensor, count: int) -> Tensor:
     mask = torch.zeros(count, dtype=torch.bool)
     mask[positions] = True
     return mask
-
-
-def _in_words(norm: str, epsilon: float) -> str:
-    """What the adversary may change, for people."""
-    if math.isinf(epsilon):
-        return "anything inside the box"
-    return {
-        "linf": f"each input value by at most {epsilon:.4g}",
-        "l2": f"Euclidean length of the change at most {epsilon:.4g}",
-        "l1": f"absolute changes that sum to at most {epsilon:.4g}",
-        "l0": f"at most {epsilon:g} input values, each by any amount inside the box",
-    }[norm]

@@ -69,7 +69,7 @@ def curve(
     chosen = context.drawn("curve", torch.arange(len(context.data)), count)
     places = chosen[ledger.correct[chosen]]
     features = math.prod(context.data.shape)
-    cap = min(context.model.box.diameter(norm, features), 4.0 * epsilon)
+    cap = min(threat.allowed.diameter(context.model.box, features), 4.0 * epsilon)
     top = min(2.0 * epsilon if math.isfinite(epsilon) else cap, cap)
     epsilons = tuple(top * step / (POINTS - 1) for step in range(POINTS))
     radius, note = _radii(context, threat, proofs, ledger, places, cap)
@@ -109,7 +109,7 @@ def drawable(threat: Threat) -> bool:
     >>> drawable(Threat.parse("linf:0.1")), drawable(Threat.parse("linf:0.1;access=scores"))
     (True, False)
     """
-    fits = threat.access >= Access.GRADIENTS and threat.allowed.norm in ATTACKS.find("fmn").norms
+    fits = threat.access >= Access.GRADIENTS and ATTACKS.find("fmn").serves(threat.allowed)
     return fits and isinstance(threat.goal, Misclassify) and threat.allowed.epsilon > 0
 
 

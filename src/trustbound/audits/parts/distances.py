@@ -8,6 +8,7 @@ those that are proven just below their distance.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from trustbound.errors import ModelError, UnsupportedError
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
-from trustbound.threat import NormBall, Threat
+from trustbound.threat import Threat
 
 #: Steps of the search for the smallest change, and of each run of fixed size, which are those of the last stage of a
 #: suite. Half the steps of `fmn`'s default and varied runs came closer than all of them and fewer runs, at equal cost.
@@ -108,8 +109,7 @@ class Distances:
     def _proven(self, place: int, radius: Mapping[int, float]) -> int:
         """The largest point of the curve at which nothing can be found; 0 where nothing is proven."""
         known = radius.get(place, 0.0)
-        if self.threat.allowed.norm == "l0":
-            known = max(known, math.nextafter(1.0, 0.0))  # less than one coordinate is none
+        known = max(known, math.nextafter(self.threat.allowed.grain, 0.0))  # less than one coordinate is none
         return max(sum(at <= known for at in self.epsilons) - 1, 0)
 
     def _broken_from(self, place: int) -> int:
@@ -123,7 +123,7 @@ class Distances:
     def _attack(self, attack: Attack, name: str, places: Tensor, sizes: Tensor) -> set[int]:
         """One attack on examples at places, each within its own of the sizes (N,); who fell to it."""
         step = f"{self.threat}/{name}"
-        wide = Threat(NormBall(self.threat.allowed.norm, math.inf), self.threat.goal, self.threat.access)
+        wide = dataclasses.replace(self.threat, allowed=self.threat.allowed.resized(math.inf))
 
         def work(rows: Tensor, shard: int) -> Unit:
             try:

@@ -60,7 +60,7 @@ def certifiers(context: Context, proofs: Proofs, threat: Threat) -> tuple[list[t
             continue
         kept.append((row.name, CERTIFIERS.build(row.name)))
     if not kept and not left:
-        left.append(f"no proof: no certifier serves {threat.allowed.norm}")
+        left.append(f"no proof: no certifier serves {threat.allowed.name}")
     return kept, "; ".join(left)
 
 

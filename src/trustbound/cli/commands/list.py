@@ -15,7 +15,7 @@ def _attacks() -> Rows:
     from trustbound.attacks.registry import ATTACKS
 
     return [
-        {"name": row.name, "needs": row.needs, "sets": " ".join(row.norms), "seeks": row.seeks, "line": row.line}
+        {"name": row.name, "needs": row.needs, "sets": row.served, "seeks": row.seeks, "line": row.line}
         for row in ATTACKS
     ]
 
@@ -50,6 +50,12 @@ def _objectives() -> Rows:
     return [{"name": row.name, "line": row.line} for row in OBJECTIVES]
 
 
+def _sets() -> Rows:
+    from trustbound.threat.sets.registry import SETS
+
+    return [{"name": row.name, "unit": row.unit, "example": row.example, "line": row.line} for row in SETS]
+
+
 KINDS: dict[str, Callable[[], Rows]] = {
     "attacks": _attacks,
     "certifiers": _certifiers,
@@ -57,6 +63,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "data": _data,
     "models": _models,
     "objectives": _objectives,
+    "sets": _sets,
 }
 
 

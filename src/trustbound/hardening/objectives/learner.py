@@ -17,8 +17,7 @@ from torch import Tensor
 from trustbound.hardening.steps.modes import measuring
 from trustbound.model.wrapping import Model
 from trustbound.record.box import Box
-from trustbound.threat import NormBall, Random
-from trustbound.threat.neighbourhood import AdditiveNeighbourhood
+from trustbound.threat import Neighbourhood, PerturbationSet, Random
 
 Forward = Callable[[Tensor], Tensor]
 Climb = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -44,7 +43,7 @@ class Learner:
     def __init__(
         self,
         model: Model,
-        allowed: NormBall | None = None,
+        allowed: PerturbationSet | None = None,
         *,
         forward: Forward | None = None,
         autocast: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
@@ -62,7 +61,7 @@ class Learner:
         self.backwards += len(inputs)
         return _full(self._forward(inputs))
 
-    def around(self, inputs: Tensor) -> AdditiveNeighbourhood:
+    def around(self, inputs: Tensor) -> Neighbourhood:
         """The allowed changes of a batch, in ball ∩ box."""
         return self._allowed.around(inputs, self.model.box)
 
@@ -78,7 +77,7 @@ class Learner:
         return allowed.around(inputs, Box(box.low - reach, box.high + reach)).start(random, 0)
 
     @property
-    def _allowed(self) -> NormBall:
+    def _allowed(self) -> PerturbationSet:
         if self.allowed is None:
             raise RuntimeError("an objective that searches must declare `threat = True`")
         return self.allowed

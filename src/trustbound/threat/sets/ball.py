@@ -52,7 +52,7 @@ class NormBall:
             raise InputError(f"epsilon of l0 counts input values and must be a whole number; got {self.epsilon}")
 
     def __str__(self) -> str:
-        return f"{self.norm}:{_fraction(self.epsilon)}"
+        return f"{self.norm}:{decimal(self.epsilon)}"
 
     def tolerance(self, box: Box, features: int) -> float:
         """τ: what float rounding may add to a size, about 1e-6 of the box's width per coordinate.
@@ -65,9 +65,44 @@ class NormBall:
         scale = {"linf": 1.0, "l2": math.sqrt(features), "l1": float(features), "l0": 0.0}[self.norm]
         return _PER_COORDINATE * box.width * scale
 
-    def check(self, box: Box, features: int) -> None:
+    @property
+    def name(self) -> str:
+        """The norm."""
+        return self.norm
+
+    @property
+    def words(self) -> str:
+        """What may change and by how much, for people."""
+        if math.isinf(self.epsilon):
+            return "anything inside the box"
+        return {
+            "linf": f"each input value by at most {self.epsilon:.4g}",
+            "l2": f"Euclidean length of the change at most {self.epsilon:.4g}",
+            "l1": f"absolute changes that sum to at most {self.epsilon:.4g}",
+            "l0": f"at most {self.epsilon:g} input values, each by any amount inside the box",
+        }[self.norm]
+
+    @property
+    def alone(self) -> float:
+        """How far one input value may go whatever the others do."""
+        return self.epsilon if self.norm == "linf" else math.inf
+
+    @property
+    def grain(self) -> float:
+        """The smallest size that is a change at all."""
+        return 1.0 if self.norm == "l0" else 0.0
+
+    def diameter(self, box: Box, features: int) -> float:
+        """The distance between opposite corners of the box."""
+        return box.diameter(self.norm, features)
+
+    def resized(self, epsilon: float) -> NormBall:
+        """The ball of another radius; whole coordinates of l0."""
+        return NormBall(self.norm, math.floor(epsilon) if self.norm == "l0" and math.isfinite(epsilon) else epsilon)
+
+    def check(self, box: Box, shape: tuple[int, ...]) -> None:
         """Refuse an epsilon that is larger than the box: almost always a mistake of units."""
-        diameter = box.diameter(self.norm, features)
+        diameter = self.diameter(box, math.prod(shape))
         if math.isfinite(self.epsilon) and self.epsilon > diameter:
             raise InputError(
                 f"epsilon must be at most the box's diameter in {self.norm}, {diameter:g}; got "
@@ -83,7 +118,7 @@ class NormBall:
         reach = torch.as_tensor(
             self.epsilon if radius is None else radius, dtype=torch.float64, device=inputs.device
         ).expand(inputs.shape[0])
-        low, high = _limits(box, inputs)
+        low, high = box_limits(box, inputs)
         shared = {
             "inputs": inputs,
             "low": low,
@@ -102,13 +137,13 @@ class NormBall:
         return kinds[self.norm](**shared)  # type: ignore[arg-type]
 
 
-def _limits(box: Box, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def box_limits(box: Box, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """The box's limits in the inputs' dtype: who writes 0.1 and holds float32 data means float32(0.1)."""
     low, high = (torch.as_tensor(limit, dtype=torch.float64, device=inputs.device) for limit in (box.low, box.high))
     return low.to(inputs.dtype), high.to(inputs.dtype)
 
 
-def _fraction(value: float) -> str:
+def decimal(value: float) -> str:
     """A number as people write it: k/255 where it is one and longer as a decimal, else the shortest decimal."""
     if not math.isfinite(value):
         return "inf"

@@ -25,6 +25,7 @@ class L0Neighbourhood(AdditiveNeighbourhood):
     """
 
     norm: ClassVar[str] = "l0"
+    discrete: ClassVar[bool] = True
 
     def start(self, random: Random, restart: int) -> Tensor:
         """As many random coordinates as allowed, each uniform in the box."""
