@@ -11,7 +11,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -24,8 +23,8 @@ from trustbound.model.wrapping import Model
 @contextlib.contextmanager
 def replaced(name: str, change: Callable[[Any], Any]) -> Iterator[None]:
     """Put `change(old)` in place of a function in every module of the certificates that holds it by this name."""
-    for row in CERTIFIERS:
-        import_module(row.target.partition(":")[0])
+    for name in CERTIFIERS.names:
+        CERTIFIERS.load(name)
     found = [
         module
         for path, module in list(sys.modules.items())

@@ -1,6 +1,5 @@
 """The table of checks, the rule that judges, the contexts and the runner."""
 
-import importlib
 import subprocess
 import sys
 
@@ -16,7 +15,7 @@ from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import build, examine
 from trustbound.audits.checks.finding import Finding, HealthCheck, idle, judge, unmeasured
 from trustbound.audits.checks.probe import strike
-from trustbound.audits.checks.registry import CHECKS, find
+from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.checks.significance import excess_by_chance, holm, severest, share_by_chance
 from trustbound.data.labelled import LabelledSet
@@ -38,8 +37,7 @@ def test_all_checks_exist_once():
 
 @pytest.mark.parametrize("row", CHECKS, ids=lambda row: row.name)
 def test_each_row_agrees_with_its_class(row):
-    module, _, kind = row.target.partition(":")
-    check = getattr(importlib.import_module(module), kind)
+    check = CHECKS.load(row.name)
     assert issubclass(check, HealthCheck)
     assert check.name == row.name
     assert isinstance(check.needs, Access)
@@ -67,7 +65,7 @@ def test_the_table_itself_does_not_import_torch():
 
 def test_unknown_name_is_refused_with_the_names():
     with pytest.raises(InputError, match=r"determinism, .*got 'nonsense'"):
-        find("nonsense")
+        CHECKS.find("nonsense")
 
 
 @pytest.mark.parametrize(
@@ -75,15 +73,15 @@ def test_unknown_name_is_refused_with_the_names():
     [(0.0, "PASS"), (0.02, "PASS"), (0.021, "WARN"), (0.2, "WARN"), (0.21, "FAIL"), (float("nan"), "FAIL")],
 )
 def test_thresholds_are_exceeded_not_met(value, verdict):
-    assert judge(find("gradient-rate"), Finding(value=value, finding="")) == verdict
+    assert judge(CHECKS.find("gradient-rate"), Finding(value=value, finding="")) == verdict
 
 
 def test_bounds_on_the_verdict():
-    row = find("gradient-rate")
+    row = CHECKS.find("gradient-rate")
     assert judge(row, Finding(value=None, finding="", at_least="FAIL")) == "SKIP"
     assert judge(row, Finding(value=0.0, finding="", at_least="WARN")) == "WARN"
     assert judge(row, Finding(value=9.0, finding="", at_most="WARN")) == "WARN"
-    assert judge(find("best-against-last"), Finding(value=1.0, finding="")) == "WARN"  # never FAILs
+    assert judge(CHECKS.find("best-against-last"), Finding(value=1.0, finding="")) == "WARN"  # never FAILs
 
 
 def test_excess_by_chance_is_the_exact_binomial_tail():
@@ -166,7 +164,7 @@ def test_a_model_that_raises_never_stops_the_checks(raises):
     evidence = Evidence(broken=broken, adversarial=inputs, white=broken, certified=broken, fingerprint=taken)
     for context in (before(module), after(module, evidence)):
         for check in examine(context).checks:
-            row = find(check.name)
+            row = CHECKS.find(check.name)
             assert check.verdict != "FAIL", check.finding
             if check.finding.startswith("could not be measured") and row.severity == "error":
                 assert check.verdict == "WARN"

@@ -33,7 +33,7 @@ def weak(monkeypatch, **rounds):
     stage = suites.Stage(name="first", attack="margin", numbers={"steps": 1, "runs": (Run(start="random"),)})
     near = stage.named("near")
     monkeypatch.setitem(suites.SUITES, "standard", (stage, near))
-    monkeypatch.setattr(suites, "_BY_NORM", {})
+    monkeypatch.setattr(suites, "_OWN", {})
     kinds = (
         suites.Stage(name="one", attack="margin", numbers={"steps": 2, "runs": (Run(start="random"),)}, share=0.3),
         suites.Stage(name="two", attack="boundary-walk", numbers={"targets": 1, "steps": 6}, share=0.3),

@@ -1,7 +1,6 @@
 """What every per-example attack of the registry keeps, whatever it does inside."""
 
 import dataclasses
-import importlib
 import itertools
 import math
 import random as python_random
@@ -13,7 +12,7 @@ from torch import nn
 
 from trustbound.attacks import attack, build
 from trustbound.attacks.attacking import attack as attack_function
-from trustbound.attacks.registry import ATTACKS, find
+from trustbound.attacks.registry import ATTACKS
 from trustbound.errors import InputError, ModelError, UnsupportedError
 from trustbound.model.dyadic import dyadic_network
 from trustbound.model.wrapping import Adaptation, wrap
@@ -30,8 +29,7 @@ def sets(row):
 
 
 def kind(row):
-    module, _, name = row.target.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return ATTACKS.load(row.name)
 
 
 def small(row, steps=6, **numbers):
@@ -540,7 +538,7 @@ def test_rows_docstrings_and_names_agree(row):
     chosen = kind(row)
     assert chosen.needs is Access[row.needs.upper()]
     assert chosen.seeks == row.seeks
-    assert find(row.name) is row
+    assert ATTACKS.find(row.name) is row
     assert build(row.name) == chosen()
     assert dataclasses.fields(chosen)
     assert chosen.__dataclass_params__.frozen

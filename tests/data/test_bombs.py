@@ -20,7 +20,7 @@ import trustbound.record.disk.unpacking as rule
 from trustbound.data import load_data
 from trustbound.data.formats.cifar import read_cifar10
 from trustbound.data.formats.idx import read_idx
-from trustbound.data.registry import data_row
+from trustbound.data.registry import DATA
 from trustbound.errors import InputError
 from trustbound.model import load_model
 from trustbound.model.files.weights import read_weights
@@ -359,4 +359,4 @@ def test_cifar_members_are_bounded(tmp_path):
             held = {b"data": np.zeros((1, 3072), dtype=np.uint8), b"labels": [0]}
             member(archive, "cifar-10-batches-py/test_batch", pickle.dumps(held, protocol=2))
     with pytest.raises(InputError, match="test_batch twice"):
-        read_cifar10({path.name: path}, data_row("cifar10"), "test")
+        read_cifar10({path.name: path}, DATA.find("cifar10"), "test")

@@ -13,8 +13,9 @@ import pytest
 import trustbound.data.load as load_module
 from trustbound.data import load_data
 from trustbound.data.download import cache_folder, fetch
-from trustbound.data.registry import data_row
+from trustbound.data.registry import DATA
 from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 BODY = np.random.default_rng(0).integers(0, 256, 700_000, dtype=np.uint8).tobytes()
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -141,7 +142,7 @@ def test_two_callers_share_one_transfer(server, tmp_path):
 def published(server, tmp_path, monkeypatch):
     """A registry row like MNIST's, with four tiny files that the local server publishes."""
     random, files = np.random.default_rng(3), []
-    for file in data_row("mnist").files:
+    for file in DATA.find("mnist").files:
         shape = (12, 28, 28) if file.role == "pictures" else (12,)
         array = random.integers(0, 10, shape, dtype=np.uint8)
         raw = b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *shape) + array.tobytes()
@@ -154,8 +155,8 @@ def published(server, tmp_path, monkeypatch):
                 content=hashlib.md5(raw).hexdigest(),
             )
         )
-    row = replace(data_row("mnist"), mirrors=(server.url,), files=tuple(files))
-    monkeypatch.setattr(load_module, "DATA", (row,))
+    row = replace(DATA.find("mnist"), mirrors=(server.url,), files=tuple(files))
+    monkeypatch.setattr(load_module, "DATA", Registry("a data set", row))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("TRUSTBOUND_DATA", raising=False)
     return row

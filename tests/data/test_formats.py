@@ -20,7 +20,7 @@ from trustbound.data import load_data
 from trustbound.data.formats.cifar import read_cifar10
 from trustbound.data.formats.idx import read_idx
 from trustbound.data.formats.table import read_table
-from trustbound.data.registry import data_row
+from trustbound.data.registry import DATA
 from trustbound.errors import InputError
 
 
@@ -160,7 +160,7 @@ def test_cifar10_code_in_a_pickle_is_refused_and_never_runs(tmp_path):
     proof = tmp_path / "ran"
     path = _cifar_of(tmp_path, pickle.dumps({b"data": _Bomb(proof), b"labels": [0]}))
     with pytest.raises(InputError, match=r"mkdir.*refused, and nothing in it was run"):
-        read_cifar10({path.name: path}, data_row("cifar10"), "test")
+        read_cifar10({path.name: path}, DATA.find("cifar10"), "test")
     assert not proof.exists()
     pickle.loads(pickle.dumps(_Bomb(proof)))
     assert proof.exists(), "the bomb must be a real one"
@@ -180,17 +180,17 @@ def test_cifar10_code_in_a_pickle_is_refused_and_never_runs(tmp_path):
 def test_cifar10_wrong_members_are_named(tmp_path, raw, said):
     path = _cifar_of(tmp_path, raw)
     with pytest.raises(InputError, match=said):
-        read_cifar10({path.name: path}, data_row("cifar10"), "test")
+        read_cifar10({path.name: path}, DATA.find("cifar10"), "test")
 
 
 def test_cifar10_truncated_and_incomplete_archives(tmp_path):
     raw = np.random.default_rng(0).integers(0, 256, (9, 3072), dtype=np.uint8)
     path = _cifar_of(tmp_path, pickle.dumps({b"data": raw, b"labels": [0] * 9}))
     with pytest.raises(InputError, match="missing: data_batch_1"):
-        read_cifar10({path.name: path}, data_row("cifar10"), "train")
+        read_cifar10({path.name: path}, DATA.find("cifar10"), "train")
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(InputError, match="truncated"):
-        read_cifar10({path.name: path}, data_row("cifar10"), "test")
+        read_cifar10({path.name: path}, DATA.find("cifar10"), "test")
 
 
 def test_npz_reads_keys_splits_and_pictures(tmp_path):

@@ -17,6 +17,7 @@ from trustbound.errors import RecordError
 from trustbound.hardening import Probe, Recipe, checkpoint, train
 from trustbound.hardening.objectives import PGDTraining
 from trustbound.model.wrapping import wrap
+from trustbound.record.document import to_document
 
 SETUP = textwrap.dedent(
     """
@@ -57,7 +58,7 @@ def same(left, right):
 
 
 def rows_of(trained):
-    plain = [row.to_json() for row in trained.history]
+    plain = to_document(trained.history)
     return [{key: value for key, value in row.items() if key != "seconds"} for row in plain]
 
 

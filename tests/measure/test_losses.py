@@ -1,4 +1,3 @@
-import importlib
 import math
 import subprocess
 import sys
@@ -7,8 +6,8 @@ import pytest
 import torch
 
 from trustbound.errors import InputError
-from trustbound.measure.losses import LOSSES, dlr, f1, f4, f5, f6, loss, margin, probability_margin
-from trustbound.measure.registry import LOSS_ROWS
+from trustbound.measure.losses import dlr, f1, f4, f5, f6, loss, margin, probability_margin
+from trustbound.measure.registry import LOSSES
 
 CLASSES = [2, 3, 4, 10]
 
@@ -79,10 +78,10 @@ def batch(classes, rows=60, seed=0):
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("classes", CLASSES)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names)
 def test_each_loss_equals_its_formula(name, classes, targeted):
     logits, labels, targets = batch(classes)
-    values = LOSSES[name](logits, labels, targets if targeted else None)
+    values = loss(name)(logits, labels, targets if targeted else None)
     expected = [
         oracle(name, z, y, t if targeted else None)
         for z, y, t in zip(logits.tolist(), labels.tolist(), targets.tolist(), strict=True)
@@ -93,14 +92,14 @@ def test_each_loss_equals_its_formula(name, classes, targeted):
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("classes", CLASSES)
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names)
 def test_gradients_equal_finite_differences(name, classes, targeted):
     logits, labels, targets = batch(classes, rows=8, seed=3)
     chosen = targets if targeted else None
-    function = LOSSES[name]
+    function = loss(name)
     if name == "scaled-soft-margin":  # its temperature is a constant of the row: that of the unperturbed logits
         heat = ((logits.amax(1) - logits.mean(1)) / 6)[:, None]
-        fixed = LOSSES["soft-margin"]
+        fixed = loss("soft-margin")
         (ours,) = torch.autograd.grad(function(logits.requires_grad_(), labels, chosen).sum(), logits)
         moved = logits.detach().requires_grad_()
         (theirs,) = torch.autograd.grad((heat[:, 0] * fixed(moved / heat, labels, chosen)).sum(), moved)
@@ -116,7 +115,7 @@ def test_the_scaled_soft_margin_leads_the_same_way_at_every_scale(scale, dtype):
     slopes = []
     for values in (logits, scale * logits, scale * (logits + 3.0)):
         leaf = values.to(dtype).requires_grad_()
-        slopes.append(torch.autograd.grad(LOSSES["scaled-soft-margin"](leaf, labels).sum(), leaf)[0])
+        slopes.append(torch.autograd.grad(loss("scaled-soft-margin")(leaf, labels).sum(), leaf)[0])
     torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(slopes[2], slopes[0], rtol=1e-3, atol=1e-4)
     assert (slopes[0].abs() > 1e-3).sum(1).float().mean() > 2.5  # of more classes than one
@@ -124,12 +123,12 @@ def test_the_scaled_soft_margin_leads_the_same_way_at_every_scale(scale, dtype):
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names)
 def test_extreme_logits_give_finite_values_and_gradients(name, dtype, targeted):
     rows = [[1e4, -1e4, 0.0, 5.0], [0.0] * 4, [-1e4] * 4, [1e-30, 0.0, 0.0, 0.0], [7.0, 7.0, 7.0, -7.0]]
     logits = torch.tensor(rows, dtype=dtype).repeat(4, 1).requires_grad_()
     labels = torch.arange(4).repeat_interleave(len(rows))
-    values = LOSSES[name](logits, labels, (labels + 1) % 4 if targeted else None)
+    values = loss(name)(logits, labels, (labels + 1) % 4 if targeted else None)
     (gradient,) = torch.autograd.grad(values.sum(), logits)
     assert values.dtype == dtype
     assert torch.isfinite(values).all()
@@ -137,28 +136,28 @@ def test_extreme_logits_give_finite_values_and_gradients(name, dtype, targeted):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names)
 def test_no_row_sees_another(name, targeted):
     logits, labels, targets = batch(10)
     logits = logits.float().requires_grad_()
     chosen = targets if targeted else None
-    values = LOSSES[name](logits, labels, chosen)
+    values = loss(name)(logits, labels, chosen)
     (gradient,) = torch.autograd.grad(values[7], logits, retain_graph=True)
     assert not gradient[torch.arange(60) != 7].any()
     changed = logits.detach().clone()
     changed[torch.arange(60) != 7] *= -3
-    again = LOSSES[name](changed, labels, chosen)
+    again = loss(name)(changed, labels, chosen)
     assert torch.equal(again[7], values[7].detach())
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", LOSSES.names)
 def test_every_loss_rises_where_the_adversary_gains(name):
     """Along the straight way from a sure right answer to a sure wrong one no loss ever falls."""
     way = torch.linspace(-3, 3, 61, dtype=torch.float64)
     logits = torch.stack((-way, way, torch.full_like(way, -9.0), torch.full_like(way, -9.5)), dim=1)
     labels = torch.zeros(61, dtype=torch.int64)
     for targets in (None, torch.ones(61, dtype=torch.int64)):
-        values = LOSSES[name](logits, labels, targets)
+        values = loss(name)(logits, labels, targets)
         assert (values.diff() >= -1e-12).all()
         assert values[30] > values[0]
 
@@ -166,7 +165,7 @@ def test_every_loss_rises_where_the_adversary_gains(name):
 @pytest.mark.parametrize("name", ["f1", "f2", "f3", "f4", "f5", "f6", "f7"])
 def test_carlini_wagner_at_or_above_zero_means_success(name):
     logits, labels, targets = batch(5, rows=4000, seed=5)
-    values = LOSSES[name](logits, labels, targets)
+    values = loss(name)(logits, labels, targets)
     reached = logits.argmax(1) == targets
     assert not ((values >= 0) & ~reached).any()
     if name in {"f2", "f3", "f6", "f7"}:  # these say it exactly; f1, f4 and f5 ask for probability 1/2
@@ -219,11 +218,8 @@ def test_probability_margin_stays_in_its_interval():
 
 
 def test_lookup_and_registry_agree():
-    assert [row.name for row in LOSS_ROWS] == list(LOSSES)
-    for row in LOSS_ROWS:
-        module, attribute = row.reference.split(":")
-        assert getattr(importlib.import_module(module), attribute) is LOSSES[row.name] is loss(row.name)
-        assert row.line
+    for name in LOSSES.names:
+        assert LOSSES.load(name) is loss(name)
     with pytest.raises(InputError, match=r"must be one of ce, margin.*got 'cw'.*Choose"):
         loss("cw")
 

@@ -296,7 +296,7 @@ def test_options_are_checked(tmp_path, network):
     for options, said in [
         ({"arguments": "{"}, "JSON object"),
         ({"arguments": "[1]"}, "mapping"),
-        ({"arguments": {"depth": 3}}, "takes the arguments"),
+        ({"arguments": {"depth": 3}}, "takes input_shape"),
         ({"device": "warp:9"}, "device"),
         ({"std": [0.0]}, "`std`"),
         ({"weights": path}, "needs its weights once"),
@@ -350,7 +350,7 @@ def test_code_of_a_model_that_ends_the_program_is_an_error(tmp_path, monkeypatch
         ({"std": [0.0]}, "positive"),
         ({"arguments": [1]}, "an architecture and its arguments"),
         ({"architecture": 3}, "an architecture and its arguments"),
-        ({"architecture": "nonsense"}, "unknown architecture"),
+        ({"architecture": "nonsense"}, "an architecture must be one of"),
         ({"arguments": {"widths": [10**12], "input_shape": [4], "classes": 3}}, "wrong shapes"),
         ({"arguments": {"widths": [8] * 200, "input_shape": [4], "classes": 3}}, "missing"),
     ],

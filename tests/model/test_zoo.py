@@ -1,7 +1,6 @@
 """Every architecture: its sizes as published, any input it claims, logits independent of neighbours."""
 
 import inspect
-from importlib import import_module
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 
 from trustbound.errors import InputError
 from trustbound.model import build
-from trustbound.model.registry import ZOO, zoo_row
+from trustbound.model.registry import ZOO
 
 TINY = {
     "resnet18": {"width": 4},
@@ -18,7 +17,7 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("name", [row.name for row in ZOO])
+@pytest.mark.parametrize("name", ZOO.names)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32)])
 def test_every_architecture_takes_every_small_picture(name, shape):
     if name == "resnet18" and shape[1] == 28:
@@ -34,11 +33,10 @@ def test_every_architecture_takes_every_small_picture(name, shape):
     assert module.arguments["input_shape"] == shape
 
 
-@pytest.mark.parametrize("name", [row.name for row in ZOO])
+@pytest.mark.parametrize("name", ZOO.names)
 def test_rows_match_their_factories(name):
-    row = zoo_row(name)
-    place, _, function = row.factory.partition(":")
-    defaults = inspect.signature(getattr(import_module(place), function)).parameters
+    row = ZOO.find(name)
+    defaults = inspect.signature(ZOO.load(name)).parameters
     assert tuple(defaults["input_shape"].default) == row.input_shape
     assert defaults["classes"].default == row.classes
 
@@ -88,8 +86,8 @@ def test_seed_decides_the_weights_and_the_global_generator_stays():
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [
-        ("cnn-tiny", {}, "the zoo has fc, cnn-small"),
-        ("fc", {"depth": 3}, "takes the arguments widths"),
+        ("cnn-tiny", {}, "an architecture must be one of fc, cnn-small"),
+        ("fc", {"depth": 3}, "takes widths"),
         ("fc", {"widths": [0]}, "`widths`"),
         ("fc", {"activation": "swish"}, "`activation`"),
         ("fc", {"classes": 1}, "`classes`"),

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from trustbound.errors import RecordError
 from trustbound.record.audit import (
-    SCHEMA,
     AuditRecord,
     Bracket,
     Check,
@@ -22,7 +21,8 @@ from trustbound.record.audit import (
 )
 from trustbound.record.cost import Cost
 from trustbound.record.document import from_document, to_document
-from trustbound.record.files import read_record
+from trustbound.record.files import json_view, read_record
+from trustbound.record.migrations import RECORD_SCHEMA
 from trustbound.record.scores import (
     Assessment,
     ConformalScore,
@@ -32,7 +32,6 @@ from trustbound.record.scores import (
     RiskCoverage,
     TemperatureFit,
 )
-from trustbound.record.view import json_view
 
 FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(max_size=8)
@@ -94,7 +93,7 @@ def test_every_part_comes_back_equal(kind):
 
 
 @settings(max_examples=20, deadline=None)
-@given(some(AuditRecord, schema=st.just(SCHEMA)))
+@given(some(AuditRecord, schema=st.just(RECORD_SCHEMA)))
 def test_a_whole_audit_comes_back_equal(record):
     assert through_json(record) == record
     view = json.loads(json.dumps(json_view(record), allow_nan=False))
@@ -124,9 +123,10 @@ def test_infinity_comes_back(value):
     assert through_json(check).value == value
 
 
-def test_nan_becomes_none_and_nothing_else():
+def test_nan_becomes_none_where_there_may_be_none_and_comes_back_where_there_must_be_a_number():
     check = Check(name="a", verdict="FAIL", severity="error", value=math.nan, finding="")
     assert through_json(check).value is None
+    assert math.isnan(through_json(Cost(seconds=math.nan)).seconds)
 
 
 def valid():
@@ -167,8 +167,11 @@ def valid():
 @pytest.mark.parametrize(
     "damage",
     [
-        {"schema": SCHEMA + 1},
         {"schema": None},
+        {"schema": "2"},
+        {"schema": True},
+        {"schema": 0},
+        {"schema": 1},
         {"model": None},
         {"model": "text"},
         {"brackets": 5},
@@ -183,11 +186,19 @@ def valid():
 )
 def test_damage_is_a_record_error(damage, tmp_path):
     document = {**to_document(valid()), **damage}
-    with pytest.raises(RecordError):
-        from_document(AuditRecord, document)
     (tmp_path / "record.json").write_text(json.dumps(document))
-    with pytest.raises(RecordError):
+    with pytest.raises(RecordError, match=r"damaged.* again"):
         read_record(tmp_path)
+
+
+def test_a_newer_record_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "record.json").write_text(json.dumps({"schema": RECORD_SCHEMA + 1, "unheard": "of"}))
+    with pytest.raises(RecordError) as refused:
+        read_record(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path / 'record.json'} has schema {RECORD_SCHEMA + 1}, which a newer trustbound wrote, and this one "
+        f"knows schemas up to {RECORD_SCHEMA}: update trustbound to go on with it."
+    )
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "null", '"text"', b"\xff\xfe\x00"])

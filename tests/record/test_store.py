@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from trustbound.errors import RecordError
 from trustbound.record.cost import Cost
 from trustbound.record.disk.atomic import write_atomically
-from trustbound.record.store import STORE_SCHEMA, EvidenceRow, Store
+from trustbound.record.migrations import EVIDENCE_SCHEMA
+from trustbound.record.store import EvidenceRow, Store
 
 ASKED = {"model": "abc", "seed": 0, "threats": ["linf:0.1"]}
 
@@ -57,6 +58,9 @@ ROWS = st.lists(
         forwards=st.integers(0, 2**40),
         backwards=st.integers(0, 2**40),
         queries=st.integers(0, 2**40),
+        payload=st.dictionaries(
+            st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4), max_size=2
+        ),
     ),
     unique_by=lambda one: one.position,
     max_size=6,
@@ -182,12 +186,18 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path):
     assert ran(code, tmp_path) == "opened"
 
 
-def test_another_schema_is_refused_by_its_number(tmp_path):
+def test_a_newer_schema_is_refused_in_one_sentence_and_left_alone(tmp_path):
     Store.open(tmp_path, ASKED).close()
     with contextlib.closing(sqlite3.connect(tmp_path / "audit.sqlite")) as other:
-        other.execute(f"PRAGMA user_version = {STORE_SCHEMA + 1}")
-    with pytest.raises(RecordError, match=rf"schema {STORE_SCHEMA}.* has {STORE_SCHEMA + 1}"):
+        other.execute(f"PRAGMA user_version = {EVIDENCE_SCHEMA + 1}")
+    before = (tmp_path / "audit.sqlite").read_bytes()
+    with pytest.raises(RecordError) as refused:
         Store.open(tmp_path, ASKED)
+    assert str(refused.value) == (
+        f"{tmp_path / 'audit.sqlite'} has schema {EVIDENCE_SCHEMA + 1}, which a newer trustbound wrote, and this one "
+        f"knows schemas up to {EVIDENCE_SCHEMA}: update trustbound to go on with it."
+    )
+    assert (tmp_path / "audit.sqlite").read_bytes() == before
 
 
 def test_another_programs_database_is_refused_and_left_alone(tmp_path):

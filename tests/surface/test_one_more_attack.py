@@ -77,7 +77,7 @@ def copy(tmp_path_factory):
     attacks = root / "src" / "trustbound" / "attacks"
     (attacks / "methods" / "toy_slide.py").write_text(TOY)
     registry = (attacks / "registry.py").read_text()
-    head, mark, tail = registry.partition("ATTACKS: tuple[AttackRow, ...] = (\n")
+    head, mark, tail = registry.partition('ATTACKS = Registry(\n    "an attack",\n')
     assert mark
     (attacks / "registry.py").write_text(head + mark + ROW + tail)
     return root
@@ -105,7 +105,7 @@ def test_the_copy_is_what_runs(copy):
 
 def test_it_is_listed_and_can_be_chosen(copy):
     rows = json.loads(command(copy, "list", "attacks", "--json").stdout)["attacks"]
-    assert {"name": "toy-slide", "sets": "linf l2"}.items() <= rows[0].items()
+    assert {"name": "toy-slide", "sets": "linf, l2"}.items() <= rows[0].items()
     # Help is wrapped at hyphens too.
     assert "toy-slide|" in "".join(command(copy, "attack", "--help").stdout.split())
     assert "'toy-slide'" in command(copy, "attack", "nonsense").stderr

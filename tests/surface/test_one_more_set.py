@@ -61,7 +61,7 @@ def copy(tmp_path_factory):
     sets = root / "src" / "trustbound" / "threat" / "sets"
     (sets / "contrast.py").write_text(TOY)
     registry = (sets / "registry.py").read_text()
-    head, mark, tail = registry.partition("SETS: tuple[SetRow, ...] = (\n")
+    head, mark, tail = registry.partition('SETS = Registry(\n    "a set of perturbations",\n')
     assert mark
     (sets / "registry.py").write_text(head + mark + ROW + tail)
     return root

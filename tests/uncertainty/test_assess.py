@@ -1,5 +1,4 @@
 import dataclasses
-import importlib
 import json
 import subprocess
 import sys
@@ -8,10 +7,11 @@ import pytest
 import torch
 
 from trustbound.errors import InputError
+from trustbound.record.document import from_document, to_document
 from trustbound.record.scores import Assessment
 from trustbound.uncertainty.assess import assess, split
 from trustbound.uncertainty.conformal import Aps, Threshold
-from trustbound.uncertainty.registry import DOUBT_ROWS
+from trustbound.uncertainty.registry import METHODS
 from trustbound.uncertainty.softmax import doubt
 
 
@@ -107,8 +107,8 @@ def test_few_examples_give_an_honest_record(n):
 def test_record_round_trip_through_text():
     logits, labels, attacked = network(200)
     for found in (assess(logits, labels, attacked), assess(logits[:5], labels[:5])):
-        text = json.dumps(found.to_json(), allow_nan=False)
-        assert Assessment.from_json(json.loads(text)) == found
+        text = json.dumps(to_document(found), allow_nan=False)
+        assert from_document(Assessment, json.loads(text)) == found
         assert dataclasses.is_dataclass(found)
 
 
@@ -132,9 +132,7 @@ def test_refusals():
 
 
 def test_registry_rows_exist_and_import_no_torch():
-    for row in DOUBT_ROWS:
-        module, attribute = row.reference.split(":")
-        assert callable(getattr(importlib.import_module(module), attribute))
-    assert [Threshold().name, Aps().name] == [row.name for row in DOUBT_ROWS[2:]]
+    assert all(callable(METHODS.load(name)) for name in METHODS.names)
+    assert (Threshold().name, Aps().name) == METHODS.names[2:]
     code = "import trustbound.uncertainty.registry, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

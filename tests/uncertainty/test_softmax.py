@@ -5,6 +5,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from trustbound.errors import InputError
 from trustbound.measure.entropy import mixture_log_probabilities
+from trustbound.record.document import from_document, to_document
 from trustbound.record.scores import Doubt
 from trustbound.uncertainty.softmax import doubt
 
@@ -74,7 +75,7 @@ def test_a_network_without_errors_has_no_confidence_on_them():
     assert found.mean_confidence_on_errors is None
     assert found.auroc is None
     assert found.aurc == 0.0
-    assert Doubt.from_json(found.to_json()) == found
+    assert from_document(Doubt, to_document(found)) == found
 
 
 def test_ensembles_pass_through_their_mixture():

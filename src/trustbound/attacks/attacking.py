@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import Any, cast
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle, default_batch_size, price_of
 from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request
-from trustbound.attacks.registry import find
+from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.searching import Attack, Found, Watch, reached_by, search
 from trustbound.attacks.window.scale import units
 from trustbound.errors import InputError, ModelError
@@ -27,17 +26,7 @@ def build(name: str, **numbers: Any) -> Attack:
     >>> build("pgd", steps=10).steps
     10
     """
-    row = find(name)
-    module, _, kind = row.target.partition(":")
-    attack = getattr(importlib.import_module(module), kind)
-    fields = [field.name for field in dataclasses.fields(attack) if field.init]
-    unknown = sorted(set(numbers) - set(fields))
-    if unknown:
-        raise InputError(f"{name} takes {', '.join(fields) or 'no numbers'}; got {', '.join(unknown)}")
-    try:
-        return cast(Attack, attack(**numbers))
-    except TypeError as error:  # a word where a number is compared
-        raise InputError(f"{name} takes numbers of the kinds that its documentation says; {error}") from error
+    return cast(Attack, ATTACKS.build(name, **numbers))
 
 
 def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:
@@ -99,7 +88,7 @@ def attack(
     check_batch(model, inputs, labels)
     threat.allowed.check(model.box, tuple(inputs.shape[1:]))
     if isinstance(name, str):
-        check_request(find(name), threat)
+        check_request(ATTACKS.find(name), threat)
         method = build(name, **numbers)
     else:
         if numbers:

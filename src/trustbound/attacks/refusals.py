@@ -78,10 +78,8 @@ def check_request(row: AttackRow, threat: Threat) -> None:
 def check_attack(method: Attack, threat: Threat) -> None:
     """The same for an attack that came as an object: one of the registry serves what its row says."""
     check_goal(threat)
-    kind = f"{type(method).__module__}:{type(method).__name__}"
-    for row in ATTACKS:
-        if row.target == kind:
-            check_request(row, threat)
+    if (row := ATTACKS.row_of(method)) is not None:
+        check_request(row, threat)
     if threat.access < method.needs:
         raise UnsupportedError(
             f"{type(method).__name__} needs access to {method.needs.name.lower()}; the threat gives "

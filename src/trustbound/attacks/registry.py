@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 if TYPE_CHECKING:
     from trustbound.threat import PerturbationSet
@@ -46,7 +46,8 @@ class AttackRow:
         return ", ".join((*self.norms, *(("any other set",) if self.any_set else ())))
 
 
-ATTACKS: tuple[AttackRow, ...] = (
+ATTACKS = Registry(
+    "an attack",
     AttackRow(
         name="fgsm",
         target="trustbound.attacks.methods.iterative:FGSM",
@@ -162,15 +163,3 @@ ATTACKS: tuple[AttackRow, ...] = (
         any_set=True,
     ),
 )
-
-
-def find(name: str) -> AttackRow:
-    """The row of a name.
-
-    >>> find("pgd").needs
-    'gradients'
-    """
-    for row in ATTACKS:
-        if row.name == name:
-            return row
-    raise InputError(f"an attack must be one of {', '.join(row.name for row in ATTACKS)}; got {name!r}")

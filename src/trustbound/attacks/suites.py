@@ -13,7 +13,7 @@ from typing import Any
 
 from trustbound.attacks.methods.margin_pgd import VARIED, Run
 from trustbound.attacks.refusals import check_goal
-from trustbound.attacks.registry import find
+from trustbound.attacks.registry import ATTACKS
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.threat import Access, Threat
 
@@ -274,5 +274,5 @@ def rounds(budget: str, threat: Threat) -> Rounds:
 
 
 def _serves(stage: Stage, threat: Threat) -> bool:
-    row = find("margin-pgd" if stage.attack == "margin" else stage.attack)
+    row = ATTACKS.find("margin-pgd" if stage.attack == "margin" else stage.attack)
     return threat.access >= Access[row.needs.upper()] and row.serves(threat.allowed)

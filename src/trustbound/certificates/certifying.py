@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.graph.reading import read
 from trustbound.certificates.region import Region
-from trustbound.certificates.registry import CERTIFIERS, Row
+from trustbound.certificates.registry import CERTIFIERS, CertifierRow
 from trustbound.certificates.slack import check_kernels, growth, vanished
 from trustbound.certificates.specification import Bound, Certifier
 from trustbound.errors import InputError, UnsupportedError
@@ -161,7 +160,7 @@ def _margins(certifier: Certifier, graph: Graph, region: Region, labels: Tensor,
     return bound
 
 
-def resolve(name: str | Certifier) -> tuple[Certifier, Row]:
+def resolve(name: str | Certifier) -> tuple[Certifier, CertifierRow]:
     """Return a certifier by its registry name, or the one given, with its row.
 
     Raises      InputError listing the names there are.
@@ -169,12 +168,11 @@ def resolve(name: str | Certifier) -> tuple[Certifier, Row]:
     >>> resolve("crown")[1].norms
     ('linf', 'l2', 'l1')
     """
-    for row in CERTIFIERS:
-        module, _, kind = row.target.partition(":")
-        if row.name == name or type(name).__name__ == kind:
-            found = getattr(import_module(module), kind)() if isinstance(name, str) else name
-            return found, row
-    raise InputError(f"a certifier is one of {', '.join(row.name for row in CERTIFIERS)}; got {name!r}")
+    if isinstance(name, str):
+        return CERTIFIERS.build(name), CERTIFIERS.find(name)
+    if (row := CERTIFIERS.row_of(name)) is None:
+        raise CERTIFIERS.unknown(name)
+    return name, row
 
 
 def _parsed(threat: Threat | str) -> Threat:

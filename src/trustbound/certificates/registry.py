@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trustbound.registry import Registry
+
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CertifierRow:
     """One certifier: its name, where its class is, one line about it, and what it serves."""
 
     name: str
@@ -17,8 +19,9 @@ class Row:
     paper: str
 
 
-CERTIFIERS: tuple[Row, ...] = (
-    Row(
+CERTIFIERS = Registry(
+    "a certifier",
+    CertifierRow(
         name="interval",
         target="trustbound.certificates.methods.interval:Interval",
         line="limits of every number pushed forward; cheap, tight only for networks trained for it",
@@ -26,7 +29,7 @@ CERTIFIERS: tuple[Row, ...] = (
         deterministic=True,
         paper="Gowal et al. 2018, arXiv:1810.12715",
     ),
-    Row(
+    CertifierRow(
         name="lipschitz",
         target="trustbound.certificates.methods.lipschitz:Lipschitz",
         line="clean margin minus radius × product of layer norms; made for l2",
@@ -34,7 +37,7 @@ CERTIFIERS: tuple[Row, ...] = (
         deterministic=True,
         paper="Szegedy et al. 2014, arXiv:1312.6199; Tsuzuku et al. 2018, arXiv:1802.04034",
     ),
-    Row(
+    CertifierRow(
         name="crown",
         target="trustbound.certificates.methods.linear:Crown",
         line="backward linear bounds with one line per ReLU; dearer and far tighter",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 
@@ -17,17 +16,15 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command's name, in the order of the registry."""
-        return [row.name for row in COMMANDS]
+        return list(COMMANDS.names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
-        for row in COMMANDS:
-            if row.name == cmd_name:
-                module, _, attribute = row.target.partition(":")
-                command = getattr(importlib.import_module(module), attribute)
-                assert isinstance(command, click.Command)
-                return command
-        return None
+        if cmd_name not in COMMANDS.names:
+            return None
+        command = COMMANDS.load(cmd_name)
+        assert isinstance(command, click.Command)
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the registry, without importing any."""

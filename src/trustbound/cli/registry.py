@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trustbound.registry import Registry
+
 
 @dataclass(frozen=True)
 class CommandRow:
@@ -16,7 +18,8 @@ class CommandRow:
 
 _ROOM = "trustbound.cli.commands."
 
-COMMANDS: tuple[CommandRow, ...] = (
+COMMANDS = Registry(
+    "a command",
     CommandRow("audit", _ROOM + "audit:audit_command", "Bracket a model's robust accuracy and write the report."),
     CommandRow("train", _ROOM + "train:train_command", "Train a model of the zoo, plainly or to be robust."),
     CommandRow("attack", _ROOM + "attack:attack_command", "Run one attack."),

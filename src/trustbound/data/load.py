@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +48,8 @@ def load_data(
     ('digits/test', 100, (1, 8, 8))
     """
     pictures = {"resize": resize, "crop": crop, "interpolation": interpolation, "class_index": class_index}
-    row = next((row for row in DATA if row.name == str(spec)), None)
-    if row is not None:
+    if str(spec) in DATA.names:
+        row = DATA.find(str(spec))
         _refuse(str(spec), {**pictures, "label_column": label_column, **({} if row.files else {"data_dir": data_dir})})
         return _named(row, split or DEFAULT, data_dir, _plain(box)).stratified(limit, seed)
     path = Path(spec).expanduser()
@@ -92,8 +90,7 @@ def load_data(
 def _named(row: PublishedSet, split: str, data_dir: str | Path | None, box: Box | None) -> LabelledSet:
     if split not in row.splits:
         raise InputError(f"{row.name} has the splits {', '.join(row.splits)}; got {split!r}")
-    module, _, function = row.reader.partition(":")
-    read = getattr(import_module(module), function)
+    read = DATA.load(row.name)
     data: LabelledSet = read(locate(row, split, data_dir), row, split, box=box) if row.files else read(split, box=box)
     return data
 
@@ -111,9 +108,7 @@ def _refuse(spec: str, options: dict[str, Any]) -> None:
 
 
 def _unknown(spec: str) -> InputError:
-    names = [row.name for row in DATA]
-    close = difflib.get_close_matches(spec.lower(), names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     return InputError(
-        f"data must be one of {', '.join(names)} or an existing path; got {spec!r}, which is neither.{hint}"
+        f"data must be one of {', '.join(DATA.names)} or an existing path; got {spec!r}, which is neither."
+        f"{DATA.suggestion(spec)}"
     )

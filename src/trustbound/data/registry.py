@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class PublishedSet:
     """One named set: where it is published, what it holds and who reads it."""
 
     name: str
-    reader: str
+    target: str
     line: str
     shape: tuple[int, ...]
     class_names: tuple[str, ...]
@@ -48,17 +48,18 @@ def _idx(split: str, role: str, sha256: str, content: str) -> PublishedFile:
     return PublishedFile(name=f"{stem}-{kind}-ubyte.gz", splits=(split,), role=role, sha256=sha256, content=content)
 
 
-DATA: tuple[PublishedSet, ...] = (
+DATA = Registry(
+    "a data set",
     PublishedSet(
         name="digits",
-        reader="trustbound.data.formats.digits:read_digits",
+        target="trustbound.data.formats.digits:read_digits",
         line="scikit-learn's 8×8 handwritten digits, embedded, 1,797 real pictures",
         shape=(1, 8, 8),
         class_names=tuple("0123456789"),
     ),
     PublishedSet(
         name="mnist",
-        reader="trustbound.data.formats.idx:read_idx_pair",
+        target="trustbound.data.formats.idx:read_idx_pair",
         line="MNIST handwritten digits, 28×28 grey, 60,000 + 10,000",
         shape=(1, 28, 28),
         class_names=tuple("0123456789"),
@@ -96,7 +97,7 @@ DATA: tuple[PublishedSet, ...] = (
     ),
     PublishedSet(
         name="fashion-mnist",
-        reader="trustbound.data.formats.idx:read_idx_pair",
+        target="trustbound.data.formats.idx:read_idx_pair",
         line="Fashion-MNIST articles of clothing, 28×28 grey, 60,000 + 10,000",
         shape=(1, 28, 28),
         class_names=(
@@ -146,7 +147,7 @@ DATA: tuple[PublishedSet, ...] = (
     ),
     PublishedSet(
         name="cifar10",
-        reader="trustbound.data.formats.cifar:read_cifar10",
+        target="trustbound.data.formats.cifar:read_cifar10",
         line="CIFAR-10 colour photographs, 32×32, 50,000 + 10,000, the original python archive",
         shape=(3, 32, 32),
         class_names=(
@@ -173,15 +174,3 @@ DATA: tuple[PublishedSet, ...] = (
         ),
     ),
 )
-
-
-def data_row(name: str) -> PublishedSet:
-    """The row of a named set.
-
-    >>> data_row("mnist").shape
-    (1, 28, 28)
-    """
-    for row in DATA:
-        if row.name == name:
-            return row
-    raise InputError(f"unknown data set {name!r}; known are {', '.join(row.name for row in DATA)}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trustbound.record.cost import Cost
+from trustbound.record.document import from_document, to_document
 
 if TYPE_CHECKING:
     from trustbound.hardening.recipe import Recipe
@@ -42,10 +42,6 @@ class Epoch:
     probe_robust_accuracy: float | None
     seconds: float
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
@@ -54,10 +50,6 @@ class Event:
     epoch: int
     kind: str
     text: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +100,7 @@ class Stand:
 
     def to_text(self) -> str:
         """JSON: every float reads back as the same bits."""
-        plain = {
-            **vars(self),
-            "cost": vars(self.cost),
-            "probe_cost": vars(self.probe_cost),
-            "history": [row.to_json() for row in self.history],
-            "events": [event.to_json() for event in self.events],
-        }
-        return json.dumps(plain)
+        return json.dumps(to_document(self), allow_nan=False)
 
     @classmethod
     def from_text(cls, text: str) -> Stand:
@@ -124,11 +109,7 @@ class Stand:
         >>> Stand.from_text(Stand(epoch=3, sums={"loss": 0.1}).to_text()).sums
         {'loss': 0.1}
         """
-        plain = json.loads(text)
-        plain["cost"], plain["probe_cost"] = Cost(**plain["cost"]), Cost(**plain["probe_cost"])
-        plain["history"] = [Epoch(**row) for row in plain["history"]]
-        plain["events"] = [Event(**event) for event in plain["events"]]
-        return cls(**plain)
+        return from_document(cls, json.loads(text))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

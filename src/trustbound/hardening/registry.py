@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class ObjectiveRow:
     lifts: str
 
 
-OBJECTIVES: tuple[ObjectiveRow, ...] = (
+OBJECTIVES = Registry(
+    "a training objective",
     ObjectiveRow(
         name="standard",
         target="trustbound.hardening.objectives.standard:Standard",
@@ -49,15 +50,3 @@ OBJECTIVES: tuple[ObjectiveRow, ...] = (
         lifts="robust accuracy",
     ),
 )
-
-
-def find(name: str) -> ObjectiveRow:
-    """The row of a name.
-
-    >>> find("pgd").threat
-    True
-    """
-    for row in OBJECTIVES:
-        if row.name == name:
-            return row
-    raise InputError(f"a training objective must be one of {', '.join(row.name for row in OBJECTIVES)}; got {name!r}")

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.errors import InputError
 from trustbound.measure.margin import margin as true_margin
 from trustbound.measure.margin import pick, rival
+from trustbound.measure.registry import LOSSES
 
 LOG_2 = math.log(2.0)
 
@@ -207,24 +207,8 @@ def _aim(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     return rival(logits, labels) if targets is None else targets
 
 
-LOSSES: Mapping[str, Loss] = MappingProxyType(
-    {
-        "ce": ce,
-        "margin": margin,
-        "difference": difference,
-        "probability-margin": probability_margin,
-        "soft-margin": soft_margin,
-        "scaled-soft-margin": scaled_soft_margin,
-        "dlr": dlr,
-        "f1": f1,
-        "f2": f2,
-        "f3": f3,
-        "f4": f4,
-        "f5": f5,
-        "f6": f6,
-        "f7": f7,
-    }
-)
+#: A plain mapping, which a compiled gradient function can look into.
+_FUNCTIONS: Mapping[str, Loss] = MappingProxyType({name: LOSSES.load(name) for name in LOSSES.names})
 
 
 def loss(name: str) -> Loss:
@@ -234,11 +218,9 @@ def loss(name: str) -> Loss:
     True
     >>> loss("hinge")
     Traceback (most recent call last):
-    trustbound.errors.InputError: `loss` must be one of ce, margin, difference, ...; got 'hinge'. ...
+    trustbound.errors.InputError: a loss must be one of ce, margin, difference, ...; got 'hinge'. ...
     """
     try:
-        return LOSSES[name]
+        return _FUNCTIONS[name]
     except KeyError:
-        raise InputError(
-            f"`loss` must be one of {', '.join(LOSSES)}; got {name!r}. Choose one of these names."
-        ) from None
+        raise LOSSES.unknown(name) from None

@@ -4,103 +4,102 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trustbound.registry import Registry
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossRow:
-    """One loss that an attack may climb: its name, where it lives, and one line about it.
-
-    >>> LOSS_ROWS[0].name
-    'ce'
-    """
+    """One loss that an attack may climb: its name, where it lives, one line about it, and of what it is a function."""
 
     name: str
-    reference: str
+    target: str
     line: str
     space: str
 
 
-LOSS_ROWS: tuple[LossRow, ...] = (
+LOSSES = Registry(
+    "a loss",
     LossRow(
         name="ce",
-        reference="trustbound.measure.losses:ce",
+        target="trustbound.measure.losses:ce",
         line="cross-entropy: the training loss itself",
         space="log-probabilities",
     ),
     LossRow(
         name="margin",
-        reference="trustbound.measure.losses:margin",
+        target="trustbound.measure.losses:margin",
         line="best other logit minus the true one",
         space="logits",
     ),
     LossRow(
         name="difference",
-        reference="trustbound.measure.losses:difference",
+        target="trustbound.measure.losses:difference",
         line="logit of one class minus the true one, whichever others lie above both",
         space="logits",
     ),
     LossRow(
         name="probability-margin",
-        reference="trustbound.measure.losses:probability_margin",
+        target="trustbound.measure.losses:probability_margin",
         line="best other probability minus the true one",
         space="probabilities",
     ),
     LossRow(
         name="soft-margin",
-        reference="trustbound.measure.losses:soft_margin",
+        target="trustbound.measure.losses:soft_margin",
         line="log-odds of a wrong answer: cross-entropy's direction, without its saturation",
         space="logits",
     ),
     LossRow(
         name="scaled-soft-margin",
-        reference="trustbound.measure.losses:scaled_soft_margin",
+        target="trustbound.measure.losses:scaled_soft_margin",
         line="the soft margin at a temperature of the row's own: blind to the scale and shift of the logits",
         space="logits",
     ),
     LossRow(
         name="dlr",
-        reference="trustbound.measure.losses:dlr",
+        target="trustbound.measure.losses:dlr",
         line="difference of logits ratio: blind to the scale and shift of the logits",
         space="logits",
     ),
     LossRow(
         name="f1",
-        reference="trustbound.measure.losses:f1",
+        target="trustbound.measure.losses:f1",
         line="Carlini-Wagner f1: log 2 minus the target's cross-entropy",
         space="log-probabilities",
     ),
     LossRow(
         name="f2",
-        reference="trustbound.measure.losses:f2",
+        target="trustbound.measure.losses:f2",
         line="Carlini-Wagner f2: hinge on the probability margin",
         space="probabilities",
     ),
     LossRow(
         name="f3",
-        reference="trustbound.measure.losses:f3",
+        target="trustbound.measure.losses:f3",
         line="Carlini-Wagner f3: softplus of the probability margin",
         space="probabilities",
     ),
     LossRow(
         name="f4",
-        reference="trustbound.measure.losses:f4",
+        target="trustbound.measure.losses:f4",
         line="Carlini-Wagner f4: hinge on target probability 1/2",
         space="probabilities",
     ),
     LossRow(
         name="f5",
-        reference="trustbound.measure.losses:f5",
+        target="trustbound.measure.losses:f5",
         line="Carlini-Wagner f5: log of twice the target probability (the same function as f1)",
         space="log-probabilities",
     ),
     LossRow(
         name="f6",
-        reference="trustbound.measure.losses:f6",
+        target="trustbound.measure.losses:f6",
         line="Carlini-Wagner f6: hinge on the logit margin",
         space="logits",
     ),
     LossRow(
         name="f7",
-        reference="trustbound.measure.losses:f7",
+        target="trustbound.measure.losses:f7",
         line="Carlini-Wagner f7: softplus of the logit margin",
         space="logits",
     ),

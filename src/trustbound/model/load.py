@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -119,9 +118,8 @@ def load_model(
 
 def _parse(spec: str, weights: str | Path | None) -> tuple[str | None, Path | None, str | None]:
     """(zoo name, file, function): which of the forms a spec has."""
-    names = [row.name for row in ZOO]
     head, _, tail = spec.partition(":")
-    if head in names:
+    if head in ZOO.names:
         if bool(tail) == (weights is not None):
             raise InputError(
                 f"the architecture {head!r} needs its weights once, as {head}:weights.safetensors or with "
@@ -150,8 +148,7 @@ def _parse(spec: str, weights: str | Path | None) -> tuple[str | None, Path | No
         return None, Path(before).expanduser(), function
     if colon and all(part.isidentifier() for part in f"{before}.{function}".split(".")):
         return None, None, function
-    close = difflib.get_close_matches(head, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else f" The zoo has {', '.join(names)}."
+    hint = ZOO.suggestion(head) or f" The zoo has {', '.join(ZOO.names)}."
     raise InputError(f"a model is {_FORMS}; got {spec!r}, which is none of these or does not exist.{hint}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,59 +12,48 @@ class ZooRow:
     """One architecture: who builds it and what it is built for unless told otherwise."""
 
     name: str
-    factory: str
+    target: str
     line: str
     input_shape: tuple[int, ...]
     classes: int = 10
 
 
-ZOO: tuple[ZooRow, ...] = (
+ZOO = Registry(
+    "an architecture",
     ZooRow(
         name="fc",
-        factory="trustbound.model.zoo.dense:fully_connected",
+        target="trustbound.model.zoo.dense:fully_connected",
         line="fully connected, any hidden widths (200, 200)",
         input_shape=(1, 28, 28),
     ),
     ZooRow(
         name="cnn-small",
-        factory="trustbound.model.zoo.cnn:cnn_small",
+        target="trustbound.model.zoo.cnn:cnn_small",
         line="two strided convolutions and one hidden layer, the small network of the certification papers",
         input_shape=(1, 28, 28),
     ),
     ZooRow(
         name="cnn-large",
-        factory="trustbound.model.zoo.cnn:cnn_large",
+        target="trustbound.model.zoo.cnn:cnn_large",
         line="four convolutions and two hidden layers, the large network of the certification papers",
         input_shape=(1, 28, 28),
     ),
     ZooRow(
         name="resnet18",
-        factory="trustbound.model.zoo.resnet:resnet18",
+        target="trustbound.model.zoo.resnet:resnet18",
         line="residual network with batch norm, 18 layers, stem for small pictures",
         input_shape=(3, 32, 32),
     ),
     ZooRow(
         name="wrn-28-10",
-        factory="trustbound.model.zoo.wide_resnet:wide_resnet",
+        target="trustbound.model.zoo.wide_resnet:wide_resnet",
         line="wide residual network, 28 layers, 10 times as wide (depth and width can be given)",
         input_shape=(3, 32, 32),
     ),
     ZooRow(
         name="vit-small",
-        factory="trustbound.model.zoo.vit:vit_small",
+        target="trustbound.model.zoo.vit:vit_small",
         line="small vision transformer: patches of 4, width 128, 6 blocks of 4 heads",
         input_shape=(3, 32, 32),
     ),
 )
-
-
-def zoo_row(name: str) -> ZooRow:
-    """The row of a named architecture.
-
-    >>> zoo_row("cnn-small").input_shape
-    (1, 28, 28)
-    """
-    for row in ZOO:
-        if row.name == name:
-            return row
-    raise InputError(f"unknown architecture {name!r}; the zoo has {', '.join(row.name for row in ZOO)}")

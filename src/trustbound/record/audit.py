@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from trustbound.record.cost import Cost
+from trustbound.record.migrations import RECORD_SCHEMA
 from trustbound.record.scores import Assessment
-
-SCHEMA = 2
 
 #: The step that settles examples which the goal does not concern.
 UNCONCERNED = "not-concerned"
@@ -237,7 +236,7 @@ class AuditRecord:
     verdict: str = ""
     misses: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
-    schema: int = SCHEMA
+    schema: int = RECORD_SCHEMA
 
     @property
     def doubt(self) -> Assessment | None:

@@ -1,4 +1,4 @@
-"""Records as JSON documents and back."""
+"""The one codec: records as JSON documents and back, by their annotations."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from trustbound.errors import RecordError
-from trustbound.record import scores
-from trustbound.record.audit import SCHEMA, AuditRecord
 
 R = TypeVar("R")
 
 
 def to_document(record: Any) -> Any:
-    """A frozen record as what `json.dumps(..., allow_nan=False)` accepts.
+    """A dataclass of plain values as what `json.dumps(..., allow_nan=False)` accepts.
+
+    JSON has no word for them: NaN becomes None, an infinity "inf" or "-inf".
 
     >>> from trustbound.record.cost import Cost
     >>> to_document(Cost(forwards=2))["forwards"]
     2
     """
-    if isinstance(record, scores.Score):
-        return record.to_json()
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return {field.name: to_document(getattr(record, field.name)) for field in dataclasses.fields(record)}
     if isinstance(record, tuple | list):
@@ -38,26 +36,20 @@ def to_document(record: Any) -> Any:
 
 
 def from_document(kind: type[R], document: Any) -> R:
-    """Read a record back.
+    """Read a record back; unknown fields are passed over, absent ones take their defaults.
 
-    Raises      RecordError when the document was written by another schema, lacks a field, or holds what does not
-                belong there.
+    Raises      RecordError when the document lacks a field without a default, or holds what does not belong there.
 
     >>> from trustbound.record.cost import Cost
     >>> from_document(Cost, to_document(Cost(forwards=2)))
     Cost(forwards=2, backwards=0, queries=0, seconds=0.0)
     """
-    if kind is AuditRecord and isinstance(document, Mapping) and document.get("schema") != SCHEMA:
-        raise RecordError(
-            f"this version reads records of schema {SCHEMA}; got {document.get('schema')!r}. "
-            "Run the audit again, or read it with the version that wrote it."
-        )
     try:
         return typing.cast(R, _read(kind, document))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise RecordError(
-            f"a stored {kind.__name__} holds what does not belong there ({error}); the record is damaged. "
-            "Give the audit's command again to write it anew."
+            f"a stored {kind.__name__} holds what does not belong there ({error}): it is damaged. Give the command "
+            "that wrote it again."
         ) from error
 
 
@@ -76,12 +68,12 @@ def _read(kind: Any, value: Any) -> Any:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return tuple(_read(arguments[0], part) for part in value)
         return tuple(_read(part, item) for part, item in zip(arguments, value, strict=True))
-    if origin is dict:
+    if origin is list:
+        return [_read(arguments[0], part) for part in value]
+    if origin in (dict, Mapping):
         return {key: _read(arguments[1], item) for key, item in value.items()}
-    if kind is float and isinstance(value, str):
-        return float(value)
-    if isinstance(kind, type) and issubclass(kind, scores.Score):
-        return kind.from_json(value)
+    if kind is float and (value is None or isinstance(value, str)):
+        return float("nan" if value is None else value)
     if dataclasses.is_dataclass(kind):
         name = typing.cast(type, kind).__name__
         hints = _hints(typing.cast(type, kind))
@@ -93,6 +85,8 @@ def _read(kind: Any, value: Any) -> Any:
             and field.default_factory is dataclasses.MISSING
         ]
         if missing:
-            raise RecordError(f"a stored {name} lacks {', '.join(missing)}; the record is damaged")
+            raise RecordError(
+                f"a stored {name} lacks {', '.join(missing)}: it is damaged. Give the command that wrote it again."
+            )
         return kind(**{key: _read(hints[key], item) for key, item in value.items() if key in hints})  # type: ignore[operator]
     return value

@@ -1,26 +1,19 @@
 """What is recorded about a network's doubt: scores, bins, curves, temperature, conformal sets.
 
-Every class here is a frozen record with `to_json` and `from_json`. A score that is not defined (the
-confidence on errors of a network without errors) is None, never NaN; an infinite one is written "inf", since
-JSON has no word for it.
+A score that is not defined (the confidence on errors of a network without errors) is None, never NaN.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
 
-from trustbound.errors import RecordError
-
-S = TypeVar("S", bound="Score")
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Base of these records: undefined numbers become None, and JSON is read back to equal records."""
+    """Base of these records: undefined numbers become None, so that equal scores are equal records."""
 
     def __post_init__(self) -> None:
         """Write an undefined number as None and freeze lists into tuples."""
@@ -31,29 +24,6 @@ class Score:
             elif isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
 
-    def to_json(self) -> dict[str, Any]:
-        """This record as a dictionary that `json.dumps(..., allow_nan=False)` accepts."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_json(cls: type[S], document: Mapping[str, Any]) -> S:
-        """Read a record back; raises RecordError when fields are missing or unknown."""
-        types = {field.name: field.type for field in fields(cls)}
-        names = set(types)
-        if set(document) != names:
-            raise RecordError(
-                f"a stored {cls.__name__} needs the fields {sorted(names)}; missing "
-                f"{sorted(names - set(document))}, unknown {sorted(set(document) - names)}. "
-                "It was written by another version: run the audit again in a new directory."
-            )
-        parts = _PARTS.get(cls.__name__, {})
-        return cls(
-            **{
-                name: document[name] if types[name] == "str" else _restored(document[name], parts.get(name))
-                for name in names
-            }
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin(Score):
@@ -63,7 +33,7 @@ class ReliabilityBin(Score):
     binomial one of the accuracy.
 
     >>> bin = ReliabilityBin(low=0.9, high=1.0, count=0, confidence=None, accuracy=None, interval=(0.0, 1.0))
-    >>> ReliabilityBin.from_json(bin.to_json()) == bin
+    >>> bin.confidence is None
     True
     """
 
@@ -181,37 +151,3 @@ class Assessment(Score):
     scaled_clean: Doubt | None
     scaled_attacked: Doubt | None
     conformal: tuple[ConformalScore, ...]
-
-
-_PARTS: dict[str, dict[str, type[Score]]] = {
-    "Reliability": {"bins": ReliabilityBin},
-    "Doubt": {"reliability": Reliability, "risk_coverage": RiskCoverage},
-    "Assessment": {
-        "clean": Doubt,
-        "attacked": Doubt,
-        "temperature": TemperatureFit,
-        "scaled_clean": Doubt,
-        "scaled_attacked": Doubt,
-        "conformal": ConformalScore,
-    },
-}
-
-
-def _plain(value: Any) -> Any:
-    """A value in the words of JSON."""
-    if isinstance(value, Score):
-        return value.to_json()
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
-
-
-def _restored(value: Any, part: type[Score] | None) -> Any:
-    """A value read from JSON: records where the field holds records, tuples for lists, "inf" for infinity."""
-    if isinstance(value, list):
-        return tuple(_restored(item, part) for item in value)
-    if isinstance(value, Mapping) and part is not None:
-        return part.from_json(value)
-    return math.inf if value == "inf" else -math.inf if value == "-inf" else value

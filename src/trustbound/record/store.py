@@ -16,14 +16,14 @@ import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from trustbound.errors import RecordError
 from trustbound.record.cost import Cost
-
-STORE_SCHEMA = 1
+from trustbound.record.document import to_document
+from trustbound.record.migrations import EVIDENCE_SCHEMA, migrate_evidence
 
 _TABLES = """
 CREATE TABLE asked (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -35,7 +35,7 @@ CREATE TABLE evidence (
     step TEXT NOT NULL, position INTEGER NOT NULL, shard INTEGER NOT NULL, found INTEGER NOT NULL,
     margin REAL, size REAL, prediction INTEGER, confidence REAL, tie INTEGER NOT NULL,
     forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, queries INTEGER NOT NULL,
-    PRIMARY KEY (step, position));
+    payload TEXT NOT NULL DEFAULT '{}', PRIMARY KEY (step, position));
 CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -50,6 +50,7 @@ class EvidenceRow:
         margin      smallest margin seen, or the proven lower bound of it.
         size        of the adversarial example, float64; None where there is none.
         tie         the margin is below rounding error: neither broken nor proven.
+        payload     what one kind of task alone keeps of an example: plain values by name.
     """
 
     position: int
@@ -62,16 +63,32 @@ class EvidenceRow:
     forwards: int = 0
     backwards: int = 0
     queries: int = 0
+    payload: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
-_COLUMNS = tuple(field.name for field in fields(EvidenceRow))
+_COLUMNS = tuple(column.name for column in fields(EvidenceRow))
+
+
+def _values(row: EvidenceRow) -> tuple[Any, ...]:
+    """A row as its columns hold it."""
+    core = {column: getattr(row, column) for column in _COLUMNS}
+    return tuple({**core, "payload": json.dumps(to_document(row.payload), allow_nan=False)}.values())
+
+
+def _row(values: Sequence[Any]) -> EvidenceRow:
+    """A row from its columns."""
+    held = dict(zip(_COLUMNS, values, strict=True))
+    flags = {flag: bool(held[flag]) for flag in ("found", "tie")}
+    return EvidenceRow(**{**held, **flags, "payload": json.loads(held["payload"])})
 
 
 class Store:
     """The evidence of one run.
 
-    Raises      RecordError when the directory cannot be written, belongs to another request, was written by
-                another schema, or is in use.
+    A run that an older version began is brought to today's schema when it is opened.
+
+    Raises      RecordError when the directory cannot be written, belongs to another request, was written by a
+                newer version, or is in use.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as run, Store.open(run, {"model": "abc"}) as store:
@@ -219,7 +236,7 @@ class Store:
             )
             self._connection.executemany(
                 f"INSERT INTO evidence (step, shard, {', '.join(_COLUMNS)}) VALUES ({places})",
-                [(step, shard, *astuple(row)) for row in rows],
+                [(step, shard, *_values(row)) for row in rows],
             )
 
     def done(self, step: str) -> dict[int, int]:
@@ -229,10 +246,7 @@ class Store:
     def rows(self, step: str) -> list[EvidenceRow]:
         """The evidence of a step, by position."""
         found = self._read(f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE step = ? ORDER BY position", (step,))
-        return [
-            EvidenceRow(**{**dict(zip(_COLUMNS, row, strict=True)), "found": bool(row[1]), "tie": bool(row[6])})
-            for row in found
-        ]
+        return [_row(values) for values in found]
 
     def cost(self, step: str | None = None) -> Cost:
         """What a step cost, or all of them."""
@@ -292,15 +306,12 @@ def _connected(path: Path) -> sqlite3.Connection:
             raise RecordError(
                 f"{path} must be a trustbound run database; it is another program's. Choose another --run."
             )
-        if version not in (0, STORE_SCHEMA):
-            raise RecordError(
-                f"this version reads runs of schema {STORE_SCHEMA}; {path} has {version}. Choose another --run, or "
-                "read it with the version that wrote it."
-            )
+        if version:
+            migrate_evidence(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         if version == 0:
-            connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {STORE_SCHEMA}; COMMIT;")
+            connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {EVIDENCE_SCHEMA}; COMMIT;")
     except sqlite3.Error as error:
         if connection is not None:
             connection.close()

@@ -11,7 +11,7 @@ from trustbound.errors import InputError
 from trustbound.threat.goals import DECIMAL, Goal, Misclassify, parse_goal
 from trustbound.threat.sets.ball import NormBall
 from trustbound.threat.sets.perturbations import PerturbationSet
-from trustbound.threat.sets.registry import find
+from trustbound.threat.sets.registry import SETS
 from trustbound.threat.sets.transformations import Transformations
 
 
@@ -81,11 +81,16 @@ def _parse_set(text: str) -> PerturbationSet:
     parts = []
     for part in text.split(","):
         name, colon, size = part.partition(":")
-        row = find(name)
+        if name not in SETS.names:
+            raise InputError(
+                f"a threat begins with NAME:SIZE, one of {', '.join(row.example for row in SETS)}, or several of the "
+                f"last kinds joined by commas; got {name!r}.{SETS.suggestion(name)}"
+            )
         if not colon:
-            raise InputError(f"a threat reads NAME:SIZE, e.g. {row.example}; got {part!r} without a size")
+            example = SETS.find(name).example
+            raise InputError(f"a threat reads NAME:SIZE, e.g. {example}; got {part!r} without a size")
         parts.append((name, _size(size, text)))
-    if len(parts) == 1 and not find(parts[0][0]).combines:
+    if len(parts) == 1 and not SETS.find(parts[0][0]).combines:
         return NormBall(*parts[0])
     return Transformations(tuple(parts))
 

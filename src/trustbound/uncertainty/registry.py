@@ -4,44 +4,43 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trustbound.registry import Registry
+
 
 @dataclass(frozen=True, kw_only=True)
-class DoubtRow:
-    """One method: name, where it lives, one line about it, whether it is fitted on calibration examples.
-
-    >>> [row.name for row in DOUBT_ROWS]
-    ['softmax', 'temperature', 'threshold', 'aps']
-    """
+class MethodRow:
+    """One method: name, where it lives, one line about it, whether it is fitted on calibration examples."""
 
     name: str
-    reference: str
-    summary: str
+    target: str
+    line: str
     fitted: bool
 
 
-DOUBT_ROWS: tuple[DoubtRow, ...] = (
-    DoubtRow(
+METHODS = Registry(
+    "an uncertainty method",
+    MethodRow(
         name="softmax",
-        reference="trustbound.uncertainty.softmax:doubt",
-        summary="NLL, Brier, calibration error, AUROC and risk-coverage of the softmax confidence",
+        target="trustbound.uncertainty.softmax:doubt",
+        line="NLL, Brier, calibration error, AUROC and risk-coverage of the softmax confidence",
         fitted=False,
     ),
-    DoubtRow(
+    MethodRow(
         name="temperature",
-        reference="trustbound.uncertainty.temperature:fit_temperature",
-        summary="one number that divides the logits, or the advice not to scale",
+        target="trustbound.uncertainty.temperature:fit_temperature",
+        line="one number that divides the logits, or the advice not to scale",
         fitted=True,
     ),
-    DoubtRow(
+    MethodRow(
         name="threshold",
-        reference="trustbound.uncertainty.conformal:Threshold",
-        summary="split conformal sets: every class above one probability; the smallest sets on average",
+        target="trustbound.uncertainty.conformal:Threshold",
+        line="split conformal sets: every class above one probability; the smallest sets on average",
         fitted=True,
     ),
-    DoubtRow(
+    MethodRow(
         name="aps",
-        reference="trustbound.uncertainty.conformal:Aps",
-        summary="split conformal sets: the most probable classes up to one mass, randomised; sizes adapt",
+        target="trustbound.uncertainty.conformal:Aps",
+        line="split conformal sets: the most probable classes up to one mass, randomised; sizes adapt",
         fitted=True,
     ),
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from trustbound.audits.checks.context import After, Before
 from trustbound.audits.checks.finding import Finding, HealthCheck
-from trustbound.audits.checks.registry import CHECKS, find
+from trustbound.audits.checks.registry import CHECKS
 from trustbound.record.audit import Check
 from trustbound.record.cost import Cost
 
@@ -33,8 +32,7 @@ def build(name: str, **numbers: Any) -> HealthCheck[Any]:
     >>> build("sample-size", precision=0.01).precision
     0.01
     """
-    module, _, kind = find(name).target.partition(":")
-    check: HealthCheck[Any] = getattr(importlib.import_module(module), kind)(**numbers)
+    check: HealthCheck[Any] = CHECKS.build(name, **numbers)
     return check
 
 
@@ -61,7 +59,7 @@ def examine(context: Before, names: Iterable[str] | None = None, *, scope: str |
     rows = (
         [row for row in CHECKS if row.when == when and scope in (None, row.scope)]
         if names is None
-        else [find(name) for name in names]
+        else [CHECKS.find(name) for name in names]
     )
     looked = [build(row.name).look(context) for row in rows]
     return Examined(

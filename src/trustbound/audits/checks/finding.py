@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 from trustbound.audits.checks.context import Before
-from trustbound.audits.checks.registry import CheckRow, find
+from trustbound.audits.checks.registry import CHECKS, CheckRow
 from trustbound.record.audit import Check
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
@@ -44,7 +44,7 @@ class Finding:
 def idle(reason: str, cost: Cost | None = None) -> Finding:
     """The question does not arise: no training set, no pictures, an adversary that sees no gradients.
 
-    >>> judge(find("train-test-overlap"), idle("no training set was given"))
+    >>> judge(CHECKS.find("train-test-overlap"), idle("no training set was given"))
     'SKIP'
     """
     return Finding(value=None, finding=reason, cost=cost or Cost())
@@ -53,7 +53,7 @@ def idle(reason: str, cost: Cost | None = None) -> Finding:
 def unmeasured(reason: str, cost: Cost | None = None) -> Finding:
     """The question stands and could not be answered.
 
-    >>> judge(find("determinism"), unmeasured("the model refused"))
+    >>> judge(CHECKS.find("determinism"), unmeasured("the model refused"))
     'WARN'
     """
     return Finding(
@@ -72,8 +72,8 @@ def judge(row: CheckRow, finding: Finding) -> str:
     What does not arise is SKIP. What could not be measured is WARN where a failure would mean that the numbers are not
     to be trusted (severity error), else SKIP.
 
-    >>> judge(find("gradient-rate"), Finding(value=0.02, finding="")), judge(
-    ...     find("gradient-rate"), Finding(value=0.5, finding="", at_most="WARN")
+    >>> judge(CHECKS.find("gradient-rate"), Finding(value=0.02, finding="")), judge(
+    ...     CHECKS.find("gradient-rate"), Finding(value=0.5, finding="", at_most="WARN")
     ... )
     ('PASS', 'WARN')
     """
@@ -109,7 +109,7 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
 
     def look(self, context: AnyContext) -> tuple[Check, Finding]:
         """The judged record, and what it was judged by."""
-        row = find(self.name)
+        row = CHECKS.find(self.name)
         if context.threat.access < self.needs:
             finding = idle(f"needs {self.needs.name.lower()}; the threat gives {context.threat.access.name.lower()}")
         elif self.balls and not context.threat.allowed.norm:

@@ -13,7 +13,7 @@ from trustbound.audits.checks.ascents import Noted, Noting, abridged
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck, idle
 from trustbound.audits.checks.probe import strike
-from trustbound.audits.checks.registry import find
+from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
 from trustbound.record.cost import Cost
@@ -87,7 +87,7 @@ class GradientRate(HealthCheck[Before]):
             count[1] += len(blind)
         always, searched = int(((dead == made) & (made > 0)).sum()), int((made > 0).sum())
         shares = {name: count[0] / count[1] for name, count in losses.items()}
-        some_see = min(shares.values()) <= cast(float, find(self.name).warn)
+        some_see = min(shares.values()) <= cast(float, CHECKS.find(self.name).warn)
         return Finding(
             value=bad / total,
             finding=f"of {total} example-steps {zero} had a zero gradient, {nan} NaN, {infinite} infinite; "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,8 @@ class CheckRow:
 
 _ROOM = "trustbound.audits.checks."
 
-CHECKS: tuple[CheckRow, ...] = (
+CHECKS = Registry(
+    "a check",
     CheckRow(
         name="determinism",
         target=_ROOM + "repeatability:Determinism",
@@ -322,15 +323,3 @@ CHECKS: tuple[CheckRow, ...] = (
         reason="one of the two must be wrong, and both count in the bracket.",
     ),
 )
-
-
-def find(name: str) -> CheckRow:
-    """The row of a name.
-
-    >>> find("determinism").severity
-    'error'
-    """
-    for row in CHECKS:
-        if row.name == name:
-            return row
-    raise InputError(f"a check must be one of {', '.join(row.name for row in CHECKS)}; got {name!r}")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.registry import find
+from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.checks.broken_graph import deaths
 from trustbound.audits.checks.context import After
 from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
@@ -82,7 +82,7 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
         )
 
     def _searched(self, standing: After) -> Strike:
-        if find("square").serves(standing.threat.allowed):
+        if ATTACKS.find("square").serves(standing.threat.allowed):
             return strike(standing, "square", steps=self.steps)
         return strike(standing, cast(Any, RandomSearch(steps=self.steps)))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks import Attack, build
-from trustbound.attacks.registry import find
+from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Stage, rounds, suite
 from trustbound.audits.context import Context, Unit
 from trustbound.audits.parts.attacking import attack_unit
@@ -72,7 +72,7 @@ class Search:
                     self._prove(name, certifier)
             else:
                 self.spread(stage, max(stage.least, math.ceil(stage.share * survivors)))
-        if self._refused() and find(WITHOUT_GRADIENTS.attack).serves(self.threat.allowed):
+        if self._refused() and ATTACKS.find(WITHOUT_GRADIENTS.attack).serves(self.threat.allowed):
             self._attack(WITHOUT_GRADIENTS, self.ledger.open())
         until_dry(self, rounds(self.context.budget, self.threat))
         for name, certifier in provers[1:]:

@@ -13,7 +13,7 @@ import time
 import torch
 from torch import Tensor
 
-from trustbound.attacks.registry import find
+from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.context import Context, Unit
 from trustbound.audits.parts.distances import Distances
 from trustbound.audits.parts.ledger import Ledger
@@ -109,7 +109,7 @@ def drawable(threat: Threat) -> bool:
     >>> drawable(Threat.parse("linf:0.1")), drawable(Threat.parse("linf:0.1;access=scores"))
     (True, False)
     """
-    fits = threat.access >= Access.GRADIENTS and find("fmn").serves(threat.allowed)
+    fits = threat.access >= Access.GRADIENTS and ATTACKS.find("fmn").serves(threat.allowed)
     return fits and isinstance(threat.goal, Misclassify) and threat.allowed.epsilon > 0
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from trustbound.audits.checks.ascents import planned, ran
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import examine
-from trustbound.audits.checks.registry import find
+from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.context import Context, derived_key
 from trustbound.audits.parts.clean import Clean
 from trustbound.audits.parts.ledger import Ledger
@@ -99,7 +99,9 @@ def weighed(checks: Sequence[Check], brackets: Sequence[Bracket]) -> tuple[Check
         dataclasses.replace(
             check, severity="note", finding=f"{check.finding} (no bound rests on it: nothing is left unknown)"
         )
-        if check.verdict == "FAIL" and find(check.name).search and (check.threat in closed if check.threat else every)
+        if check.verdict == "FAIL"
+        and CHECKS.find(check.name).search
+        and (check.threat in closed if check.threat else every)
         else check
         for check in checks
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from dataclasses import dataclass
@@ -59,8 +58,7 @@ def certifiers(context: Context, proofs: Proofs, threat: Threat) -> tuple[list[t
         if row.name == "crown" and units > ACTIVATIONS[context.budget]:
             left.append(f"crown left out: {units} activations exceed {ACTIVATIONS[context.budget]} of this budget")
             continue
-        module, _, kind = row.target.partition(":")
-        kept.append((row.name, getattr(importlib.import_module(module), kind)()))
+        kept.append((row.name, CERTIFIERS.build(row.name)))
     if not kept and not left:
         left.append(f"no proof: no certifier serves {threat.allowed.name}")
     return kept, "; ".join(left)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from trustbound.attacks.registry import find
+from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.record.audit import StepFacts
 from trustbound.threat import Access
@@ -19,7 +19,7 @@ def sees_gradients(method: str) -> bool:
     >>> sees_gradients("apgd"), sees_gradients("square")
     (True, False)
     """
-    return Access[find(method).needs.upper()] >= Access.GRADIENTS
+    return Access[ATTACKS.find(method).needs.upper()] >= Access.GRADIENTS
 
 
 def sides(ledger: Ledger, facts: Sequence[StepFacts]) -> tuple[Tensor | None, Tensor | None]:

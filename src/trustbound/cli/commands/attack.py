@@ -13,7 +13,7 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 
 
 @click.command("attack")
-@click.argument("name", type=click.Choice([row.name for row in ATTACKS]))
+@click.argument("name", type=click.Choice(ATTACKS.names))
 @model_options
 @data_options
 @threat_option

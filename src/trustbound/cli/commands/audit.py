@@ -65,8 +65,7 @@ def audit_command(
     from trustbound.cli.progress import Bars
     from trustbound.cli.runs import chosen_before, default_run
     from trustbound.errors import InputError, UnsoundError
-    from trustbound.record.files import read_record, write_record
-    from trustbound.record.view import json_view
+    from trustbound.record.files import json_view, read_record, write_record
     from trustbound.report import read_gallery, summary, write
     from trustbound.threat import Threat
 
@@ -124,7 +123,7 @@ def _training(source: str, options: dict[str, Any], seed: int, model: Model) -> 
     """All of the training data, its train split where it has one."""
     from trustbound.data.registry import DATA
 
-    named = any(row.name == source and row.files for row in DATA)
+    named = source in DATA.names and bool(DATA.find(source).files)
     chosen = {**options, "data": source, "limit": None, "data_dir": options["data_dir"] if named else None}
     return read_part(chosen, "train", seed, model)[0]
 

@@ -11,7 +11,7 @@ from trustbound.cli.options import as_json, data_options, model_options, read_da
 
 
 @click.command("certify")
-@click.argument("name", type=click.Choice([row.name for row in CERTIFIERS]))
+@click.argument("name", type=click.Choice(CERTIFIERS.names))
 @model_options
 @data_options
 @threat_option

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @click.command("train")
-@click.argument("architecture", type=click.Choice([row.name for row in ZOO]))
+@click.argument("architecture", type=click.Choice(ZOO.names))
 @data_options
 @click.option("--out", required=True, type=click.Path(), help="Where the weights go (.safetensors).")
-@click.option("--objective", type=click.Choice([row.name for row in OBJECTIVES]), help="What to do well on.")
+@click.option("--objective", type=click.Choice(OBJECTIVES.names), help="What to do well on.")
 @click.option("--numbers", help="The objective's own numbers as JSON, e.g. '{\"steps\": 7}'.")
 @click.option("--threat", help="What to train against, e.g. linf:8/255.")
 @click.option("--recipe", help="A named recipe to start from (default: the recipe's own defaults).")
@@ -145,13 +145,15 @@ class _Line:
 
 
 def _document(trained: Trained, path: Path) -> dict[str, Any]:
+    from trustbound.record.document import to_document
+
     return {
         "weights": str(path),
         "recipe": trained.recipe.to_json(),
-        "history": [epoch.to_json() for epoch in trained.history],
-        "events": [event.to_json() for event in trained.events],
-        "cost": vars(trained.cost),
-        "probe_cost": vars(trained.probe_cost),
+        "history": to_document(trained.history),
+        "events": to_document(trained.events),
+        "cost": to_document(trained.cost),
+        "probe_cost": to_document(trained.probe_cost),
         "evaluations_per_image": trained.evaluations_per_image,
     }
 

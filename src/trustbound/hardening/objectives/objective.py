@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 from torch import Tensor
 
-from trustbound.errors import InputError
 from trustbound.hardening.objectives.learner import Learner
-from trustbound.hardening.registry import OBJECTIVES, find
+from trustbound.hardening.registry import OBJECTIVES
 from trustbound.threat import Random
 
 Facts: TypeAlias = Mapping[str, Tensor]
@@ -40,12 +38,7 @@ def build(name: str, **numbers: Any) -> TrainingObjective:
     >>> build("pgd", steps=10).steps
     10
     """
-    module, _, kind = find(name).target.partition(":")
-    objective = getattr(importlib.import_module(module), kind)
-    fields = [field.name for field in dataclasses.fields(objective)]
-    if unknown := sorted(set(numbers) - set(fields)):
-        raise InputError(f"{name} takes {', '.join(fields) or 'no numbers'}; got {', '.join(unknown)}")
-    return cast(TrainingObjective, objective(**numbers))
+    return cast(TrainingObjective, OBJECTIVES.build(name, **numbers))
 
 
 def name_of(objective: TrainingObjective) -> str:
@@ -54,8 +47,8 @@ def name_of(objective: TrainingObjective) -> str:
     >>> name_of(build("standard"))
     'standard'
     """
-    target = f"{type(objective).__module__}:{type(objective).__qualname__}"
-    return next((row.name for row in OBJECTIVES if row.target == target), target)
+    row = OBJECTIVES.row_of(objective)
+    return f"{type(objective).__module__}:{type(objective).__qualname__}" if row is None else row.name
 
 
 def numbers_of(objective: TrainingObjective) -> dict[str, Any]:

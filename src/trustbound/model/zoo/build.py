@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
 from trustbound.errors import InputError
-from trustbound.model.registry import zoo_row
+from trustbound.model.registry import ZOO
 
 
 def build(name: str, *, seed: int | None = None, **arguments: Any) -> nn.Module:
@@ -30,20 +28,15 @@ def build(name: str, *, seed: int | None = None, **arguments: Any) -> nn.Module:
     >>> module(torch.rand(2, 4)).shape, module.architecture
     (torch.Size([2, 3]), 'fc')
     """
-    row = zoo_row(name)
-    place, _, function = row.factory.partition(":")
-    factory = getattr(import_module(place), function)
-    known = inspect.signature(factory).parameters
-    if unknown := [key for key in arguments if key not in known]:
-        raise InputError(f"{name} takes the arguments {', '.join(known)}; got {', '.join(unknown)}")
+    row = ZOO.find(name)
     arguments = {"input_shape": row.input_shape, "classes": row.classes, **arguments}
     _check(name, arguments)
     if seed is None:
-        module = factory(**arguments)
+        module = ZOO.build(name, **arguments)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = factory(**arguments)
+            module = ZOO.build(name, **arguments)
     module.architecture, module.arguments = name, arguments
     assert isinstance(module, nn.Module)
     return module

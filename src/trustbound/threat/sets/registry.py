@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class SetRow:
     combines: bool = False
 
 
-SETS: tuple[SetRow, ...] = (
+SETS = Registry(
+    "a set of perturbations",
     SetRow(
         name="linf",
         target="trustbound.threat.sets.linf:LinfNeighbourhood",
@@ -82,19 +83,3 @@ SETS: tuple[SetRow, ...] = (
         combines=True,
     ),
 )
-
-
-def find(name: str) -> SetRow:
-    """The row of a name.
-
-    >>> find("rotation").unit
-    'degrees'
-    """
-    for row in SETS:
-        if row.name == name:
-            return row
-    examples = ", ".join(row.example for row in SETS)
-    raise InputError(
-        f"a threat begins with NAME:SIZE, one of {examples}, or several of the last kinds joined by commas; "
-        f"got {name!r}"
-    )

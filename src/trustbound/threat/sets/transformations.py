@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
 from trustbound.threat.random import Random
 from trustbound.threat.sets.ball import box_limits, decimal
-from trustbound.threat.sets.registry import find
+from trustbound.threat.sets.registry import SETS
 from trustbound.threat.sets.transformation import Geometric, Pointwise, Transformation, resampled
 
 # What rounding may add to a size, as a share of it.
@@ -44,7 +43,7 @@ class Transformations:
         """Refuse what is no set."""
         names = [name for name, _ in self.parts]
         for name, limit in self.parts:
-            if not find(name).combines:
+            if not SETS.find(name).combines:
                 raise InputError(f"a norm ball stands alone; got {name} joined with others: {', '.join(names)}")
             if not 0.0 <= limit < math.inf:
                 raise InputError(f"the size of {name} must be a finite number ≥ 0; got {limit}")
@@ -74,7 +73,7 @@ class Transformations:
         """What may change and by how much, for people."""
         said = []
         for name, limit in self.parts:
-            row = find(name)
+            row = SETS.find(name)
             said.append(f"{name} by up to {decimal(limit)} {row.unit} either way")
         return f"any {', then '.join(said)}"
 
@@ -129,11 +128,7 @@ class Transformations:
         )
 
     def _kinds(self) -> tuple[type[Transformation], ...]:
-        found = []
-        for name, _ in self.parts:
-            module, _, kind = find(name).target.partition(":")
-            found.append(cast(type[Transformation], getattr(importlib.import_module(module), kind)))
-        return tuple(found)
+        return tuple(SETS.load(name) for name, _ in self.parts)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
