@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle, default_batch_size, price_of
-from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request
+from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request, check_shown
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.searching import Attack, Found, Watch, reached_by, search
 from trustbound.attacks.window.scale import units
@@ -46,9 +47,9 @@ def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:
 
 def attack(
     name: str | Attack,
-    model: Model | torch.nn.Module,
-    inputs: Tensor,
-    labels: Tensor,
+    model: Any,
+    inputs: Tensor | np.ndarray[Any, Any],
+    labels: Tensor | np.ndarray[Any, Any],
     threat: Threat | str,
     *,
     generator: torch.Generator | None = None,
@@ -64,7 +65,9 @@ def attack(
 
     Parameters
         name        registry name, or an attack of your own.
-        inputs      (B, *F) in the model's box; what is outside by rounding (1e-6 of its width) is put on the limit.
+        model       whatever `wrap` takes.
+        inputs      (B, *F) in the model's box, a tensor, or an array for arrays in what is found; what is outside by
+                    rounding (1e-6 of its width) is put on the limit.
         labels      (B,) int64.
         threat      a Threat or its text form.
         generator   one 63-bit key is drawn from it; without one the key is 0.
@@ -85,6 +88,9 @@ def attack(
     """
     model = wrap(model) if not isinstance(model, Model) else model
     threat = Threat.parse(threat)
+    arrays = isinstance(inputs, np.ndarray)
+    inputs, labels = (torch.from_numpy(one) if isinstance(one, np.ndarray) else one for one in (inputs, labels))
+    check_shown(model, threat)
     check_batch(model, inputs, labels)
     threat.allowed.check(model.box, tuple(inputs.shape[1:]))
     if isinstance(name, str):
@@ -138,7 +144,8 @@ def attack(
                     watch=watch,
                 )
             )
-    return joined(parts)
+    found = joined(parts)
+    return found.numpy() if arrays else found
 
 
 def clean_outputs(oracle: Oracle, inputs: Tensor) -> Tensor:

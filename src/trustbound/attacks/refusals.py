@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from trustbound.threat import Access, Threat
 
 if TYPE_CHECKING:
     from trustbound.attacks.searching import Attack
+    from trustbound.model.wrapping import Model
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -57,6 +59,16 @@ def check_goal(threat: Threat) -> None:
         raise UnsupportedError(
             f"decisions do not show whether {threat.goal} is reached; the threat gives nothing else. Give "
             "access=scores, or choose another goal."
+        )
+
+
+def check_shown(model: Model, threat: Threat) -> None:
+    """Refuse an adversary who sees more of the model than it shows."""
+    if threat.access > Access[model.shows.upper()]:
+        wanted = replace(threat, access=Access[model.shows.upper()])
+        raise UnsupportedError(
+            f"{model.name} shows {model.shows} at most; the threat {threat} gives {threat.access.name.lower()}. "
+            f"Write {wanted}."
         )
 
 

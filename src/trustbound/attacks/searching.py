@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -76,6 +76,15 @@ class Found:
     queries: Tensor
     cost: Cost
     events: tuple[str, ...] = ()
+
+    def numpy(self) -> Found:
+        """The same with arrays in place of tensors."""
+        arrays: dict[str, Any] = {
+            one.name: value.cpu().numpy()
+            for one in fields(self)
+            if isinstance(value := getattr(self, one.name), Tensor)
+        }
+        return replace(self, **arrays)
 
 
 Watch = Callable[[int, Problem, State], None]

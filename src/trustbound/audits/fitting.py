@@ -9,6 +9,7 @@ import torch
 
 from trustbound.attacks.attacking import check_batch, check_clean, clean_outputs
 from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.refusals import check_shown
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.model.wrapping import Model
@@ -40,6 +41,7 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
         )
     _check_box(model, data)
     for threat in threats:
+        check_shown(model, threat)
         threat.allowed.check(model.box, data.shape)
     rows = torch.arange(min(2, len(data)))
     inputs = data.batch(rows).to(model.device, model.input_dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from trustbound.errors import InputError
 if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
     from trustbound.model.wrapping import Model
+    from trustbound.threat import Threat
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +42,12 @@ def model_options(function: F) -> F:
             click.option("--mean", help="Per-channel mean that the model subtracts, comma-separated."),
             click.option("--std", help="Per-channel std that the model divides by, comma-separated."),
             click.option("--output", help="Where the logits are: a position, key or attribute."),
+            click.option(
+                "--access",
+                type=click.Choice(["decisions", "scores", "gradients"]),
+                help="What is seen of the model, also by the adversary where a threat does not say (gradients).",
+            ),
+            click.option("--classes", type=click.IntRange(min=2), help="Of a function that shows decisions."),
             click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
             click.option("--trust-pickle", is_flag=True, help="Unpickle weights: runs whatever code they hold."),
         ],
@@ -82,12 +89,20 @@ def threat_option(function: F) -> F:
     )(function)
 
 
+def read_threats(texts: Sequence[str], options: dict[str, Any]) -> list[Threat]:
+    """The threats, each with the access that the options give where it has none of its own."""
+    from trustbound.threat import Threat
+
+    access = options["access"]
+    return [Threat.parse(text if access is None or ";access=" in text else f"{text};access={access}") for text in texts]
+
+
 def read_model(options: dict[str, Any]) -> Model:
     """The model that the options name; removes them from `options`."""
     from trustbound.model import load_model
 
     take = functools.partial(options.pop)
-    box = take("model_box")
+    box, access = take("model_box"), take("access")
     return load_model(
         take("model"),
         weights=take("weights"),
@@ -98,6 +113,8 @@ def read_model(options: dict[str, Any]) -> Model:
         output=_place(take("output")),
         device=take("device"),
         trust_pickle=take("trust_pickle"),
+        shows=None if access == "gradients" else access,
+        classes=take("classes"),
     )
 
 

@@ -36,7 +36,7 @@ def double(model: Model, inputs: Tensor) -> Double:
     """
     copied = model.in_float64()
     if copied is None:
-        return Double(None, "the module cannot be copied")
+        return Double(None, "the module cannot be copied" if model.shows == "gradients" else "it is no torch module")
     try:
         with torch.no_grad(), _random_state_kept():
             outputs = copied(inputs.to(torch.float64))

@@ -37,6 +37,8 @@ def load_model(
     output: Callable[[Any], Tensor] | str | int | None = None,
     device: str | torch.device = "cpu",
     trust_pickle: bool = False,
+    shows: str | None = None,
+    classes: int | None = None,
 ) -> Model:
     """Load a model and put it under test, in eval mode.
 
@@ -50,6 +52,8 @@ def load_model(
                       said them already; others are refused.
         output        where the logits are, when the model returns a tuple, a dict or an object.
         trust_pickle  unpickle what cannot be read otherwise, which runs the code in it.
+        shows         of a function that takes arrays, one argument, and is the model itself: "scores" (B, C), or
+                      "decisions" (B,), of `classes` classes.
 
     `model.origin` keeps every file with its SHA-256, and what loading executed.
 
@@ -75,7 +79,7 @@ def load_model(
         if zoo is not None:
             module, notes, given = _from_zoo(zoo, path, given, trust_pickle)
         elif function is not None:
-            module = _from_function(text, path, function, given, files)
+            module = _from_function(text, path, function, given, files, shows, classes)
             executed.append(text)
         else:
             assert path is not None
@@ -169,12 +173,18 @@ def _from_zoo(
 
 
 def _from_function(
-    spec: str, path: Path | None, function: str, given: dict[str, Any], files: list[tuple[str, str]]
+    spec: str,
+    path: Path | None,
+    function: str,
+    given: dict[str, Any],
+    files: list[tuple[str, str]],
+    shows: str | None,
+    classes: int | None,
 ) -> nn.Module:
     if path is None:
-        return factory.from_package(spec.rpartition(":")[0], function, given)
+        return factory.from_package(spec.rpartition(":")[0], function, given, shows, classes)
     files.append((str(path), sha256_of(path)))
-    return factory.from_file(path, function, given)
+    return factory.from_file(path, function, given, shows, classes)
 
 
 def _from_program(path: Path, given: dict[str, Any], weights: str | Path | None, trust_pickle: bool) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from trustbound.errors import InputError
+from trustbound.model.predictor import Predictor, from_estimator
 from trustbound.record.box import Box, Limit
 
 if TYPE_CHECKING:
@@ -183,6 +184,11 @@ class Model(nn.Module):
         return (tensor for tensor in own if tensor.is_floating_point())
 
     @property
+    def shows(self) -> str:
+        """What can be seen of it at most: "gradients", or a predictor's "scores" or "decisions"."""
+        return self.module.shows if isinstance(self.module, Predictor) else "gradients"
+
+    @property
     def device(self) -> torch.device:
         """Where the module's first parameter lies, or its first buffer; the CPU when it has neither."""
         own = next(itertools.chain(self.module.parameters(), self.module.buffers()), None)
@@ -215,6 +221,8 @@ class Model(nn.Module):
     @property
     def sha256(self) -> str:
         """Digest of the loaded file, or of every weight and buffer of a module that was in memory."""
+        if self._sha256 is None and isinstance(self.module, Predictor):
+            return self.module.digest()
         if self._sha256 is None:
             digest = hashlib.sha256(type(self.module).__qualname__.encode())
             for name, value in sorted(self.state_dict(keep_vars=False).items()):
@@ -225,6 +233,8 @@ class Model(nn.Module):
 
     def in_float64(self) -> Model | None:
         """A float64 copy, or None where none can be made; whether it also runs, `model.doubling` tries."""
+        if isinstance(self.module, Predictor):
+            return None
         try:
             with torch.no_grad():  # else a scripted module's weights become functions of the old ones
                 copied = copy.deepcopy(self).double()
@@ -276,7 +286,7 @@ def _parts(outputs: Any) -> str:
 
 
 def wrap(
-    module: nn.Module,
+    module: Any,
     box: Box | tuple[Limit, Limit] | None = None,
     mean: Any = None,
     std: Any = None,
@@ -287,16 +297,21 @@ def wrap(
     sha256: str | None = None,
     input_shape: tuple[int, ...] | None = None,
     classes: int | None = None,
+    shows: str | None = None,
+    gradient: Callable[[Any, Any], Any] | None = None,
 ) -> Model:
-    """Put a module that is already in memory under test.
+    """Put a model that is already in memory under test.
 
     Parameters
-        module      a torch module; a `Model` comes back as it is, and nothing else may be said of it.
+        module      a torch module; a `Model` comes back as it is, and nothing else may be said of it; a scikit-learn
+                    classifier; or any callable over arrays, (B, *F) → (B, C) scores or (B,) class numbers.
         box         the valid inputs (low, high), before normalisation; (0, 1) unless given.
         mean, std   per channel, of inputs in the box; the model subtracts and divides, the caller never does.
         output      where the logits are when the module returns a tuple, a dict or an object.
+        shows       "scores" or "decisions", what a callable gives (`model.predictor`), and
+        gradient    its own gradient, (inputs, weights) → gradient of the weighted scores; both of a callable only.
 
-    Raises      InputError when `module` is no torch module, mean and std are no finite numbers or do not match, or a
+    Raises      InputError when `module` is none of these, mean and std are no finite numbers or do not match, or a
                 `Model` comes with a box, a normalisation or anything else that is not its own.
 
     >>> model = wrap(nn.Linear(4, 3), box=(0.0, 1.0), mean=[0.5], std=[0.25])
@@ -318,10 +333,10 @@ def wrap(
         )
         return module
     if not isinstance(module, nn.Module):
-        raise InputError(
-            f"`module` must be a torch.nn.Module; got {type(module).__name__}. "
-            "Wrap a plain function in a module with a forward method."
-        )
+        name = name or getattr(module, "__name__", type(module).__name__)
+        module = _predictor(module, shows, classes, gradient)
+    elif shows is not None or gradient is not None:
+        raise InputError("`shows` and `gradient` are said of a callable over arrays; a torch module shows everything")
     if any(tensor.is_meta for tensor in itertools.chain(module.parameters(), module.buffers())):
         raise InputError(
             f"`module` must hold its weights; {type(module).__name__} has some on the meta device, which holds no "
@@ -350,6 +365,21 @@ def wrap(
         input_shape=input_shape,
         classes=classes,
     )
+
+
+def _predictor(
+    given: Any, shows: str | None, classes: int | None, gradient: Callable[[Any, Any], Any] | None
+) -> Predictor:
+    """A classifier or a callable over arrays as a module."""
+    plain = shows is None and gradient is None
+    if plain and (found := from_estimator(given)) is not None:
+        return found
+    if not callable(given) or isinstance(given, type):
+        raise InputError(
+            "`module` must be a torch.nn.Module, a fitted classifier with predict_proba or predict, or a callable over "
+            f"arrays; got {given if isinstance(given, type) else type(given).__name__}"
+        )
+    return Predictor(given, shows=shows or "scores", classes=classes, gradient=gradient)
 
 
 def check_agrees(model: Model, **given: Any) -> None:

@@ -33,6 +33,8 @@ class Proofs:
 
 def prepare(context: Context, sample: Tensor) -> Proofs:
     """Read the model into a list of operations; a model that cannot be read is a finding, not a failure."""
+    if context.model.shows != "gradients":
+        return Proofs(None, f"no proof: only {context.model.shows} of the model are seen, and no layers to bound")
     try:
         return Proofs(read(context.model, context.inputs(sample)))
     except UnsupportedError as error:

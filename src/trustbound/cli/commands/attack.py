@@ -9,7 +9,15 @@ from typing import Any
 import click
 
 from trustbound.attacks.registry import ATTACKS
-from trustbound.cli.options import as_json, data_options, model_options, read_data, read_model, threat_option
+from trustbound.cli.options import (
+    as_json,
+    data_options,
+    model_options,
+    read_data,
+    read_model,
+    read_threats,
+    threat_option,
+)
 
 
 @click.command("attack")
@@ -40,11 +48,10 @@ def attack_command(
     from trustbound.errors import InputError
     from trustbound.record.disk.atomic import write_atomically
     from trustbound.record.interval import binomial_interval
-    from trustbound.threat import Threat
 
     if len(threats) != 1:
         raise InputError(f"attack takes one --threat; got {len(threats)}. `audit` takes several.")
-    threat = Threat.parse(threats[0])
+    (threat,) = read_threats(threats, options)
     try:
         given = json.loads(numbers) if numbers else {}
     except json.JSONDecodeError as error:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trustbound.cli.options import as_json, data_options, model_options, read_data, read_model, read_part, threat_option
+from trustbound.cli.options import (
+    as_json,
+    data_options,
+    model_options,
+    read_data,
+    read_model,
+    read_part,
+    read_threats,
+    threat_option,
+)
 
 if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
@@ -67,12 +76,11 @@ def audit_command(
     from trustbound.errors import InputError, UnsoundError
     from trustbound.record.files import json_view, read_record, write_record
     from trustbound.report import read_gallery, summary, write
-    from trustbound.threat import Threat
 
     if budget is not None and time_limit is not None:
         raise InputError(f"--time chooses the budget; got --budget {budget} as well. Leave one out.")
     budget = budget or "standard"
-    parsed = [Threat.parse(threat) for threat in threats]
+    parsed = read_threats(threats, options)
     model = read_model(options)
     known = _training(training, options, seed, model) if training else None
     data = read_data(options, seed, model)

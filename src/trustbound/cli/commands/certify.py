@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from trustbound.certificates.registry import CERTIFIERS
-from trustbound.cli.options import as_json, data_options, model_options, read_data, read_model, threat_option
+from trustbound.cli.options import (
+    as_json,
+    data_options,
+    model_options,
+    read_data,
+    read_model,
+    read_threats,
+    threat_option,
+)
 
 
 @click.command("certify")
@@ -28,11 +36,10 @@ def certify_command(
     from trustbound.certificates import certify
     from trustbound.errors import InputError
     from trustbound.record.interval import binomial_interval
-    from trustbound.threat import Threat
 
     if len(threats) != 1:
         raise InputError(f"certify takes one --threat; got {len(threats)}. `audit` takes several.")
-    threat = Threat.parse(threats[0])
+    (threat,) = read_threats(threats, options)
     model = read_model(options)
     data = read_data(options, seed, model)
     check_fit(model, data, [threat])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,20 @@ from typing import Any
 from torch import nn
 
 from trustbound.errors import InputError, TrustboundError
+from trustbound.model.predictor import Predictor, from_estimator
 
 
-def from_file(path: Path, function: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Execute a Python file and call one of its functions; its folder can be imported from meanwhile."""
+def from_file(
+    path: Path,
+    function: str,
+    arguments: Mapping[str, Any],
+    shows: str | None = None,
+    classes: int | None = None,
+) -> nn.Module:
+    """Execute a Python file and call one of its functions; its folder can be imported from meanwhile.
+
+    A function of one argument is not called: it is the model, a predictor that shows `shows`.
+    """
     name = f"trustbound_model_{path.stem}_{abs(hash(path.resolve()))}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
@@ -26,7 +37,7 @@ def from_file(path: Path, function: str, arguments: Mapping[str, Any]) -> nn.Mod
     sys.modules[name] = module  # so that the file's dataclasses and pickles find their own module
     try:
         specification.loader.exec_module(module)
-        return _call(getattr(module, function, None), f"{path}:{function}", arguments)
+        return _call(getattr(module, function, None), f"{path}:{function}", arguments, shows, classes)
     except TrustboundError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit at import would end the command, with 0 as if all were well
@@ -36,8 +47,14 @@ def from_file(path: Path, function: str, arguments: Mapping[str, Any]) -> nn.Mod
         sys.path.remove(folder)
 
 
-def from_package(package: str, function: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Import a module and call one of its functions."""
+def from_package(
+    package: str,
+    function: str,
+    arguments: Mapping[str, Any],
+    shows: str | None = None,
+    classes: int | None = None,
+) -> nn.Module:
+    """Import a module and call one of its functions, or take one of one argument as it is."""
     try:
         module = importlib.import_module(package)
     except ImportError as error:
@@ -52,12 +69,14 @@ def from_package(package: str, function: str, arguments: Mapping[str, Any]) -> n
     target: Any = module
     for part in function.split("."):
         target = getattr(target, part, None)
-    return _call(target, f"{package}:{function}", arguments)
+    return _call(target, f"{package}:{function}", arguments, shows, classes)
 
 
-def _call(function: Any, spec: str, arguments: Mapping[str, Any]) -> nn.Module:
+def _call(function: Any, spec: str, arguments: Mapping[str, Any], shows: str | None, classes: int | None) -> nn.Module:
     if not callable(function):
         raise InputError(f"{spec} must name a function that returns a module; there is none of that name")
+    if not arguments and _takes_arrays(function):
+        return Predictor(function, shows=shows or "scores", classes=classes)
     try:
         made = function(**arguments)
     except TrustboundError:
@@ -66,6 +85,22 @@ def _call(function: Any, spec: str, arguments: Mapping[str, Any]) -> nn.Module:
         raise InputError(
             f"{spec} failed with the arguments {dict(arguments)}: {type(error).__name__}: {error}"
         ) from error
-    if not isinstance(made, nn.Module):
-        raise InputError(f"{spec} must return a torch.nn.Module; got {type(made).__name__}")
-    return made
+    if isinstance(made, nn.Module):
+        return made
+    if (found := from_estimator(made)) is None:
+        raise InputError(
+            f"{spec} must return a torch.nn.Module or a fitted classifier with predict_proba or predict; got "
+            f"{type(made).__name__}. A function that takes arrays itself has one argument without a default."
+        )
+    return found
+
+
+def _takes_arrays(function: Any) -> bool:
+    """Whether a function asks for exactly one thing: the inputs."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [one for one in parameters if one.default is one.empty and one.kind in places]
+    return len(needed) == 1 and not isinstance(function, type)

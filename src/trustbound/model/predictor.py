@@ -1,0 +1,169 @@
+"""Models that are no torch module: any callable over arrays, of which decisions, scores or gradients are seen."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trustbound.errors import InputError
+
+Array = np.ndarray[Any, Any]
+
+#: What a predictor may show, from the least: names of `threat.Access`.
+SHOWS = ("decisions", "scores", "gradients")
+
+#: A probability counts as no less, so that its logarithm is a number.
+_LEAST = 1e-12
+
+
+class Predictor(nn.Module):
+    """A callable over arrays in place of a module: inputs (B, *F) in, scores (B, C) or decisions (B,) out.
+
+    Arrays are float32, as the search holds its inputs. Decisions become one-hot rows. The callable must answer each row
+    by itself, and the same row the same way.
+
+    Parameters
+        function    (B, *F) array → (B, C) scores or, with `shows` "decisions", (B,) class numbers.
+        shows       "decisions" or "scores".
+        classes     how many there are; needed for decisions.
+        gradient    (inputs (B, *F), weights (B, C)) → (B, *F): the gradient of the weighted sum of scores. With it the
+                    predictor shows gradients too.
+
+    Raises      InputError for answers of another kind or shape.
+
+    >>> model = Predictor(lambda rows: (rows[:, 0] > 0.5).astype(int), shows="decisions", classes=2)
+    >>> model(torch.tensor([[0.9], [0.1]])).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Array], Any],
+        *,
+        shows: str = "scores",
+        classes: int | None = None,
+        gradient: Callable[[Array, Array], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if shows not in SHOWS[:2]:
+            raise InputError(f"a predictor shows decisions or scores (and gradients of its own); got {shows!r}")
+        if shows == "decisions" and (classes is None or gradient is not None):
+            raise InputError(
+                "a predictor that shows decisions needs `classes`, the number of its classes, and has no gradient"
+            )
+        self.function = function
+        self.shows = "gradients" if gradient is not None else shows
+        self.classes = classes
+        self.gradient = gradient
+        self.training = False
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Scores (B, C) in the inputs' dtype."""
+        if self.gradient is not None:
+            return cast(Tensor, _Scores.apply(inputs, self))  # type: ignore[no-untyped-call]
+        return self.answers(inputs)
+
+    def answers(self, inputs: Tensor) -> Tensor:
+        """What the callable says of inputs, as a tensor of scores."""
+        said = np.asarray(self.function(_array(inputs)))
+        if self.shows == "decisions":
+            return self._one_hot(said, len(inputs)).to(inputs)
+        if said.ndim != 2 or said.shape[0] != len(inputs) or said.dtype.kind not in "fiu":
+            raise InputError(
+                f"a predictor that shows scores must give ({len(inputs)}, C) numbers for {len(inputs)} inputs; got "
+                f"shape {said.shape}, {said.dtype}. For class numbers say that it shows decisions."
+            )
+        return torch.from_numpy(np.ascontiguousarray(said, dtype=np.float64)).to(inputs)
+
+    def _one_hot(self, said: Array, count: int) -> Tensor:
+        assert self.classes is not None
+        whole = said.ndim == 1 and len(said) == count and said.dtype.kind in "iub"
+        if not whole or (count and not 0 <= int(said.min()) <= int(said.max()) < self.classes):
+            raise InputError(
+                f"a predictor that shows decisions must give ({count},) class numbers 0..{self.classes - 1}; got shape "
+                f"{said.shape}, {said.dtype}" + (f", from {said.min()} to {said.max()}" if said.size else "")
+            )
+        return nn.functional.one_hot(torch.from_numpy(said.astype(np.int64)), self.classes)
+
+    def digest(self) -> str:
+        """SHA-256 of the pickled callable, or of its name where it cannot be pickled."""
+        try:
+            held = pickle.dumps(self.function)
+        except Exception:  # lambdas, closures, open connections
+            held = repr(getattr(self.function, "__qualname__", type(self.function))).encode()
+        return hashlib.sha256(held).hexdigest()
+
+
+class _Scores(torch.autograd.Function):
+    """Scores whose gradient is the predictor's own."""
+
+    @staticmethod
+    def forward(context: Any, inputs: Tensor, model: Predictor) -> Tensor:
+        """Scores (B, C)."""
+        context.save_for_backward(inputs)
+        context.model = model
+        return model.answers(inputs)
+
+    @staticmethod
+    def backward(context: Any, weights: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the weighted sum, (B, *F)."""
+        (inputs,) = context.saved_tensors
+        said = np.asarray(context.model.gradient(_array(inputs), _array(weights)))
+        if said.shape != (wanted := tuple(inputs.shape)):
+            raise InputError(f"a predictor's gradient must have its inputs' shape {wanted}; got {said.shape}")
+        return torch.from_numpy(np.ascontiguousarray(said, dtype=np.float64)).to(inputs), None
+
+
+def _array(values: Tensor) -> Array:
+    """A copy, so that a callable that writes into its inputs changes nothing."""
+    return cast(Array, values.detach().cpu().numpy().copy())
+
+
+def from_estimator(estimator: Any) -> Predictor | None:
+    """What scikit-learn and its kin call a classifier: `predict_proba`, else `predict`; None for anything else.
+
+    Scores are log-probabilities, so that their softmax is the probability again. Class k is `classes_[k]`.
+
+    >>> from sklearn.tree import DecisionTreeClassifier
+    >>> tree = DecisionTreeClassifier().fit([[0.0], [1.0]], [0, 1])
+    >>> from_estimator(tree)(torch.tensor([[0.9]])).exp().tolist()
+    [[9.999999960041972e-13, 1.0]]
+    """
+    if isinstance(estimator, type):
+        return None
+    named = getattr(estimator, "classes_", None)
+    if hasattr(estimator, "predict_proba"):
+        return Predictor(_Probabilities(estimator), shows="scores")
+    if hasattr(estimator, "predict") and named is not None:
+        return Predictor(_Decisions(estimator), shows="decisions", classes=len(named))
+    return None
+
+
+class _Probabilities:
+    """The logarithm of an estimator's probabilities; pictures are flattened."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def __call__(self, inputs: Array) -> Array:
+        """(B, *F) → (B, C)."""
+        chances = self.estimator.predict_proba(inputs.reshape(len(inputs), -1))
+        return cast(Array, np.log(np.maximum(chances, _LEAST)))
+
+
+class _Decisions:
+    """The places of an estimator's answers among its classes; pictures are flattened."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def __call__(self, inputs: Array) -> Array:
+        """(B, *F) → (B,)."""
+        said = self.estimator.predict(inputs.reshape(len(inputs), -1))
+        return cast(Array, np.searchsorted(self.estimator.classes_, said))
