@@ -96,7 +96,7 @@ def test_answers_of_another_kind_are_refused_in_a_sentence(function, said, words
     ("given", "said", "words"),
     [
         (3, {}, "a callable over arrays; got int"),
-        (RandomForestClassifier, {}, "got RandomForestClassifier"),
+        (RandomForestClassifier, {}, "got the class RandomForestClassifier"),
         (scores, {"shows": "logits"}, "shows decisions or scores"),
         (scores, {"shows": "decisions"}, "needs `classes`"),
         (torch.nn.Linear(2, 2), {"shows": "scores"}, "a torch module shows everything"),

@@ -375,9 +375,10 @@ def _predictor(
     if plain and (found := from_estimator(given)) is not None:
         return found
     if not callable(given) or isinstance(given, type):
+        came = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
         raise InputError(
             "`module` must be a torch.nn.Module, a fitted classifier with predict_proba or predict, or a callable over "
-            f"arrays; got {given if isinstance(given, type) else type(given).__name__}"
+            f"arrays; got {came}"
         )
     return Predictor(given, shows=shows or "scores", classes=classes, gradient=gradient)
 
