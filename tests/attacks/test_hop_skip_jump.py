@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import trustbound as tb
 from trustbound.attacks import attack, build
 from trustbound.attacks.methods import hop_skip_jump
 from trustbound.attacks.methods.hop_skip_jump import HopSkipJump
@@ -183,7 +184,7 @@ def test_same_bits_in_any_batch(norm):
 def test_queries_are_those_of_the_published_schedule(shape):
     """And as many as a count outside finds, and no more than a plan is priced with."""
     net, inputs, labels = counted(shape=shape)
-    numbers = {"steps": 9, "draws": 40, "max_draws": 100, "tries": 50}
+    numbers = {"steps": 9, "draws": 40, "max_draws": 100, "tries": 50, "data_tries": 0}
     found = attack("hopskipjump", net, inputs, labels, "l2:inf;access=decisions", **numbers)
     assert found.success.all()
     assert found.cost.queries == int(found.queries.sum()) == net.rows
@@ -258,3 +259,50 @@ def test_what_decisions_cannot_show_and_numbers_that_are_none_are_refused():
         with pytest.raises(InputError, match=f"`{next(iter(numbers))}` must"):
             attack("hopskipjump", net, inputs, labels, "l2:1", **numbers)
     assert net.rows == 0
+
+
+class OneClassForNoise(torch.nn.Module):
+    """Class 1 where all coordinates lie within 0.05 of 0.8, class 0 everywhere else: no random point is of class 1."""
+
+    def forward(self, inputs):
+        near = 0.05 - (inputs - 0.8).abs().amax(dim=1)
+        return torch.stack([torch.zeros_like(near), near], dim=1)
+
+
+def test_where_noise_is_all_of_one_class_an_input_of_the_data_is_the_start():
+    model = tb.wrap(OneClassForNoise())
+    inputs = torch.full((3, 12), 0.7) + torch.tensor([[0.0], [-0.1], [-0.2]])
+    labels = torch.zeros(3, dtype=torch.int64)
+
+    def found(rows, **more):
+        return attack(
+            "hopskipjump",
+            model,
+            inputs[rows],
+            labels[rows],
+            "linf:inf;access=decisions",
+            ids=torch.tensor(rows),
+            tries=20,
+            steps=6,
+            **more,
+        )
+
+    alone = found([0, 1, 2])
+    assert not alone.success.any()
+    assert "were not searched" in alone.events[0]
+    donors = torch.full((2, 12), 0.8) - torch.tensor([[0.4], [0.0]])
+    together = found([0, 1, 2], donors=donors)
+    assert together.success.all()
+    assert (together.size / torch.tensor([0.05, 0.15, 0.25], dtype=torch.float64) < 1.02).all()
+    assert torch.equal(found([1], donors=donors).adversarial[0], together.adversarial[1])
+    with pytest.raises(InputError, match="`donors` must be inputs"):
+        found([0], donors=torch.rand(2, 3))
+
+
+def test_an_audit_starts_from_its_own_examples():
+    model = tb.wrap(OneClassForNoise())
+    inputs = torch.cat([torch.full((30, 12), 0.7), torch.full((30, 12), 0.8)])
+    data = tb.LabelledSet(inputs, torch.tensor([0] * 30 + [1] * 30))
+    record = tb.audit(model, data, ["linf:0.06;access=decisions"], budget="quick", curve_examples=0)
+    assert record.brackets[0].broken == 60
+    assert not [event for event in record.events if "not searched" in event]

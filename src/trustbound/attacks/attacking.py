@@ -58,6 +58,7 @@ def attack(
     stop_early: bool = True,
     compile: bool = False,
     ids: Tensor | None = None,
+    donors: Tensor | None = None,
     watch: Watch | None = None,
     **numbers: Any,
 ) -> Found:
@@ -76,6 +77,7 @@ def attack(
         stop_early  stop an example at its first success.
         compile     compile the gradient function: seconds once, then faster on full batches.
         ids         (B,) identities for the per-example randomness, by default 0..B-1.
+        donors      (D, *F) inputs of the data from which a search without scores may start.
         numbers     the attack's own numbers: steps, step_size, restarts, loss …
 
     Raises      InputError for examples, numbers or options that cannot be used, UnsupportedError for a threat
@@ -105,6 +107,7 @@ def attack(
         check_attack(method, threat)
     check_numbers(method)
     check_options(len(inputs), ids, batch_size, budget, price_of(model))
+    donors = None if donors is None else _donated(donors, inputs, model)
     key = new_key(generator)
     inputs = placed(inputs.to(model.device, model.input_dtype), model.box)
     labels = labels.to(model.device, torch.int64)
@@ -140,12 +143,21 @@ def attack(
                         oracle, objective, inputs[rows], clean, torch.arange(len(clean), device=clean.device)
                     ),
                     unit=units(clean),
+                    donors=donors,
                     stop_early=stop_early,
                     watch=watch,
                 )
             )
     found = joined(parts)
     return found.numpy() if arrays else found
+
+
+def _donated(donors: Tensor, inputs: Tensor, model: Model) -> Tensor:
+    """Donors in the model's box and dtype, refused where they are no inputs."""
+    if not isinstance(donors, Tensor) or donors.shape[1:] != inputs.shape[1:] or not donors.is_floating_point():
+        came = f"{tuple(donors.shape)} {donors.dtype}" if isinstance(donors, Tensor) else type(donors).__name__
+        raise InputError(f"`donors` must be inputs (D, {', '.join(map(str, inputs.shape[1:]))}) like those; got {came}")
+    return placed(donors.to(model.device, model.input_dtype), model.box)
 
 
 def clean_outputs(oracle: Oracle, inputs: Tensor) -> Tensor:

@@ -195,6 +195,7 @@ class Problem:
         restart         number of this start.
         memory          what the attack's `prepare` returned, one row an example, for all its restarts.
         unit            (B,) powers of two by which surrogates see the logits (`window.scale`); None for 1.
+        donors          (D, *F) inputs of the data from which a search without scores may start, the same for all.
     """
 
     oracle: Oracle
@@ -206,6 +207,7 @@ class Problem:
     restart: int = 0
     memory: Rows | None = None
     unit: Tensor | None = None
+    donors: Tensor | None = None
 
     @property
     def inputs(self) -> Tensor:

@@ -99,6 +99,7 @@ def search(
     *,
     reached: Tensor | None = None,
     unit: Tensor | None = None,
+    donors: Tensor | None = None,
     stop_early: bool = True,
     watch: Watch | None = None,
 ) -> Found:
@@ -108,6 +109,7 @@ def search(
         reached     (B,) bool, examples whose clean input already reaches the goal; measured when None. They
                     come back unperturbed, with size 0.
         unit        (B,) powers of two by which surrogates see the logits, None for 1.
+        donors      (D, *F) inputs of the data from which a search without scores may start.
         stop_early  drop an example at its first success (attacks that seek any success only).
         watch       called as watch(step, problem, state) after each step.
     """
@@ -131,6 +133,7 @@ def search(
         random=random,
         place=place,
         unit=unit,
+        donors=donors,
     )
     if reached is None:
         reached = reached_by(oracle, objective, inputs, oracle.outputs(inputs, place), place)

@@ -49,22 +49,25 @@ class HopSkipJump:
                 D^-2 (linf), for D features; x <- where bisection between x and the clean input meets the boundary,
                 by interpolation (l2) or clipping (linf).
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
-    Cost        per example and restart: at most `tries` forwards for a start, and 24 to bisect it to the boundary; in
-                step t `draws` sqrt(t), no more than `max_draws`, and 13 to 24 to jump and to bisect; then 1 forward
-                re-check. With the default numbers 17,700 to 19,200; where no start is found `tries`.
+    Cost        per example and restart: at most `tries` and `data_tries` forwards for a start, and 24 to bisect it to
+                the boundary; in step t `draws` sqrt(t), no more than `max_draws`, and 13 to 24 to jump and to bisect;
+                then 1 forward re-check. With the default numbers 17,700 to 19,300; where no start is found the first
+                two alone.
     Randomness  the starts and the directions; number k of an example is the same whatever its neighbours.
     Raises      UnsupportedError when the threat is no linf or l2 ball.
     Reference   Chen, Jordan and Wainwright, HopSkipJumpAttack: a query-efficient decision-based attack, 2020
                 (1904.02144), Algorithm 2 with the geometric search of the step, and the authors' code.
     Deviations  bisection goes to 2^-12 of the way whatever D, and theta is no smaller: closer to the boundary the
-                rounding of float32 decides; no more than `tries` random points are tried, and an example for which
-                none reaches the goal fails and is counted in the events (the code: 10,000, or an input of the wanted
-                class); a jump is halved twelve times at most, and left out where none reaches the goal.
+                rounding of float32 decides; no more than `tries` random points and `data_tries` inputs of the data are
+                tried, and an example for which none reaches the goal fails and is counted in the events (the code:
+                10,000, or an input of the wanted class); a jump is halved twelve times at most, and left out where
+                none reaches the goal.
 
     Parameters
         steps       per restart.
         restarts    random starts.
-        tries       random points tried for a start.
+        tries       random points tried for a start, and
+        data_tries  inputs of the data (`donors` of `attack`; an audit has its own examples), the nearest first.
         draws       B_0, random directions of the first step.
         max_draws   random directions of a step at most.
         gamma       how fine the bisection and the estimate are.
@@ -85,6 +88,7 @@ class HopSkipJump:
     steps: int = 40
     restarts: int = 1
     tries: int = 1000
+    data_tries: int = 64
     draws: int = 100
     max_draws: int = 10_000
     gamma: float = 1.0
@@ -95,13 +99,14 @@ class HopSkipJump:
         check_seeks(self.seeks)
         for name in ("tries", "draws", "max_draws"):
             whole(name, getattr(self, name))
+        whole("data_tries", self.data_tries, least=0)
         if not self.gamma > 0.0:
             raise InputError(f"`gamma` must be a positive number; got {self.gamma!r}")
 
     @property
     def opening(self) -> int:
         """Forwards of all starts at most."""
-        return self.restarts * (self.tries + 2 * _HALVINGS)
+        return self.restarts * (self.tries + self.data_tries + 2 * _HALVINGS)
 
     @property
     def looks(self) -> int:
@@ -109,7 +114,7 @@ class HopSkipJump:
         return math.ceil(sum(map(self._count, range(self.steps))) / self.steps) + 2 * _HALVINGS
 
     def init(self, problem: Problem) -> JumpState:
-        """Random points that reach the goal, blended with the clean input, then on the boundary of the norm."""
+        """Points that reach the goal, blended with the clean input, then on the boundary of the norm."""
         ours = _ball(problem)
         point, started = self._started(problem)
         rows = started.nonzero()[:, 0]
@@ -147,7 +152,7 @@ class HopSkipJump:
         return theta * (size if linf else math.sqrt(size))
 
     def _started(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """A uniform point of the box that reaches the goal, (B, *F), and where one was found, (B,) bool."""
+        """A uniform point of the box that reaches the goal, else an input of the data, (B, *F); where, (B,) bool."""
         ours, random = _ball(problem), problem.random.stream("hopskipjump-start")
         point, concerned = ours.origin(), problem.objective.concerned()
         rows = concerned.nonzero()[:, 0]
@@ -160,13 +165,31 @@ class HopSkipJump:
             reached = _reaches(problem, tried, rows)
             point[rows[reached]] = tried[reached]
             rows = rows[~reached]
+        rows = self._donated(problem, point, rows)
         started = concerned.index_fill(0, rows, False)
         refused = problem.oracle.passes.refused(problem.place)
         failed = int((concerned & ~started if refused is None else concerned & ~started & ~refused).sum())
         if failed:
-            said = f"none of {self.tries} random points reaches the goal for {failed} of {len(problem)} examples"
+            given = "" if problem.donors is None else " and no input of the data that was tried"
+            said = f"none of {self.tries} random points{given} reaches the goal for {failed} of {len(problem)} examples"
             problem.oracle.events.append(f"{said}: they were not searched")
         return point, started
+
+    def _donated(self, problem: Problem, point: Tensor, rows: Tensor) -> Tensor:
+        """Put the nearest donor that reaches the goal where rows have no point yet; returns those still without."""
+        if problem.donors is None or not len(rows):
+            return rows
+        donors = problem.donors.to(point.device, point.dtype)
+        apart = torch.stack([(donors - clean).flatten(1).double().norm(dim=1) for clean in problem.inputs[rows]])
+        nearest = apart.argsort(dim=1, stable=True)[:, : self.data_tries]
+        for rank in range(nearest.shape[1]):
+            tried = donors[nearest[:, rank]]
+            reached = _reaches(problem, tried, rows)
+            point[rows[reached]] = tried[reached]
+            rows, nearest = rows[~reached], nearest[~reached]
+            if not len(rows):
+                break
+        return rows
 
     def _normal(self, problem: Problem, point: Tensor, spread: Tensor, made: int) -> Tensor:
         """Monte-Carlo estimate of the boundary's normal at points (B, *F), towards the goal.

@@ -17,7 +17,10 @@ from trustbound.measure.margin import rounding_error
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
-from trustbound.threat import Neighbourhood, Objective, Random, Threat
+from trustbound.threat import Access, Neighbourhood, Objective, Random, Threat
+
+#: Examples of the data, drawn at random, from which a search without scores may start.
+DONORS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,7 @@ def attack_unit(
             objective,
             random,
             reached=torch.zeros(len(positions), dtype=torch.bool, device=inputs.device),
+            donors=_donors(context) if attack.needs is Access.DECISIONS else None,
             unit=None if (unit := logit_unit(context)) == 1.0 else torch.full_like(labels, unit, dtype=torch.float64),
         )
         found = _concerned(found, objective)
@@ -90,6 +94,11 @@ def attack_unit(
         tensors=tensors,
         events=(*found.events, said) if silent else found.events,
     )
+
+
+def _donors(context: Context) -> Tensor:
+    """Examples of the audit from which a search without scores may start: the same for every unit of work."""
+    return context.inputs(context.drawn("donors", torch.arange(len(context.data)), DONORS))
 
 
 def _concerned(found: Found, objective: Objective) -> Found:
