@@ -4,7 +4,7 @@
 adversarially trained ones; log-probabilities and logits of odd scales. Real data: MNIST, digits side by side (100 and
 1,000 classes), digits side by side in one of two colours (200), EMNIST letters. Needs $TRUSTBOUND_DATA.
 
-    python -m benchmarks.honest_zoo [--only NAME …]       kept network by network in results/honest_zoo.json
+    python -m benchmarks.honest_zoo [--only NAME …] [--budget quick]     kept one by one in results/honest_zoo.json
 """
 
 from __future__ import annotations
@@ -219,8 +219,8 @@ def trained(honest: Honest, learn: LabelledSet, held: LabelledSet, seed: int) ->
     return net.eval()
 
 
-def audited(honest: Honest, seed: int) -> AuditRecord:
-    """One quick audit with all checks, on examples that training never saw."""
+def audited(honest: Honest, seed: int, budget: str) -> AuditRecord:
+    """One audit with all checks, on examples that training never saw."""
     learn, test = honest.data()
     half = len(test) // 2
     held, shown = test.take(torch.arange(min(half, 500))), test.take(torch.arange(half, len(test)))
@@ -231,7 +231,7 @@ def audited(honest: Honest, seed: int) -> AuditRecord:
         net = Scaled(net, float(honest.form))
     model = tb.wrap(net.to(honest.dtype), name=honest.name)
     kept = shown.stratified(SHOWN) if int(shown.labels.max()) < 100 else shown.take(torch.arange(SHOWN))
-    return tb.audit(model, kept, [honest.threat], budget="quick", curve_examples=0, training=learn)
+    return tb.audit(model, kept, [honest.threat], budget=budget, curve_examples=0, training=learn)
 
 
 def told(honest: Honest, record: AuditRecord, seconds: float) -> dict[str, Any]:
@@ -276,12 +276,15 @@ def summed(kept: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", nargs="*", choices=[honest.name for honest in ZOO])
-    only = parser.parse_args().only
+    parser.add_argument("--budget", default="quick", help="quick, or another, kept in a file of its own")
+    options = parser.parse_args()
+    only, budget = options.only, options.budget
+    result = RESULT if budget == "quick" else RESULT.with_stem(f"honest_zoo_{budget}")
     for seed, honest in enumerate(ZOO, start=100):
         if only and honest.name not in only:
             continue
         started = time.perf_counter()
-        record = audited(honest, seed)
+        record = audited(honest, seed, budget)
         one = told(honest, record, time.perf_counter() - started)
         loud = {name: verdict for name, (verdict, _) in one["not_pass"].items()}
         print(
@@ -289,12 +292,12 @@ def main() -> None:
             f"{one['upper']:.3f}]  {one['seconds']:4} s  {loud or 'all quiet'}",
             flush=True,
         )
-        document = json.loads(RESULT.read_text()) if RESULT.exists() else {"networks": {}}
+        document = json.loads(result.read_text()) if result.exists() else {"networks": {}}
         document["networks"][honest.name] = one
         document["summary"] = summed(document["networks"])
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(document, indent=1) + "\n")
-    print(json.dumps(json.loads(RESULT.read_text())["summary"], indent=1))
+        result.parent.mkdir(exist_ok=True)
+        result.write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(json.loads(result.read_text())["summary"], indent=1))
 
 
 if __name__ == "__main__":
