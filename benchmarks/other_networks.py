@@ -24,10 +24,10 @@ from torch.nn import functional
 
 import trustbound as tb
 from benchmarks.networks import WEIGHTS, Network, data
+from trustbound.attacks.methods.iterative import PGD
 from trustbound.hardening import Probe, Recipe
-from trustbound.hardening.objectives import Learner, PGDTraining
+from trustbound.hardening.objectives import Batch, Context, Outcome, PGDTraining, State
 from trustbound.model import build
-from trustbound.threat import Random
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +43,23 @@ class Trades:
     steps: int = 5
     weight: float = 3.0
 
-    def loss(
-        self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def init(self, context: Context) -> State:
+        """Nothing is remembered."""
+        return {}
+
+    def step(self, context: Context, state: State, batch: Batch) -> Outcome:
         """Mean loss; one ascent of `steps` before."""
-        ours, theta = learner.around(inputs), learner.start(inputs, random)
-        size = ours.column(2.5 / self.steps * ours.scale())
-        with learner.search() as climb:
-            with torch.no_grad():
-                clean = learner.model(inputs).softmax(dim=1)
-            for _ in range(self.steps):
-                slope = climb(theta, lambda logits: _divergence(logits, clean))
-                theta = ours.project(theta.addcmul_(ours.steepest(theta, slope), size))
-        logits, moved = learner.logits(torch.cat([inputs, theta])).chunk(2)
+        clean = context.outputs(batch.inputs).softmax(dim=1)
+        adversarial = context.inner(
+            PGD(steps=self.steps),
+            batch,
+            start=context.start(batch),
+            loss=lambda logits, owner: _divergence(logits, clean[owner]),
+        )
+        logits, moved = context.logits(torch.cat([batch.inputs, adversarial])).chunk(2)
         apart = _divergence(moved, logits.softmax(dim=1)).mean()
-        return functional.cross_entropy(logits, labels) + self.weight * apart, {"divergence": apart.detach()}
+        loss = functional.cross_entropy(logits, batch.labels) + self.weight * apart
+        return loss, state, {"divergence": apart.detach()}
 
 
 def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
@@ -75,14 +77,16 @@ class IntervalTraining:
 
     threat: ClassVar[bool] = True
 
-    def loss(
-        self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def init(self, context: Context) -> State:
+        """Nothing is remembered."""
+        return {}
+
+    def step(self, context: Context, state: State, batch: Batch) -> Outcome:
         """Mean loss over a sequence of convolutions, linear layers, ReLUs and Flatten."""
-        assert learner.allowed is not None
-        logits = learner.logits(inputs)
-        low, high = ((inputs + side * learner.allowed.epsilon).clamp(0.0, 1.0) for side in (-1, 1))
-        for layer in learner.model.module:
+        inputs, labels = batch.inputs, batch.labels
+        logits = context.logits(inputs)
+        low, high = ((inputs + side * context.epsilon).clamp(0.0, 1.0) for side in (-1, 1))
+        for layer in context.model.module:
             if not isinstance(layer, nn.Conv2d | nn.Linear):
                 low, high = layer(low), layer(high)
                 continue
@@ -94,7 +98,7 @@ class IntervalTraining:
             low, high = middle - reach, middle + reach
         worst = torch.where(functional.one_hot(labels, low.shape[1]).bool(), low, high)
         bound = functional.cross_entropy(worst, labels)
-        return (functional.cross_entropy(logits, labels) + bound) / 2, {"bound": bound.detach()}
+        return (functional.cross_entropy(logits, labels) + bound) / 2, state, {"bound": bound.detach()}
 
 
 @dataclass(frozen=True, kw_only=True)

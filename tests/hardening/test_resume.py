@@ -215,7 +215,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
         checkpoint.load(tmp_path)
     assert not (tmp_path / "executed").exists()
     torch.save({"format": 99}, tmp_path / checkpoint.NAME)
-    with pytest.raises(RecordError, match="of format 1; got 99"):
+    with pytest.raises(RecordError, match="of format 2; got 99"):
         checkpoint.load(tmp_path)
 
 

@@ -114,9 +114,9 @@ def test_held_out_examples_are_never_trained_on():
     class Spy(Standard):
         threat = True
 
-        def loss(self, learner, inputs, labels, random):
-            seen.append(random.ids)
-            return super().loss(learner, inputs, labels, random)
+        def step(self, context, state, batch):
+            seen.append(batch.random.ids)
+            return super().step(context, state, batch)
 
     train(net(), toy(100), Recipe(objective=Spy(), threat="linf:0.1", epochs=3, batch_size=30))
     rows = torch.cat(seen).tolist()
