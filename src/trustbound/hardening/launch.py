@@ -66,7 +66,8 @@ class Engine:
 
     def seed(self, key: int) -> None:
         """Seed every global generator that a layer may draw from (dropout, random resizing)."""
-        torch.manual_seed(key)
+        # On a CPU its generator alone: `torch.manual_seed` also orders seeds for accelerators that nobody uses.
+        (torch.manual_seed if self.device.type == "cuda" else torch.default_generator.manual_seed)(key)
         np.random.seed(key % 2**32)
         python_random.seed(key)
 

@@ -192,8 +192,9 @@ class Context:
         oracle = InnerOracle(self.model, examples=rows, key=key, loss=loss)
         with oracle, self._autocast(), contextlib.nullcontext() if mode == "train" else measuring(self.model):
             yield oracle
-        self.forwards += oracle.cost.forwards
-        self.backwards += oracle.cost.backwards
+        cost = oracle.cost
+        self.forwards += cost.forwards
+        self.backwards += cost.backwards
         if oracle.batch_size < rows:
             raise InputError(
                 f"a batch of training must fit into memory as a whole, as batch norm sees it; {rows} examples did not "
