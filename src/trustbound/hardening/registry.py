@@ -48,6 +48,13 @@ OBJECTIVES: tuple[ObjectiveRow, ...] = (
         threat=True,
         lifts="robust accuracy",
     ),
+    ObjectiveRow(
+        name="free",
+        target="trustbound.hardening.objectives.free:FreeTraining",
+        line="Each minibatch replayed: one backward pass moves the weights and a perturbation that is handed on.",
+        threat=True,
+        lifts="robust accuracy",
+    ),
 )
 
 

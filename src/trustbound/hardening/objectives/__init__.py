@@ -2,6 +2,7 @@
 
 from trustbound.hardening.objectives.context import Batch, Context, Position
 from trustbound.hardening.objectives.fgsm_rs import FGSMRSTraining
+from trustbound.hardening.objectives.free import FreeTraining
 from trustbound.hardening.objectives.objective import (
     Metrics,
     Outcome,
@@ -18,6 +19,7 @@ __all__ = [
     "Batch",
     "Context",
     "FGSMRSTraining",
+    "FreeTraining",
     "Metrics",
     "Outcome",
     "PGDTraining",
