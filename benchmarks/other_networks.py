@@ -19,51 +19,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 import trustbound as tb
 from benchmarks.networks import WEIGHTS, Network, data
-from trustbound.attacks.methods.iterative import PGD
 from trustbound.hardening import Probe, Recipe
-from trustbound.hardening.objectives import Batch, Context, Outcome, PGDTraining, State
+from trustbound.hardening.objectives import Batch, Context, Outcome, PGDTraining, State, TradesTraining
 from trustbound.model import build
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trades:
-    """Cross-entropy on the clean input plus `weight` · KL(clean ‖ adversarial), the adversarial found by ascent on KL.
-
-    Reference   Zhang, Yu, Jiao, Xing, El Ghaoui and Jordan, Theoretically Principled Trade-off between Robustness and
-                Accuracy, 2019, algorithm 1.
-    Deviations  starts uniformly in the ball instead of in a small Gaussian; train mode in the inner search.
-    """
-
-    threat: ClassVar[bool] = True
-    steps: int = 5
-    weight: float = 3.0
-
-    def init(self, context: Context) -> State:
-        """Nothing is remembered."""
-        return {}
-
-    def step(self, context: Context, state: State, batch: Batch) -> Outcome:
-        """Mean loss; one ascent of `steps` before."""
-        clean = context.outputs(batch.inputs).softmax(dim=1)
-        adversarial = context.inner(
-            PGD(steps=self.steps),
-            batch,
-            start=context.start(batch),
-            loss=lambda logits, owner: _divergence(logits, clean[owner]),
-        )
-        logits, moved = context.logits(torch.cat([batch.inputs, adversarial])).chunk(2)
-        apart = _divergence(moved, logits.softmax(dim=1)).mean()
-        loss = functional.cross_entropy(logits, batch.labels) + self.weight * apart
-        return loss, state, {"divergence": apart.detach()}
-
-
-def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
-    return functional.kl_div(logits.log_softmax(dim=1), clean, reduction="none").sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +103,7 @@ def _madry(radius: float, epochs: int, rate: float) -> dict[str, Any]:
 
 
 def _trades(radius: float, epochs: int) -> dict[str, Any]:
-    return _stage(Trades(), radius, epochs, 2e-3)
+    return _stage(TradesTraining(steps=5, weight=3.0), radius, epochs, 2e-3)
 
 
 def _interval(radius: float, epochs: int = 1) -> dict[str, Any]:

@@ -156,6 +156,6 @@ class Trained:
     def evaluations_per_image(self) -> float:
         """Forward passes for each example that a step learned on; as many backward passes go with them.
 
-        1 for standard training, 2 for fgsm-rs, steps + 1 for pgd, replays for free.
+        1 for standard training, 2 for fgsm-rs, steps + 1 for pgd, replays for free, steps + 3 for trades.
         """
         return self.cost.forwards / max(self.examples, 1)

@@ -55,6 +55,13 @@ OBJECTIVES: tuple[ObjectiveRow, ...] = (
         threat=True,
         lifts="robust accuracy",
     ),
+    ObjectiveRow(
+        name="trades",
+        target="trustbound.hardening.objectives.trades:TradesTraining",
+        line="Cross-entropy on clean examples plus a weighted divergence of the answers around them.",
+        threat=True,
+        lifts="robust accuracy",
+    ),
 )
 
 

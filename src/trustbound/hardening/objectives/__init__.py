@@ -14,6 +14,7 @@ from trustbound.hardening.objectives.objective import (
 )
 from trustbound.hardening.objectives.pgd import PGDTraining
 from trustbound.hardening.objectives.standard import Standard
+from trustbound.hardening.objectives.trades import TradesTraining
 
 __all__ = [
     "Batch",
@@ -26,6 +27,7 @@ __all__ = [
     "Position",
     "Standard",
     "State",
+    "TradesTraining",
     "TrainingObjective",
     "build",
     "name_of",
