@@ -19,49 +19,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 import trustbound as tb
 from benchmarks.networks import WEIGHTS, Network, data
 from trustbound.hardening import Probe, Recipe
-from trustbound.hardening.objectives import Learner, PGDTraining
+from trustbound.hardening.objectives import Batch, Context, Outcome, PGDTraining, State, TradesTraining
 from trustbound.model import build
-from trustbound.threat import Random
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trades:
-    """Cross-entropy on the clean input plus `weight` · KL(clean ‖ adversarial), the adversarial found by ascent on KL.
-
-    Reference   Zhang, Yu, Jiao, Xing, El Ghaoui and Jordan, Theoretically Principled Trade-off between Robustness and
-                Accuracy, 2019, algorithm 1.
-    Deviations  starts uniformly in the ball instead of in a small Gaussian; train mode in the inner search.
-    """
-
-    threat: ClassVar[bool] = True
-    steps: int = 5
-    weight: float = 3.0
-
-    def loss(
-        self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean loss; one ascent of `steps` before."""
-        ours, theta = learner.around(inputs), learner.start(inputs, random)
-        size = ours.column(2.5 / self.steps * ours.scale())
-        with learner.search() as climb:
-            with torch.no_grad():
-                clean = learner.model(inputs).softmax(dim=1)
-            for _ in range(self.steps):
-                slope = climb(theta, lambda logits: _divergence(logits, clean))
-                theta = ours.project(theta.addcmul_(ours.steepest(theta, slope), size))
-        logits, moved = learner.logits(torch.cat([inputs, theta])).chunk(2)
-        apart = _divergence(moved, logits.softmax(dim=1)).mean()
-        return functional.cross_entropy(logits, labels) + self.weight * apart, {"divergence": apart.detach()}
-
-
-def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
-    return functional.kl_div(logits.log_softmax(dim=1), clean, reduction="none").sum(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +40,16 @@ class IntervalTraining:
 
     threat: ClassVar[bool] = True
 
-    def loss(
-        self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def init(self, context: Context) -> State:
+        """Nothing is remembered."""
+        return {}
+
+    def step(self, context: Context, state: State, batch: Batch) -> Outcome:
         """Mean loss over a sequence of convolutions, linear layers, ReLUs and Flatten."""
-        assert learner.allowed is not None
-        logits = learner.logits(inputs)
-        low, high = ((inputs + side * learner.allowed.epsilon).clamp(0.0, 1.0) for side in (-1, 1))
-        for layer in learner.model.module:
+        inputs, labels = batch.inputs, batch.labels
+        logits = context.logits(inputs)
+        low, high = ((inputs + side * context.epsilon).clamp(0.0, 1.0) for side in (-1, 1))
+        for layer in context.model.module:
             if not isinstance(layer, nn.Conv2d | nn.Linear):
                 low, high = layer(low), layer(high)
                 continue
@@ -94,7 +61,7 @@ class IntervalTraining:
             low, high = middle - reach, middle + reach
         worst = torch.where(functional.one_hot(labels, low.shape[1]).bool(), low, high)
         bound = functional.cross_entropy(worst, labels)
-        return (functional.cross_entropy(logits, labels) + bound) / 2, {"bound": bound.detach()}
+        return (functional.cross_entropy(logits, labels) + bound) / 2, state, {"bound": bound.detach()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +103,7 @@ def _madry(radius: float, epochs: int, rate: float) -> dict[str, Any]:
 
 
 def _trades(radius: float, epochs: int) -> dict[str, Any]:
-    return _stage(Trades(), radius, epochs, 2e-3)
+    return _stage(TradesTraining(steps=5, weight=3.0), radius, epochs, 2e-3)
 
 
 def _interval(radius: float, epochs: int = 1) -> dict[str, Any]:

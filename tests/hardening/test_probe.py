@@ -39,9 +39,10 @@ class Collapsing(PGDTraining):
     first: int
     last: int
 
-    def loss(self, learner, inputs, labels, random):
-        poisoned = self.first <= learner.forwards < self.last
-        return super().loss(learner, inputs, 1 - labels if poisoned else labels, random)
+    def step(self, context, state, batch):
+        if self.first <= context.forwards < self.last:
+            batch = dataclasses.replace(batch, labels=1 - batch.labels)
+        return super().step(context, state, batch)
 
 
 def recipe(first=10**9, last=10**9, epochs=6, **changes):
@@ -111,9 +112,9 @@ def test_the_repeated_epoch_sees_other_random_numbers():
 
     @dataclass(frozen=True, kw_only=True)
     class Spy(Collapsing):
-        def adversarial(self, learner, inputs, labels, random):
-            seen.append((tuple(random.ids.tolist()), random.key))
-            return super().adversarial(learner, inputs, labels, random)
+        def adversarial(self, context, batch):
+            seen.append((tuple(batch.random.ids.tolist()), batch.random.key))
+            return super().adversarial(context, batch)
 
     objective = Spy(steps=1, first=PER_EPOCH, last=2 * PER_EPOCH)
     train(net(), pictures(), dataclasses.replace(recipe(epochs=2), objective=objective))

@@ -1,5 +1,6 @@
 """Killed anywhere, given again: the same bits. A crash in the middle of a write spoils nothing."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -95,10 +96,13 @@ def test_interrupted_after_any_step_and_resumed_is_the_same_run(steps, tmp_path,
     assert resumed == (["resumption"] if steps > 1 else [])
 
 
+@pytest.mark.parametrize("objective", ["fgsm-rs", "free"])
 @pytest.mark.parametrize("syncs", [5, 10])
-def test_killed_for_good_and_resumed_is_the_same_run(syncs, tmp_path, reference):
+def test_killed_for_good_and_resumed_is_the_same_run(syncs, objective, tmp_path):
     """SIGKILL inside fsync: the 5th finds a checkpoint half written, the 10th one just renamed."""
-    script = SETUP + textwrap.dedent(
+    recipe = dataclasses.replace(RECIPE, objective=objective)
+    reference = train(make_model(), make_data(), recipe)
+    script = SETUP.replace("fgsm-rs", objective) + textwrap.dedent(
         f"""
         import os, signal
         from trustbound.hardening import train
@@ -122,7 +126,7 @@ def test_killed_for_good_and_resumed_is_the_same_run(syncs, tmp_path, reference)
     assert len(drafts) == syncs % 2
     stand = json.loads(checkpoint.load(tmp_path)["stand"])
     assert (stand["epoch"], stand["step"]) == {5: (0, 2), 10: (1, 1)}[syncs]
-    again = train(make_model(), make_data(), RECIPE, run=tmp_path)
+    again = train(make_model(), make_data(), recipe, run=tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
     assert same(state_of(again.model), state_of(reference.model))
     assert rows_of(again) == rows_of(reference)
@@ -216,7 +220,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
         checkpoint.load(tmp_path)
     assert not (tmp_path / "executed").exists()
     torch.save({"format": 99}, tmp_path / checkpoint.NAME)
-    with pytest.raises(RecordError, match="of format 1; got 99"):
+    with pytest.raises(RecordError, match="of format 2; got 99"):
         checkpoint.load(tmp_path)
 
 

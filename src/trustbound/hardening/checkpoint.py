@@ -18,7 +18,7 @@ from trustbound.errors import RecordError
 
 NAME = "checkpoint.pt"
 #: Raised by one whenever the content changes its meaning.
-FORMAT = 1
+FORMAT = 2
 
 
 def save(run: Path, content: Mapping[str, Any]) -> None:

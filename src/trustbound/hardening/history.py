@@ -24,7 +24,7 @@ class Epoch:
         attempt         0, and one more after each roll-back.
         kept            False for an epoch whose weights were thrown away.
         learning_rate   in the epoch's last step.
-        loss, facts     means over the examples of the epoch, in train mode.
+        loss, facts     means over the examples of the epoch, in train mode; facts are the objective's metrics.
         validation_accuracy     clean, eval mode, None without validation examples.
         probe_accuracy, probe_robust_accuracy   clean and under PGD, held-out training examples, None
                         without a probe.
@@ -80,7 +80,7 @@ class Stand:
         epoch, step     epochs kept so far; steps done in the current one.
         attempt         roll-backs so far.
         stopped         whether training ended before its last epoch.
-        sums, seen      Σ over this epoch's examples of loss and facts, and how many there were.
+        sums, seen      Σ over this epoch's examples of loss and metrics, and how many there were.
         examples        trained on so far, all attempts.
         cost, probe_cost    evaluations so far; seconds of training in `cost`, at the epoch's start.
     """
@@ -137,6 +137,6 @@ class Trained:
     def evaluations_per_image(self) -> float:
         """Forward passes for each example that a step learned on; as many backward passes go with them.
 
-        1 for standard training, 2 for fgsm-rs, steps + 1 for pgd.
+        1 for standard training, 2 for fgsm-rs, steps + 1 for pgd, replays for free, steps + 3 for trades.
         """
         return self.cost.forwards / max(self.examples, 1)

@@ -57,9 +57,17 @@ class Engine:
         """What the first process found, for all of them."""
         return value if self.world == 1 else self.fabric.broadcast(value)
 
+    def gathered(self, value: Any) -> list[Any]:
+        """What each process holds, in the order of their ranks."""
+        values: list[Any] = [value] * self.world
+        if self.world > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
     def seed(self, key: int) -> None:
         """Seed every global generator that a layer may draw from (dropout, random resizing)."""
-        torch.manual_seed(key)
+        # On a CPU its generator alone: `torch.manual_seed` also orders seeds for accelerators that nobody uses.
+        (torch.manual_seed if self.device.type == "cuda" else torch.default_generator.manual_seed)(key)
         np.random.seed(key % 2**32)
         python_random.seed(key)
 

@@ -2,8 +2,8 @@
 
 It has no hidden state. Order, augmentation, starts and dropout of a step are functions of
 (seed, attempt, epoch, step), the learning rate of the step's number; what is left (weights, buffers, the
-optimizer's moments, sums and counters) is in the checkpoint. A run killed at any moment and given again
-takes the same steps on the same numbers.
+optimizer's moments, the objective's state, sums and counters) is in the checkpoint. A run killed at any moment
+and given again takes the same steps on the same numbers.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from trustbound.errors import InputError
 from trustbound.hardening import checkpoint
 from trustbound.hardening.history import Epoch, Event, Progress, Stand
 from trustbound.hardening.launch import Engine
-from trustbound.hardening.objectives import Learner
+from trustbound.hardening.objectives import Batch, Context, Position, name_of
 from trustbound.hardening.probe import Probed, accuracy
 from trustbound.hardening.recipe import Recipe
 from trustbound.hardening.steps.batches import epoch_batches, hold_out, key_of
 from trustbound.hardening.steps.modes import Modes
 from trustbound.hardening.steps.optimizer import build_optimizer, factor
+from trustbound.hardening.steps.snapshot import Snapshot, check_state, put, take
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Random
@@ -58,7 +59,7 @@ class Loop:
         self.folder, self.validation, self.progress = run, validation, progress
         self.save_seconds, self.modes = save_seconds, modes
         self.stand = Stand()
-        self.good: dict[str, Any] | None = None
+        self.good: Snapshot | None = None
         self.rows, self.held = torch.arange(len(data)), None
         if recipe.against is not None and recipe.probe is not None:
             self.rows, held = hold_out(data.labels, recipe.probe.examples, recipe.seed)
@@ -73,8 +74,19 @@ class Loop:
         )
         forward, self.stepper = engine.setup(model, optimizer)
         self.optimizer = optimizer
-        allowed = None if recipe.against is None else recipe.against.allowed
-        self.learner = Learner(model, allowed, forward=forward, autocast=engine.autocast)
+        self.context = Context(
+            model,
+            recipe.against,
+            shape=data.shape,
+            rows=-(-recipe.batch_size // engine.world),
+            forward=forward,
+            autocast=engine.autocast,
+            move=self._move,
+        )
+        engine.seed(key_of(recipe.seed, "state", engine.rank))
+        self.state = recipe.aim.init(self.context)
+        check_state(self.state, name_of(recipe.aim))
+        self._share = 1.0
         self.sums: dict[str, Tensor] = {}
         self._saved = self._told = self._started = time.perf_counter()
         self._done = 0
@@ -99,6 +111,7 @@ class Loop:
         total = recipe.epochs * len(parts)
         for step in range(stand.step, len(parts)):
             started = time.perf_counter()
+            self.context.progress = Position(epoch=stand.epoch + 1, epochs=recipe.epochs, step=step, steps=len(parts))
             self._step(parts[step], words, step, self._rate(stand.epoch * len(parts) + step, total))
             stand.step = step + 1
             stand.seconds += time.perf_counter() - started
@@ -124,22 +137,35 @@ class Loop:
             inputs = recipe.augmentation.apply(inputs, random.stream("augmentation"), fill)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        before = self.learner.forwards, self.learner.backwards
-        loss, facts = recipe.aim.loss(self.learner, inputs, labels, random)
-        self.stepper.zero_grad(set_to_none=True)
+        context, updates = self.context, self.context.updates
+        before = context.forwards, context.backwards
         # Processes average their gradients: weighted by its share, the mean over the batch is exact.
-        engine.backward(loss if engine.world == 1 else loss * (len(own) * engine.world / len(part)))
-        self.stepper.step()
-        for name, value in {"loss": loss, **facts}.items():
+        self._share = len(own) * engine.world / len(part)
+        batch = Batch(inputs=inputs, labels=labels, random=random)
+        loss, self.state, metrics = recipe.aim.step(context, self.state, batch)
+        if loss.requires_grad:
+            context.update(loss)
+        if context.updates == updates:
+            raise InputError(
+                "a step must return a loss that depends on the weights, or call `context.update`; "
+                f"{name_of(recipe.aim)} did neither. Compute the loss from `context.logits`."
+            )
+        for name, value in {"loss": loss, **metrics}.items():
             so_far = self.sums.setdefault(name, torch.zeros((), dtype=torch.float64, device=engine.device))
             so_far += value.detach().to(torch.float64) * len(own)
         # Counted here for this process's share; every process does the same for each of its examples.
         stand.cost += Cost(
-            forwards=(self.learner.forwards - before[0]) * len(part) // len(own),
-            backwards=(self.learner.backwards - before[1]) * len(part) // len(own),
+            forwards=(context.forwards - before[0]) * len(part) // len(own),
+            backwards=(context.backwards - before[1]) * len(part) // len(own),
         )
         stand.seen += len(own)
         stand.examples += len(part)
+
+    def _move(self, loss: Tensor) -> None:
+        """One backward pass and one step of the optimizer."""
+        self.stepper.zero_grad(set_to_none=True)
+        self.engine.backward(loss if self.engine.world == 1 else loss * self._share)
+        self.stepper.step()
 
     def _close(self, rate: float) -> None:
         """After the last step of an epoch: measure, judge, keep or roll back, save."""
@@ -175,7 +201,7 @@ class Loop:
             self._roll_back(probed.robust, best)
         else:
             stand.epoch += 1
-            self.good = None if self.held is None else copy.deepcopy(self._tensors())
+            self.good = None if self.held is None else copy.deepcopy(self._snapshot())
         stand.step, stand.seen, stand.seconds = 0, 0, 0.0
         self.sums.clear()
         self.save()
@@ -247,7 +273,10 @@ class Loop:
     def save(self) -> None:
         """Write the checkpoint, if there is a run directory; only the first process does."""
         self._saved = time.perf_counter()
-        if self.folder is None or self.engine.rank != 0:
+        if self.folder is None:
+            return
+        now, good = self._of_all(self._snapshot()), self._of_all(self.good)
+        if self.engine.rank != 0:
             return
         self.stand.sums = {name: float(value) for name, value in self.sums.items()}
         checkpoint.save(
@@ -256,8 +285,8 @@ class Loop:
                 "recipe": json.dumps(self.recipe.to_json(), sort_keys=True),
                 "data": self.data.sha256,
                 "stand": self.stand.to_text(),
-                "now": self._tensors(),
-                "good": self.good,
+                "now": now,
+                "good": good,
             },
         )
 
@@ -268,24 +297,22 @@ class Loop:
             name: torch.tensor(value, dtype=torch.float64, device=self.engine.device)
             for name, value in self.stand.sums.items()
         }
-        self.good = content["good"]
-        self._put(content["now"])
+        self.good = None if content["good"] is None else self._own(content["good"])
+        self._put(self._own(content["now"]))
         if not self.finished:
             place = f"resumed in epoch {self.stand.epoch + 1} after {self.stand.step} steps"
             self.stand.events.append(Event(epoch=self.stand.epoch + 1, kind="resumption", text=place))
 
-    def _tensors(self) -> dict[str, Any]:
-        """Weights, buffers (also those that no state dict lists) and the optimizer's moments."""
-        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        return {
-            "weights": {name: tensor.detach() for name, tensor in tensors.items()},
-            "optimizer": self.optimizer.state_dict(),
-        }
+    def _snapshot(self) -> Snapshot:
+        return take(self.model, self.optimizer, self.state)
 
-    def _put(self, tensors: Mapping[str, Any]) -> None:
-        """Write tensors of `_tensors` back in place."""
-        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-        with torch.no_grad():
-            for name, tensor in tensors["weights"].items():
-                own[name].copy_(tensor)
-        self.optimizer.load_state_dict(copy.deepcopy(tensors["optimizer"]))
+    def _put(self, snapshot: Snapshot) -> None:
+        self.state = put(snapshot, self.model, self.optimizer, self.engine.device)
+
+    def _of_all(self, snapshot: Snapshot | None) -> Snapshot | None:
+        """The same with the states of all processes, which may differ."""
+        return None if snapshot is None else {**snapshot, "state": self.engine.gathered(snapshot["state"])}
+
+    def _own(self, snapshot: Snapshot) -> Snapshot:
+        """The same with this process's state alone."""
+        return {**snapshot, "state": snapshot["state"][self.engine.rank]}

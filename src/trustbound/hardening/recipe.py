@@ -11,6 +11,7 @@ from typing import Any, cast
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.hardening.objectives import Standard, TrainingObjective, build, name_of, numbers_of
 from trustbound.hardening.probe import Probe
+from trustbound.hardening.registry import OBJECTIVES
 from trustbound.hardening.steps.batches import Augmentation
 from trustbound.hardening.steps.optimizer import OPTIMIZERS, SCHEDULES
 from trustbound.threat import Misclassify, Threat
@@ -70,7 +71,7 @@ class Recipe:
             object.__setattr__(self, "threat", Threat.parse(self.threat))
         if not isinstance(self.objective, TrainingObjective):
             raise InputError(
-                "`objective` must be a registry name or an object with `threat` and `loss`; got "
+                "`objective` must be a registry name or an object with `threat`, `init` and `step`; got "
                 f"{type(self.objective).__name__}. `trustbound list objectives` shows the names."
             )
         _check_threat(name_of(self.objective), self.objective, self.threat)
@@ -136,7 +137,8 @@ def _check_threat(name: str, objective: TrainingObjective, threat: Any) -> None:
         raise InputError(f"{name} trains against a threat; got none. Pass threat='linf:0.1', say.")
     if not objective.threat and threat is not None:
         raise InputError(
-            f"{name} does not use a threat; got {threat}. Leave it out, or choose an objective that does: pgd, fgsm-rs."
+            f"{name} does not use a threat; got {threat}. Leave it out, or choose an objective that does: "
+            f"{', '.join(row.name for row in OBJECTIVES if row.threat)}."
         )
     if threat is not None and not isinstance(threat.goal, Misclassify):
         raise UnsupportedError(

@@ -49,4 +49,18 @@ OBJECTIVES = Registry(
         threat=True,
         lifts="robust accuracy",
     ),
+    ObjectiveRow(
+        name="free",
+        target="trustbound.hardening.objectives.free:FreeTraining",
+        line="Each minibatch replayed: one backward pass moves the weights and a perturbation that is handed on.",
+        threat=True,
+        lifts="robust accuracy",
+    ),
+    ObjectiveRow(
+        name="trades",
+        target="trustbound.hardening.objectives.trades:TradesTraining",
+        line="Cross-entropy on clean examples plus a weighted divergence of the answers around them.",
+        threat=True,
+        lifts="robust accuracy",
+    ),
 )

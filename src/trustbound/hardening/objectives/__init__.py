@@ -1,16 +1,33 @@
 """Training objectives: what a network is asked to do well on, one idea per file."""
 
+from trustbound.hardening.objectives.context import Batch, Context, Position
 from trustbound.hardening.objectives.fgsm_rs import FGSMRSTraining
-from trustbound.hardening.objectives.learner import Learner
-from trustbound.hardening.objectives.objective import TrainingObjective, build, name_of, numbers_of
+from trustbound.hardening.objectives.free import FreeTraining
+from trustbound.hardening.objectives.objective import (
+    Metrics,
+    Outcome,
+    State,
+    TrainingObjective,
+    build,
+    name_of,
+    numbers_of,
+)
 from trustbound.hardening.objectives.pgd import PGDTraining
 from trustbound.hardening.objectives.standard import Standard
+from trustbound.hardening.objectives.trades import TradesTraining
 
 __all__ = [
+    "Batch",
+    "Context",
     "FGSMRSTraining",
-    "Learner",
+    "FreeTraining",
+    "Metrics",
+    "Outcome",
     "PGDTraining",
+    "Position",
     "Standard",
+    "State",
+    "TradesTraining",
     "TrainingObjective",
     "build",
     "name_of",

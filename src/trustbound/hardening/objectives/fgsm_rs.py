@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.errors import InputError
-from trustbound.hardening.objectives.learner import Learner
-from trustbound.threat import Random
+from trustbound.attacks.methods.iterative import PGD
+from trustbound.hardening.objectives.context import Batch, Context
+from trustbound.hardening.objectives.objective import Outcome, State, check_step_size, learn_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +23,7 @@ class FGSMRSTraining:
                 the box; α = `step_size`.
     Loss        CE(f(x + δ), y).
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C); loss ().
-    Facts       robust_accuracy: share of the batch still classified correctly after the one step.
+    Metrics     robust_accuracy: share of the batch still classified correctly after the one step.
     Cost        per example: 2 forwards and backwards, weight gradients only in the second.
     Randomness  the start point, one per example and epoch.
     Raises      InputError when step_size is not above 0.
@@ -47,24 +46,18 @@ class FGSMRSTraining:
 
     def __post_init__(self) -> None:
         """Refuse a step that goes nowhere."""
-        if self.step_size is not None and not self.step_size > 0.0:
-            raise InputError(f"`step_size` must be above 0, or None for 1.25 · epsilon; got {self.step_size}")
+        check_step_size(self.step_size, "1.25 · epsilon")
 
-    def adversarial(self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random) -> Tensor:
+    def init(self, context: Context) -> State:
+        """Nothing is remembered."""
+        return {}
+
+    def adversarial(self, context: Context, batch: Batch) -> Tensor:
         """The points of the one step, (B, *F), inside set and box."""
-        ours = learner.around(inputs)
-        theta = learner.start(inputs, random)
-        size = ours.column(
-            1.25 * ours.scale() if self.step_size is None else ours.radius.new_full(ours.radius.shape, self.step_size)
-        )
-        with learner.search() as climb:
-            gradient = climb(theta, lambda logits: F.cross_entropy(logits, labels, reduction="none"))
-        return ours.project(theta.addcmul_(ours.steepest(theta, gradient), size))
+        size = 1.25 * context.epsilon if self.step_size is None else self.step_size
+        return context.inner(PGD(steps=1, step_size=size), batch, start=context.start(batch))
 
-    def loss(
-        self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, context: Context, state: State, batch: Batch) -> Outcome:
         """Mean cross-entropy at the points found."""
-        logits = learner.logits(self.adversarial(learner, inputs, labels, random))
-        facts = {"robust_accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()}
-        return F.cross_entropy(logits, labels), facts
+        loss, metrics = learn_at(context, self.adversarial(context, batch), batch.labels)
+        return loss, state, metrics

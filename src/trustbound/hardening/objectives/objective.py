@@ -1,4 +1,4 @@
-"""What every training objective is: a frozen dataclass of numbers and one function, `loss`."""
+"""What every training objective is: a frozen dataclass of numbers with `init` and `step`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,58 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.hardening.objectives.learner import Learner
+from trustbound.errors import InputError
+from trustbound.hardening.objectives.context import Batch, Context
 from trustbound.hardening.registry import OBJECTIVES
-from trustbound.threat import Random
 
-Facts: TypeAlias = Mapping[str, Tensor]
+State: TypeAlias = Mapping[str, Any]
+Metrics: TypeAlias = Mapping[str, Tensor]
+Outcome: TypeAlias = tuple[Tensor, State, Metrics]
 
 
 @runtime_checkable
 class TrainingObjective(Protocol):
-    """Numbers, and a loss whose gradient moves the weights.
+    """Numbers, a state, and a loss whose gradient moves the weights.
 
     threat  whether it needs a threat to train against.
-    loss    (learner, inputs (B, *F) in the box, labels (B,), random) → (mean loss (), facts). The model is
-            reached through the learner only, which counts; every random number comes from `random`, or from
-            the global generators, which the loop seeds anew before each step. Facts are means over the
-            batch, detached, shape (); the loop averages them over an epoch.
+    init    (context) → state before the first step: named tensors, detached, and plain numbers or texts; {} where
+            nothing is remembered. It is part of the checkpoint and of what a roll-back goes back to.
+    step    (context, state, batch) → (mean loss (), state, metrics). The loop moves the weights along the loss; a step
+            that has moved them itself (`context.update`) returns it detached. It may change in place what its own state
+            owns. The model is reached through the context only, which counts; every random number comes from
+            `batch.random`, or from the global generators, which the loop seeds anew before each step. Metrics are means
+            over the batch, detached, shape (); the loop averages them over an epoch.
     """
 
     threat: ClassVar[bool]
 
-    def loss(self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random) -> tuple[Tensor, Facts]:
-        """The mean loss of a batch, and what is worth telling about it."""
+    def init(self, context: Context) -> State:
+        """The state before the first step."""
+
+    def step(self, context: Context, state: State, batch: Batch) -> Outcome:
+        """The mean loss of a batch, the next state, and what is worth telling about it."""
+
+
+def learn_at(context: Context, adversarial: Tensor, labels: Tensor) -> tuple[Tensor, Metrics]:
+    """Mean cross-entropy () at adversarial points (B, *F), and the share of them that is classified correctly."""
+    logits = context.logits(adversarial)
+    correct = logits.detach().argmax(dim=1) == labels
+    return F.cross_entropy(logits, labels), {"robust_accuracy": correct.float().mean()}
+
+
+def check_step_size(size: float | None, default: str) -> None:
+    """Refuse a step that goes nowhere; `default` says what None means."""
+    if size is not None and not size > 0.0:
+        raise InputError(f"`step_size` must be above 0, or None for {default}; got {size}")
+
+
+def check_mode(mode: str) -> None:
+    """Refuse what is no mode of a module."""
+    if mode not in ("train", "eval"):
+        raise InputError(f"`mode` of the inner search must be train or eval; got {mode!r}")
 
 
 def build(name: str, **numbers: Any) -> TrainingObjective:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.errors import InputError
-from trustbound.hardening.objectives.learner import Learner
-from trustbound.threat import Random
+from trustbound.attacks.methods.iterative import PGD
+from trustbound.attacks.refusals import whole
+from trustbound.hardening.objectives.context import Batch, Context
+from trustbound.hardening.objectives.objective import Outcome, State, check_mode, check_step_size, learn_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,10 +18,11 @@ class PGDTraining:
     """min over weights of the mean over examples of max over the threat set of the cross-entropy.
 
     Lifts       robust accuracy, against the threat it is trained for.
-    Inner       θ₀ uniform in the ball, clipped to the box; θ <- project(θ + step_size · steepest(∇ CE)), `steps` times.
+    Inner       the attack `pgd` from θ₀ uniform in the ball, clipped to the box:
+                θ <- project(θ + step_size · steepest(∇ CE)), `steps` times.
     Loss        CE(f(θ), y): the adversarial points only, as in the paper.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C); loss ().
-    Facts       robust_accuracy: share of the batch still classified correctly, in train mode.
+    Metrics     robust_accuracy: share of the batch still classified correctly, in train mode.
     Cost        per example: `steps` + 1 forwards and backwards; weight gradients only in the last one.
     Randomness  the start point, one per example and epoch.
     Raises      InputError for numbers that no search has.
@@ -46,32 +47,21 @@ class PGDTraining:
 
     def __post_init__(self) -> None:
         """Refuse numbers that no search has."""
-        if self.steps < 1:
-            raise InputError(f"`steps` must be at least 1; got {self.steps}")
-        if self.step_size is not None and not self.step_size > 0.0:
-            raise InputError(f"`step_size` must be above 0, or None for 2.5 · epsilon / steps; got {self.step_size}")
-        if self.mode not in ("train", "eval"):
-            raise InputError(f"`mode` of the inner search must be train or eval; got {self.mode!r}")
+        whole("steps", self.steps)
+        check_step_size(self.step_size, "2.5 · epsilon / steps")
+        check_mode(self.mode)
 
-    def adversarial(self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random) -> Tensor:
+    def init(self, context: Context) -> State:
+        """Nothing is remembered."""
+        return {}
+
+    def adversarial(self, context: Context, batch: Batch) -> Tensor:
         """The points of the inner search, (B, *F), inside set and box."""
-        ours = learner.around(inputs)
-        theta = ours.project(learner.start(inputs, random)) if self.random_start else ours.origin()
-        size = ours.column(
-            2.5 * ours.scale() / self.steps
-            if self.step_size is None
-            else ours.radius.new_full(ours.radius.shape, self.step_size)
-        )
-        with learner.search(mode=self.mode) as climb:
-            for _ in range(self.steps):
-                gradient = climb(theta, lambda logits: F.cross_entropy(logits, labels, reduction="none"))
-                theta = ours.project(theta.addcmul_(ours.steepest(theta, gradient), size))
-        return theta
+        attack = PGD(steps=self.steps, step_size=self.step_size, random_start=self.random_start)
+        start = context.around(batch.inputs).project(context.start(batch)) if self.random_start else None
+        return context.inner(attack, batch, start=start, mode=self.mode)
 
-    def loss(
-        self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def step(self, context: Context, state: State, batch: Batch) -> Outcome:
         """Mean cross-entropy at the points found."""
-        logits = learner.logits(self.adversarial(learner, inputs, labels, random))
-        facts = {"robust_accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()}
-        return F.cross_entropy(logits, labels), facts
+        loss, metrics = learn_at(context, self.adversarial(context, batch), batch.labels)
+        return loss, state, metrics

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.hardening.objectives.learner import Learner
-from trustbound.threat import Random
+from trustbound.hardening.objectives.context import Batch, Context
+from trustbound.hardening.objectives.objective import Outcome, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +19,7 @@ class Standard:
     Lifts       clean accuracy; no bound of robust accuracy.
     Loss        CE(f(x), q), q = (1 − s) · onehot(y) + s / C, s = `label_smoothing`.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C); loss ().
-    Facts       accuracy: share of the batch classified correctly, in train mode.
+    Metrics     accuracy: share of the batch classified correctly, in train mode.
     Cost        per example: 1 forward and backward.
     Randomness  none of its own.
     Raises      InputError when label_smoothing is not in [0, 1).
@@ -28,10 +27,14 @@ class Standard:
                 smoothing.
     Deviations  none.
 
+    >>> import torch
     >>> from trustbound.model.wrapping import wrap
-    >>> learner = Learner(wrap(__import__("torch").nn.Linear(2, 3)))
-    >>> Standard(label_smoothing=0.1).threat
-    False
+    >>> from trustbound.threat import Random
+    >>> context = Context(wrap(torch.nn.Linear(2, 3)))
+    >>> batch = Batch(inputs=torch.rand(3, 2), labels=torch.arange(3), random=Random(0, torch.arange(3)))
+    >>> loss, state, metrics = Standard(label_smoothing=0.1).step(context, {}, batch)
+    >>> loss.requires_grad, state, list(metrics)
+    (True, {}, ['accuracy'])
     """
 
     threat: ClassVar[bool] = False
@@ -43,10 +46,12 @@ class Standard:
         if not 0.0 <= self.label_smoothing < 1.0:
             raise InputError(f"`label_smoothing` must lie in [0, 1); got {self.label_smoothing}")
 
-    def loss(
-        self, learner: Learner, inputs: Tensor, labels: Tensor, random: Random
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def init(self, context: Context) -> State:
+        """Nothing is remembered."""
+        return {}
+
+    def step(self, context: Context, state: State, batch: Batch) -> Outcome:
         """Mean cross-entropy of the batch."""
-        logits = learner.logits(inputs)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return loss, {"accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()}
+        logits = context.logits(batch.inputs)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        return loss, state, {"accuracy": (logits.detach().argmax(dim=1) == batch.labels).float().mean()}
