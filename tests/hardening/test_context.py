@@ -10,6 +10,7 @@ from torch import nn
 import trustbound.attacks.registry as attacks
 from trustbound.attacks import attack, build
 from trustbound.attacks.methods.iterative import BIM, PGD
+from trustbound.attacks.methods.margin_pgd import MarginPGD, Run
 from trustbound.data import LabelledSet
 from trustbound.errors import InputError, ModelError, UnsupportedError
 from trustbound.hardening import Probe, Recipe, train
@@ -66,6 +67,13 @@ def test_every_attack_of_the_library_runs_or_is_refused(row):
         with pytest.raises(UnsupportedError):
             context.inner(method, batch)
         assert context.forwards == 0
+
+
+def test_an_attack_that_goes_on_from_its_closest_point_finds_it_kept():
+    context, batch = context_of(net()), batch_of()
+    found = context.inner(MarginPGD(steps=6, runs=(Run(),)), batch)
+    before = nn.functional.cross_entropy(context.model(batch.inputs), batch.labels)
+    assert nn.functional.cross_entropy(context.model(found), batch.labels) > before
 
 
 def test_what_has_no_use_in_an_inner_maximisation_is_refused_before_the_first_call():

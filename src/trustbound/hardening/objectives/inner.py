@@ -83,9 +83,10 @@ def climb(
 ) -> Tensor:
     """The last points, (B, *F), of one run of an attack."""
     started = _Started(neighbourhood, start)
+    closest = getattr(attack, "keeps_closest", False)
     problem = Problem(
         oracle=oracle,
-        trail=Trail(neighbourhood.origin(), seeks=attack.seeks),
+        trail=(Trail if closest else _Unkept)(neighbourhood.origin(), seeks=attack.seeks, keep_closest=closest),
         neighbourhood=neighbourhood if start is None else cast(Neighbourhood, started),
         objective=Objective(Misclassify(), labels),
         random=random,
@@ -100,6 +101,13 @@ def climb(
     for _ in range(attack.steps):
         state = attack.step(problem, state)
     return neighbourhood.apply(state.theta).detach()
+
+
+class _Unkept(Trail):
+    """A trail that keeps nothing: early in training most points are successes, each to be measured in float64."""
+
+    def observe(self, *seen: Any) -> None:
+        """Pass on."""
 
 
 class _Started:
