@@ -23,8 +23,8 @@ from trustbound.model.wrapping import Model
 @contextlib.contextmanager
 def replaced(name: str, change: Callable[[Any], Any]) -> Iterator[None]:
     """Put `change(old)` in place of a function in every module of the certificates that holds it by this name."""
-    for name in CERTIFIERS.names:
-        CERTIFIERS.load(name)
+    for row in CERTIFIERS:
+        CERTIFIERS.load(row.name)
     found = [
         module
         for path, module in list(sys.modules.items())

@@ -102,10 +102,8 @@ def test_several_comparisons_of_budgets_are_corrected(monkeypatch):
 
     def look(lost):
         # Twice epsilon loses some that epsilon breaks; everything else is as it should be.
-        def run(self, sample, norm, epsilon, **params):
-            return broke(
-                lost if epsilon > 0.15 and norm == context.threat.allowed.norm and params["steps"] == 20 else 0
-            )
+        def run(self, sample, allowed, **params):
+            return broke(lost if 0.15 < allowed.epsilon < 1.0 and params["steps"] == 20 else 0)
 
         monkeypatch.setattr(MonotoneBudget, "_with", run)
         return MonotoneBudget().look(context)

@@ -138,13 +138,13 @@ def test_nan_logits(trustbound, command, weights, tmp_path):
         ("l2:9", "l2:inf"),
         ("l1:65", "l1:inf"),
         ("l0:65", "l0:inf"),
-        ("linf", "NORM:EPSILON"),
-        ("chebyshev:0.1", "NORM:EPSILON"),
+        ("linf", "NAME:SIZE"),
+        ("chebyshev:0.1", "NAME:SIZE"),
         ("linf:0.1;goal=confuse", "goal"),
         ("linf:0.1;goal=target:10", "target"),
         ("linf:0.1;access=everything", "access"),
         ("linf:1/0", "epsilon"),
-        ("", "NORM:EPSILON"),
+        ("", "NAME:SIZE"),
     ],
 )
 def test_threats_that_are_none(trustbound, weights, threat, said):

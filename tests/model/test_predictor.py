@@ -46,7 +46,7 @@ def test_scores_are_those_of_the_callable():
     model = tb.wrap(scores)
     assert (model.shows, model.name) == ("scores", "scores")
     kept = inputs.clone()
-    torch.testing.assert_close(model(inputs), linear()(inputs))
+    torch.testing.assert_close(model(inputs).float(), linear()(inputs))
     assert torch.equal(inputs, kept)
     assert model.in_float64() is None
     assert torch.equal(tb.wrap(decisions, shows="decisions", classes=3)(inputs).argmax(1), labels)

@@ -84,7 +84,7 @@ def copy(tmp_path_factory):
     hardening = root / "src" / "trustbound" / "hardening"
     (hardening / "objectives" / "toy_halves.py").write_text(TOY)
     registry = (hardening / "registry.py").read_text()
-    head, mark, tail = registry.partition("OBJECTIVES: tuple[ObjectiveRow, ...] = (\n")
+    head, mark, tail = registry.partition('OBJECTIVES = Registry(\n    "a training objective",\n')
     assert mark
     (hardening / "registry.py").write_text(head + mark + ROW + tail)
     return root

@@ -264,14 +264,18 @@ def test_an_audit_under_turns_shifts_and_brightness():
     assert record.brackets[0].change.startswith("any rotation by up to 20 degrees either way, then translation")
     assert not record.curves
     assert record.exit_code == 0
-    # Against truth by brute force: no finer grid breaks an example that the bracket calls unbroken and a point missed.
-    ours = around("rotation:20,translation:1", inputs)
+
+
+def test_the_standard_search_misses_no_more_than_a_grid_finds():
+    model = net()
+    inputs, labels = labelled(model, 60)
+    text = "rotation:20,translation:1"
+    record = tb.audit(model, tb.LabelledSet(inputs, labels), [text], budget="standard", curve_examples=0)
+    ours = around(text, inputs)
     axes = torch.linspace(-20, 20, 9), torch.linspace(-1, 1, 5), torch.linspace(-1, 1, 5)
     with torch.no_grad():
         fell = torch.stack(
             [model(ours.apply(point.expand(60, 3))).argmax(1) != labels for point in torch.cartesian_prod(*axes)]
         ).any(0)
-    broken = sum(
-        example.verdict == "broken" for example in record.examples if example.threat == "rotation:20,translation:1"
-    )
-    assert abs(broken - int(fell.sum())) <= 3
+    assert record.brackets[0].broken >= int(fell.sum()) - 1
+    assert int(fell.sum()) > 10

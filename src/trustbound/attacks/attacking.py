@@ -57,7 +57,7 @@ def attack(
     budget: int | None = None,
     stop_early: bool = True,
     compile: bool = False,
-    ids: Tensor | None = None,
+    ids: Tensor | np.ndarray[Any, Any] | None = None,
     donors: Tensor | None = None,
     watch: Watch | None = None,
     **numbers: Any,
@@ -91,7 +91,8 @@ def attack(
     model = wrap(model) if not isinstance(model, Model) else model
     threat = Threat.parse(threat)
     arrays = isinstance(inputs, np.ndarray)
-    inputs, labels = (torch.from_numpy(one) if isinstance(one, np.ndarray) else one for one in (inputs, labels))
+    inputs, labels = cast(Tensor, _tensor(inputs)), cast(Tensor, _tensor(labels))
+    ids = cast("Tensor | None", _tensor(ids))
     check_shown(model, threat)
     check_batch(model, inputs, labels)
     threat.allowed.check(model.box, tuple(inputs.shape[1:]))
@@ -150,6 +151,15 @@ def attack(
             )
     found = joined(parts)
     return found.numpy() if arrays else found
+
+
+def _tensor(values: Any) -> Any:
+    """An array of numbers as a tensor of its own, whatever its strides and byte order; anything else as it is."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+        return torch.from_numpy(values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64, order="C"))
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+        return torch.from_numpy(values.astype(np.int64, order="C"))
+    return values
 
 
 def _donated(donors: Tensor, inputs: Tensor, model: Model) -> Tensor:

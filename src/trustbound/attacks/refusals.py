@@ -55,7 +55,7 @@ def check_goal(threat: Threat) -> None:
 
     >>> check_goal(Threat.parse("l2:1;goal=target:3;access=decisions"))
     """
-    if threat.access is Access.DECISIONS and not threat.goal.decided:
+    if threat.access is Access.DECISIONS and not getattr(threat.goal, "decided", False):
         raise UnsupportedError(
             f"decisions do not show whether {threat.goal} is reached; the threat gives nothing else. Give "
             "access=scores, or choose another goal."
@@ -118,8 +118,11 @@ def check_numbers(method: Attack) -> None:
     size = getattr(method, "step_size", None)
     if size is not None and not size > 0.0:
         raise InputError(f"`step_size` must be a positive number in input units, or None; got {size}")
-    if isinstance(climbed := getattr(method, "loss", None), str):
+    climbed = getattr(method, "loss", None)
+    if isinstance(climbed, str):
         loss(climbed)
+    elif climbed is not None and not callable(climbed):
+        raise InputError(f"`loss` must be a name or a function of logits and labels; got {climbed!r}")
 
 
 def _number(value: Any) -> bool:

@@ -240,7 +240,8 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     kept = tuple(stage for stage in SUITES[budget] if _serves(stage, threat))
     blind = _BLIND.get(threat.access, {}).get(budget)
     if not threat.allowed.norm:
-        kept = (*_FEW_PARAMETERS[budget], *(stage for stage in kept if not stage.control))
+        scored = (blind,) if blind is not None and _serves(blind, threat) else ()
+        kept = (*_FEW_PARAMETERS[budget], *scored, *(stage for stage in kept if not stage.control))
     elif threat.access is Access.GRADIENTS:
         kept = _with_own(kept, _OWN.get((budget, threat.allowed.name), ()))
     elif blind is not None and all(stage.control for stage in kept) and _serves(blind, threat):

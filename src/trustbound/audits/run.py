@@ -97,6 +97,12 @@ def audit(
         )
     if batch_size is not None:
         whole("batch_size", batch_size)
+    if run is not None and not model.identified:
+        raise InputError(
+            f"a run directory tells models apart by what they hold, and {model.name} is a function over arrays, which "
+            "shows nothing of it: its evidence would pass for another's. Pass sha256= to wrap (of what stands behind "
+            "it), or leave run= out."
+        )
     asked = _asked([threats] if isinstance(threats, str | Threat) else threats, budget)
     classes = check_fit(model, data, asked)
     count = curve_count(curve_examples, budget, len(data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
     from trustbound.model.wrapping import Model
     from trustbound.threat import Threat
+
+#: A threat that says itself what is seen.
+_ACCESS = re.compile(r";\s*access=")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -94,7 +98,9 @@ def read_threats(texts: Sequence[str], options: dict[str, Any]) -> list[Threat]:
     from trustbound.threat import Threat
 
     access = options["access"]
-    return [Threat.parse(text if access is None or ";access=" in text else f"{text};access={access}") for text in texts]
+    return [
+        Threat.parse(text if access is None or _ACCESS.search(text) else f"{text};access={access}") for text in texts
+    ]
 
 
 def read_model(options: dict[str, Any]) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from trustbound.model.files import factory, programs
 from trustbound.model.files.origin import Origin, sha256_of
 from trustbound.model.files.save import noted_box, read_notes
 from trustbound.model.files.weights import check_weights, fit_weights, read_checkpoint, read_weights
+from trustbound.model.predictor import Predictor
 from trustbound.model.registry import ZOO
 from trustbound.model.wrapping import Model, check_agrees, wrap
 from trustbound.model.zoo.build import build
@@ -112,12 +114,19 @@ def load_model(
             std=std,
             output=output,
             name=zoo or text,
-            sha256=None if weights is None and function is not None else origin.sha256,
+            sha256=_digest(module, text, origin) if weights is None and function is not None else origin.sha256,
             input_shape=None if shape is None else tuple(shape),
             classes=given.get("classes") if zoo is not None else None,
         )
     model.origin = origin
     return model.eval()
+
+
+def _digest(module: nn.Module, spec: str, origin: Origin) -> str | None:
+    """Of a function over arrays in a file: the file's, with its name; None leaves it to what the module holds."""
+    if not isinstance(module, Predictor) or module.digest() is not None or not origin.files:
+        return None
+    return hashlib.sha256(f"{origin.sha256} {spec.rpartition(':')[2]}".encode()).hexdigest()
 
 
 def _parse(spec: str, weights: str | Path | None) -> tuple[str | None, Path | None, str | None]:

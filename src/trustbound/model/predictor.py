@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any, cast
@@ -64,7 +65,7 @@ class Predictor(nn.Module):
         self.training = False
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Scores (B, C) in the inputs' dtype."""
+        """Scores (B, C) in float64: who adds 1e8 to all of them means the differences."""
         if self.gradient is not None:
             return cast(Tensor, _Scores.apply(inputs, self))  # type: ignore[no-untyped-call]
         return self.answers(inputs)
@@ -73,13 +74,13 @@ class Predictor(nn.Module):
         """What the callable says of inputs, as a tensor of scores."""
         said = np.asarray(self.function(_array(inputs)))
         if self.shows == "decisions":
-            return self._one_hot(said, len(inputs)).to(inputs)
+            return self._one_hot(said, len(inputs)).to(inputs.device, torch.float64)
         if said.ndim != 2 or said.shape[0] != len(inputs) or said.dtype.kind not in "fiu":
             raise InputError(
                 f"a predictor that shows scores must give ({len(inputs)}, C) numbers for {len(inputs)} inputs; got "
                 f"shape {said.shape}, {said.dtype}. For class numbers say that it shows decisions."
             )
-        return torch.from_numpy(np.ascontiguousarray(said, dtype=np.float64)).to(inputs)
+        return torch.from_numpy(np.ascontiguousarray(said, dtype=np.float64)).to(inputs.device)
 
     def _one_hot(self, said: Array, count: int) -> Tensor:
         assert self.classes is not None
@@ -91,13 +92,14 @@ class Predictor(nn.Module):
             )
         return nn.functional.one_hot(torch.from_numpy(said.astype(np.int64)), self.classes)
 
-    def digest(self) -> str:
-        """SHA-256 of the pickled callable, or of its name where it cannot be pickled."""
+    def digest(self) -> str | None:
+        """SHA-256 of what the callable holds; None where nothing tells it from another: functions, connections."""
+        if not hasattr(self.function, "__dict__") or inspect.isroutine(self.function):
+            return None  # pickled by their name alone, if at all
         try:
-            held = pickle.dumps(self.function)
-        except Exception:  # lambdas, closures, open connections
-            held = repr(getattr(self.function, "__qualname__", type(self.function))).encode()
-        return hashlib.sha256(held).hexdigest()
+            return hashlib.sha256(pickle.dumps(self.function)).hexdigest()
+        except Exception:  # whatever holds a closure or an open connection
+            return None
 
 
 class _Scores(torch.autograd.Function):
@@ -132,12 +134,17 @@ def from_estimator(estimator: Any) -> Predictor | None:
 
     >>> from sklearn.tree import DecisionTreeClassifier
     >>> tree = DecisionTreeClassifier().fit([[0.0], [1.0]], [0, 1])
-    >>> from_estimator(tree)(torch.tensor([[0.9]])).exp().tolist()
-    [[9.999999960041972e-13, 1.0]]
+    >>> from_estimator(tree)(torch.tensor([[0.9]])).exp().round(decimals=6).tolist()
+    [[0.0, 1.0]]
     """
     if isinstance(estimator, type):
         return None
     named = getattr(estimator, "classes_", None)
+    if named is not None and np.asarray(named).dtype.kind in "iu" and list(named) != list(range(len(named))):
+        raise InputError(
+            f"labels count classes 0..{len(named) - 1}; {type(estimator).__name__} names its own {list(named)[:12]}. "
+            "Fit it on labels that count from 0, or wrap a function that gives the places of its answers."
+        )
     if hasattr(estimator, "predict_proba"):
         return Predictor(_Probabilities(estimator), shows="scores")
     if hasattr(estimator, "predict") and named is not None:
@@ -167,3 +174,25 @@ class _Decisions:
         """(B, *F) → (B,)."""
         said = self.estimator.predict(inputs.reshape(len(inputs), -1))
         return cast(Array, np.searchsorted(self.estimator.classes_, said))
+
+
+def predictor_of(
+    given: Any, shows: str | None, classes: int | None, gradient: Callable[[Any, Any], Any] | None
+) -> Predictor:
+    """A classifier or a callable over arrays as a module.
+
+    Raises      InputError for anything else.
+
+    >>> predictor_of(lambda rows: rows, None, None, None).shows
+    'scores'
+    """
+    plain = shows is None and gradient is None
+    if plain and (found := from_estimator(given)) is not None:
+        return found
+    if not callable(given) or isinstance(given, type):
+        came = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
+        raise InputError(
+            "`module` must be a torch.nn.Module, a fitted classifier with predict_proba or predict, or a callable over "
+            f"arrays; got {came}"
+        )
+    return Predictor(given, shows=shows or "scores", classes=classes, gradient=gradient)

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import itertools
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from trustbound.errors import InputError
-from trustbound.model.predictor import Predictor, from_estimator
+from trustbound.model.files.digest import add_to
+from trustbound.model.predictor import Predictor, predictor_of
 from trustbound.record.box import Box, Limit
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 #: Calls that see a copy before a module is believed to leave its inputs alone.
 _WATCHED = 2
-#: Where an object lies in memory: different in each process.
-_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,14 +220,19 @@ class Model(nn.Module):
     def sha256(self) -> str:
         """Digest of the loaded file, or of every weight and buffer of a module that was in memory."""
         if self._sha256 is None and isinstance(self.module, Predictor):
-            return self.module.digest()
+            return self.module.digest() or hashlib.sha256(self.name.encode()).hexdigest()
         if self._sha256 is None:
             digest = hashlib.sha256(type(self.module).__qualname__.encode())
             for name, value in sorted(self.state_dict(keep_vars=False).items()):
                 digest.update(name.encode())
-                _digest(digest, value)
+                add_to(digest, value)
             return digest.hexdigest()
         return self._sha256
+
+    @property
+    def identified(self) -> bool:
+        """Whether its digest tells it from other models: not that of a function over arrays."""
+        return self._sha256 is not None or not isinstance(self.module, Predictor) or self.module.digest() is not None
 
     def in_float64(self) -> Model | None:
         """A float64 copy, or None where none can be made; whether it also runs, `model.doubling` tries."""
@@ -242,29 +245,6 @@ class Model(nn.Module):
             return copied
         except Exception:  # whatever a module's own __deepcopy__, __reduce__ or _apply may raise
             return None
-
-
-def _digest(digest: hashlib._Hash, value: Any) -> None:
-    """Add a part of a state dict: a tensor, or what quantised and scripted modules keep beside their tensors."""
-    if isinstance(value, Tensor):
-        digest.update(f" {value.dtype} {tuple(value.shape)}".encode())
-        plain = value.detach().cpu()
-        if plain.is_quantized:
-            digest.update(str(plain.qscheme()).encode())
-            per_channel = plain.qscheme() not in (torch.per_tensor_affine, torch.per_tensor_symmetric)
-            scales = (
-                (plain.q_per_channel_scales(), plain.q_per_channel_zero_points())
-                if per_channel
-                else (plain.q_scale(), plain.q_zero_point())
-            )
-            _digest(digest, scales)
-            plain = plain.int_repr()
-        digest.update(plain.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    elif isinstance(value, tuple | list):
-        for part in value:
-            _digest(digest, part)
-    else:
-        digest.update(_ADDRESS.sub("", repr(value)).encode())
 
 
 def _hint(outputs: Any) -> str:
@@ -334,7 +314,7 @@ def wrap(
         return module
     if not isinstance(module, nn.Module):
         name = name or getattr(module, "__name__", type(module).__name__)
-        module = _predictor(module, shows, classes, gradient)
+        module = predictor_of(module, shows, classes, gradient)
     elif shows is not None or gradient is not None:
         raise InputError("`shows` and `gradient` are said of a callable over arrays; a torch module shows everything")
     if any(tensor.is_meta for tensor in itertools.chain(module.parameters(), module.buffers())):
@@ -365,22 +345,6 @@ def wrap(
         input_shape=input_shape,
         classes=classes,
     )
-
-
-def _predictor(
-    given: Any, shows: str | None, classes: int | None, gradient: Callable[[Any, Any], Any] | None
-) -> Predictor:
-    """A classifier or a callable over arrays as a module."""
-    plain = shows is None and gradient is None
-    if plain and (found := from_estimator(given)) is not None:
-        return found
-    if not callable(given) or isinstance(given, type):
-        came = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
-        raise InputError(
-            "`module` must be a torch.nn.Module, a fitted classifier with predict_proba or predict, or a callable over "
-            f"arrays; got {came}"
-        )
-    return Predictor(given, shows=shows or "scores", classes=classes, gradient=gradient)
 
 
 def check_agrees(model: Model, **given: Any) -> None:

@@ -39,6 +39,12 @@ class Objective:
         """
         wide = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         margin = self.goal.margin(wide, self.labels, self.targets)
+        if not isinstance(margin, Tensor) or margin.shape != outputs.shape[:1] or not margin.is_floating_point():
+            came = f"{tuple(margin.shape)} {margin.dtype}" if isinstance(margin, Tensor) else type(margin).__name__
+            raise InputError(
+                f"a goal's margin must be a floating tensor with one number for each example, here ({len(outputs)},), "
+                f"below zero where the goal is reached; {self.goal.name} gave {came}"
+            )
         if math.isfinite(float(margin.detach().sum())):  # a finite margin comes of an answer alone
             return margin
         otherwise = -math.inf if self.goal.silenced else math.inf

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 
 from trustbound.errors import InputError
 from trustbound.threat.goals import DECIMAL, Goal, Misclassify, parse_goal
@@ -44,7 +44,10 @@ class Threat:
     access: Access = Access.GRADIENTS
 
     def __str__(self) -> str:
-        goal = "" if isinstance(self.goal, Misclassify) else f";goal={self.goal}"
+        named = (
+            self.goal if type(self.goal).__str__ is not object.__str__ or is_dataclass(self.goal) else self.goal.name
+        )
+        goal = "" if isinstance(self.goal, Misclassify) else f";goal={named}"
         access = "" if self.access is Access.GRADIENTS else f";access={self.access.name.lower()}"
         return f"{self.allowed}{goal}{access}"
 

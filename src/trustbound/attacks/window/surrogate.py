@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -34,11 +35,22 @@ class Custom:
         ours = self.objective.select(rows)
         if self.loss is None:
             return -ours.margin(outputs)
-        named = (ours.labels,) if ours.targets is None else (ours.labels, ours.targets)
-        climbed = self.loss(outputs, *named)
+        if ours.targets is None or not _takes_targets(self.loss):
+            climbed = self.loss(outputs, ours.labels)
+        else:
+            climbed = self.loss(outputs, ours.labels, ours.targets)
         if climbed.shape != outputs.shape[:1]:
             raise InputError(
                 f"a loss must give one number for each example, here ({len(outputs)},), larger for the adversary; got "
                 f"shape {tuple(climbed.shape)}. Leave its mean out (reduction='none')."
             )
         return climbed
+
+
+def _takes_targets(loss: Loss) -> bool:
+    """Whether a function has a place for targets behind outputs and labels."""
+    try:
+        inspect.signature(loss).bind(None, None, None)
+    except (TypeError, ValueError):
+        return False
+    return True

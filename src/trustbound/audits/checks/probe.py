@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trustbound.attacks import Attack, Found, attack
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.window.detector import verdicts
 from trustbound.audits.checks.context import Before
 from trustbound.model.wrapping import Adaptation, Model
 from trustbound.record.cost import Cost
@@ -80,6 +81,14 @@ def strike(
     trace = torch.stack(rows) if rows else found.margin.new_empty(0, len(inputs))
     last = around.apply(theta)
     return Strike(found=found, alive=alive, success=found.success & alive, last=last, last_theta=theta, trace=trace)
+
+
+def accepted(model: Model, points: Tensor) -> Tensor:
+    """Which points (R, *F) the declared detector lets pass, (R,) bool: all where there is none."""
+    detector = model.adaptation.detector
+    if detector is None or not len(points):
+        return torch.ones(len(points), dtype=torch.bool, device=points.device)
+    return ~verdicts(detector, points)
 
 
 class _Types(TorchDispatchMode):

@@ -9,7 +9,7 @@ import torch
 
 from trustbound.audits.checks.context import After
 from trustbound.audits.checks.finding import Finding, HealthCheck, idle
-from trustbound.audits.checks.probe import Listening, answers, correct_rows, objective_of, strike
+from trustbound.audits.checks.probe import Listening, accepted, answers, correct_rows, objective_of, strike
 from trustbound.audits.checks.reported import sizes
 from trustbound.measure.margin import rounding_error
 from trustbound.record.cost import Cost
@@ -157,6 +157,7 @@ class SilentSuccess(HealthCheck[After]):
             inside = sizes(points, sample.inputs, norm) <= limit
             hit = goal.reached(answer) & inside & ~struck.found.success & ~passed
             rows = hit.nonzero()[:, 0]
+            rows = rows[accepted(context.model, points[rows])]
             if len(rows):
                 again, spent = answers(sample, points[rows])
                 cost += spent

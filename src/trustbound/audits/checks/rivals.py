@@ -13,7 +13,7 @@ from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.checks.broken_graph import deaths
 from trustbound.audits.checks.context import After
 from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
-from trustbound.audits.checks.probe import Strike, answers, correct_rows, objective_of, strike, with_identity
+from trustbound.audits.checks.probe import Strike, accepted, answers, correct_rows, objective_of, strike, with_identity
 from trustbound.audits.checks.random_search import RandomSearch
 from trustbound.audits.checks.significance import severest
 from trustbound.audits.checks.surrogate import copy_of
@@ -143,7 +143,7 @@ class TransferSuccess(HealthCheck[After]):
             answer, spent = answers(sample, points)
             cost += spent
             fell = goal.margin(answer) < -rounding_error(answer)  # within rounding error it is a tie
-            through[name] = (fell & ball.contains(theta) & alive).cpu()
+            through[name] = (fell & ball.contains(theta) & alive & accepted(context.model, points)).cpu()
         transferred = torch.stack(list(through.values())).any(dim=0)
         direct = broken.cpu() & alive.cpu()
         proven = torch.zeros_like(direct) if sample.evidence.certified is None else sample.evidence.certified.cpu()

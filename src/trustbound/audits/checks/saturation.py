@@ -48,7 +48,7 @@ class SaturatedOutput(HealthCheck[Before]):
     """
 
     name: ClassVar[str] = "saturated-output"
-    needs: ClassVar[Access] = Access.SCORES
+    needs: ClassVar[Access] = Access.GRADIENTS  # who uses none misses none
 
     examples: int = 128
 

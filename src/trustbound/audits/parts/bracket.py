@@ -207,7 +207,7 @@ class Search:
     def _refused(self) -> bool:
         """Whether every gradient attack was refused: nothing flows back to the inputs."""
         events = [event for event in self.context.store.events() if event.startswith(f"{self.threat}/")]
-        tried = [facts for facts in self.facts if facts.kind == "attack"]
+        tried = [facts for facts in self.facts if facts.kind == "attack" and sees_gradients(facts.method)]
         refused = {event.partition(": ")[0] for event in events if _REFUSED in event}
         return bool(tried) and {f"{facts.threat}/{facts.name}" for facts in tried} <= refused
 
@@ -243,14 +243,15 @@ class Search:
 
     def _trial(self, stages: tuple[Stage, ...]) -> bool:
         """Try the smooth and the plain backward pass on a sample; whether smooth is the better one here."""
-        if stages[0].attack != "margin":
+        climbs = [stage for stage in stages if stage.attack == "margin"]
+        if not climbs:
             return False
         sample = self._sample()
         if not len(sample):
             return False
         results: dict[bool, list[EvidenceRow]] = {}
         for smooth in (True, False):
-            stage = replace(stages[0], name=f"trial-{'smooth' if smooth else 'plain'}")
+            stage = replace(climbs[0], name=f"trial-{'smooth' if smooth else 'plain'}")
             step = f"{self.threat}/{stage.name}"
             method, numbers = stage.method(smooth=smooth)
             attack = build(method, **numbers)

@@ -27,7 +27,7 @@ class Rotation(Geometric):
     @staticmethod
     def check(limit: float, box: Box, shape: tuple[int, ...]) -> None:
         """Pictures, and no more than half a turn."""
-        check_picture("rotation", shape)
+        check_picture("rotation", shape, box)
         check_limit("rotation", limit, 180.0, "degrees")
 
     @staticmethod

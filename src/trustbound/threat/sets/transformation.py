@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -65,15 +66,22 @@ def resampled(pictures: Tensor, back: Tensor, fill: Tensor) -> Tensor:
         functional.grid_sample(whole - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
     )
     same = (back == torch.eye(3, dtype=kind, device=back.device)).all(dim=2).all(dim=1)
-    return moved + (whole - moved).detach() * same.to(kind).reshape(-1, 1, 1, 1)
+    exact = torch.where(same.reshape(-1, 1, 1, 1), whole, moved).detach()
+    return exact + (moved - moved.detach())  # the last is zero, with the slope of the resampling
 
 
-def check_picture(name: str, shape: tuple[int, ...]) -> None:
-    """Refuse inputs that are no pictures (C, H, W)."""
+def check_picture(name: str, shape: tuple[int, ...], box: Box) -> None:
+    """Refuse inputs that are no pictures (C, H, W), and boxes in which a place has limits of its own."""
     if len(shape) != 3 or min(shape[1:]) < 2:
         raise InputError(
             f"{name} moves the pixels of pictures (channels, height, width); the inputs have shape {shape}"
         )
+    for limit in (box.low, box.high):
+        whole = np.broadcast_to(np.asarray(limit), shape)
+        if (whole != whole[:, :1, :1]).any():
+            raise InputError(
+                f"{name} moves values from place to place: the box must have one limit for all places of a channel"
+            )
 
 
 def check_limit(name: str, limit: float, most: float, unit: str) -> None:

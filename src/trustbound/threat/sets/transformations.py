@@ -41,6 +41,10 @@ class Transformations:
 
     def __post_init__(self) -> None:
         """Refuse what is no set."""
+        if not self.parts:
+            raise InputError("a set of transformations needs one at least, e.g. rotation:30; got none")
+        # a number of numpy prints otherwise, -0.0 too
+        object.__setattr__(self, "parts", tuple((str(name), float(limit) + 0.0) for name, limit in self.parts))
         names = [name for name, _ in self.parts]
         for name, limit in self.parts:
             if not SETS.find(name).combines:

@@ -27,7 +27,7 @@ class Translation(Geometric):
     @staticmethod
     def check(limit: float, box: Box, shape: tuple[int, ...]) -> None:
         """Pictures, and no more than their longer side."""
-        check_picture("translation", shape)
+        check_picture("translation", shape, box)
         check_limit("translation", limit, max(shape[1:]), "pixels")
 
     @staticmethod
