@@ -122,7 +122,8 @@ def test_scores_that_are_shifted_far_keep_their_differences():
 
 def test_a_classifier_that_counts_from_one_is_refused():
     train = tb.load_data("digits", split="train")
-    machine = LogisticRegression(max_iter=300).fit(train.inputs.flatten(1).numpy()[:300], train.labels.numpy()[:300] + 1)
+    inputs, labels = train.inputs[:300].flatten(1).numpy(), train.labels[:300].numpy()
+    machine = LogisticRegression(max_iter=300).fit(inputs, labels + 1)
     with pytest.raises(InputError, match=r"labels count classes 0\.\.9; LogisticRegression names its own"):
         tb.wrap(machine)
 
