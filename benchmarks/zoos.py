@@ -1,7 +1,8 @@
 """The zoos on which the health checks are tried: honest networks, and the same ones with one planted failure each.
 
 Zoo A fixed the thresholds (scikit-learn's 8×8 digits). Zoo B was looked at once while one rule and one threshold still
-moved (MNIST, breast cancer). Zoo C was written down before it was run: EMNIST letters with 26 classes, colour photographs, wine; other architectures, activations and training.
+moved (MNIST, breast cancer). Zoo C was written down before it was run: EMNIST letters with 26 classes,
+colour photographs, wine; other architectures, activations and training.
 """
 
 from __future__ import annotations
