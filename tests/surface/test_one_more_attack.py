@@ -1,15 +1,9 @@
 """An attack is one new file and one registry row: everything else reads the row."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.surface.enlarged import command, enlarged, run
 
 TOY = '''"""Climb the margin from the clean input with steps that shrink to nothing."""
 
@@ -68,34 +62,7 @@ ROW = """    AttackRow(
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The project with the toy added: one file, one row."""
-    root = tmp_path_factory.mktemp("project")
-    skipped = shutil.ignore_patterns("__pycache__")
-    for name in ("src", "docs", "tests"):
-        shutil.copytree(ROOT / name, root / name, ignore=skipped)
-    for name in ("README.md", "pyproject.toml"):
-        shutil.copy(ROOT / name, root / name)
-    attacks = root / "src" / "trustbound" / "attacks"
-    (attacks / "methods" / "toy_slide.py").write_text(TOY)
-    registry = (attacks / "registry.py").read_text()
-    head, mark, tail = registry.partition('ATTACKS = Registry(\n    "an attack",\n')
-    assert mark
-    (attacks / "registry.py").write_text(head + mark + ROW + tail)
-    return root
-
-
-def run(root, *arguments):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"},
-    )
-
-
-def command(root, *arguments):
-    return run(root, "-c", "from trustbound.cli.main import main; main()", *arguments)
+    return enlarged(tmp_path_factory.mktemp("project"), "attacks/methods/toy_slide.py", TOY, "attacks/registry.py", ROW)
 
 
 def test_the_copy_is_what_runs(copy):

@@ -1,15 +1,9 @@
 """A training objective is one new file and one registry row: everything else reads the row."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.surface.enlarged import command, enlarged, run
 
 TOY = '''"""Part of the loss at the clean input, part at the worst point of a search; the parts move with the steps."""
 
@@ -75,34 +69,9 @@ ROW = """    ObjectiveRow(
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The project with the toy added: one file, one row."""
-    root = tmp_path_factory.mktemp("project")
-    skipped = shutil.ignore_patterns("__pycache__")
-    for name in ("src", "docs", "tests"):
-        shutil.copytree(ROOT / name, root / name, ignore=skipped)
-    for name in ("README.md", "pyproject.toml"):
-        shutil.copy(ROOT / name, root / name)
-    hardening = root / "src" / "trustbound" / "hardening"
-    (hardening / "objectives" / "toy_halves.py").write_text(TOY)
-    registry = (hardening / "registry.py").read_text()
-    head, mark, tail = registry.partition('OBJECTIVES = Registry(\n    "a training objective",\n')
-    assert mark
-    (hardening / "registry.py").write_text(head + mark + ROW + tail)
-    return root
-
-
-def run(root, *arguments):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"},
+    return enlarged(
+        tmp_path_factory.mktemp("project"), "hardening/objectives/toy_halves.py", TOY, "hardening/registry.py", ROW
     )
-
-
-def command(root, *arguments):
-    return run(root, "-c", "from trustbound.cli.main import main; main()", *arguments)
 
 
 def contract(root):

@@ -1,15 +1,9 @@
 """A kind of perturbation is one new file and one registry row: everything else reads the row."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.surface.enlarged import command, enlarged, run
 
 TOY = '''"""Inputs pulled towards grey."""
 
@@ -54,32 +48,11 @@ ROW = """    SetRow(
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The project with the toy added: one file, one row."""
-    root = tmp_path_factory.mktemp("project")
-    for name in ("src", "docs"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "README.md", root / "README.md")
-    sets = root / "src" / "trustbound" / "threat" / "sets"
-    (sets / "contrast.py").write_text(TOY)
-    registry = (sets / "registry.py").read_text()
-    head, mark, tail = registry.partition('SETS = Registry(\n    "a set of perturbations",\n')
-    assert mark
-    (sets / "registry.py").write_text(head + mark + ROW + tail)
-    return root
-
-
-def run(root, *arguments):
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"},
-    )
+    return enlarged(tmp_path_factory.mktemp("project"), "threat/sets/contrast.py", TOY, "threat/sets/registry.py", ROW)
 
 
 def test_it_is_listed_and_in_the_generated_tables(copy):
-    said = run(copy, "-c", "from trustbound.cli.main import main; main()", "list", "sets", "--json").stdout
+    said = command(copy, "list", "sets", "--json").stdout
     assert json.loads(said)["sets"][0]["example"] == "contrast:0.5"
     done = run(copy, "docs/generate.py")
     assert done.returncode == 0, done.stderr

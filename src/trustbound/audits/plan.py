@@ -127,8 +127,10 @@ def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
     control = min(examples, max(50, math.ceil(0.05 * examples)))
     stages = suite(budget, threat)
     lines = []
-    if stages[0].attack == "margin":
-        lines.append(_line(threat, "trial-plain", *stages[0].method(smooth=False), min(TRIAL, examples)))
+    for climb in [stage for stage in stages if stage.attack == "margin"][:1]:
+        lines.append(_line(threat, "trial-plain", *climb.method(smooth=False), min(TRIAL, examples)))
+        if climb is not stages[0]:  # else the smooth half of the trial is the first stage's own
+            lines.append(_line(threat, "trial-smooth", *climb.method(smooth=True), min(TRIAL, examples)))
     for stage in stages:
         name, numbers = stage.method(smooth=True)
         chosen = min(examples, max(stage.least, math.ceil(stage.share * examples)))
