@@ -71,9 +71,10 @@ class Plan:
 
     def text(self) -> str:
         """For people."""
-        rows = [f"{'threat':<16}{'stage':<18}{'attack':<14}{'examples':>9}{'forwards':>12}{'backwards':>12}"]
+        wide = max(16, 2 + max((len(line.threat) for line in self.lines), default=0))
+        rows = [f"{'threat':<{wide}}{'stage':<18}{'attack':<14}{'examples':>9}{'forwards':>12}{'backwards':>12}"]
         rows += [
-            f"{line.threat:<16}{line.stage:<18}{line.attack:<14}{line.examples:>9}{line.forwards:>12,}{line.backwards:>12,}"
+            f"{line.threat:<{wide}}{line.stage:<18}{line.attack:<14}{line.examples:>9}{line.forwards:>12,}{line.backwards:>12,}"
             for line in self.lines
         ]
         cost = self.cost
