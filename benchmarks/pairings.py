@@ -90,7 +90,7 @@ def pair(model: tb.Model, data: tb.LabelledSet, norm: str) -> list[dict[str, Any
         )
         proven = (radius > 0).nonzero()[:, 0]
         for attack in ATTACKS:
-            if norm not in attack.norms or not len(proven):
+            if norm not in attack.norms or attack.shared or not len(proven):
                 continue
             started = time.perf_counter()
             inputs, labels = data.inputs[proven], data.labels[proven]

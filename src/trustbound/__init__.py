@@ -23,7 +23,7 @@ from trustbound.errors import (
 )
 
 if TYPE_CHECKING:
-    from trustbound.attacks import Found, attack
+    from trustbound.attacks import Found, SharedPerturbation, attack, fit_perturbation
     from trustbound.audits import audit
     from trustbound.certificates import Proof, certify
     from trustbound.data import LabelledSet, load_data
@@ -44,10 +44,12 @@ _HOMES = {
     "LabelledSet": "trustbound.data",
     "Model": "trustbound.model",
     "Proof": "trustbound.certificates",
+    "SharedPerturbation": "trustbound.attacks",
     "Threat": "trustbound.threat",
     "attack": "trustbound.attacks",
     "audit": "trustbound.audits",
     "certify": "trustbound.certificates",
+    "fit_perturbation": "trustbound.attacks",
     "load_data": "trustbound.data",
     "load_model": "trustbound.model",
     "save_model": "trustbound.model",
@@ -67,6 +69,7 @@ __all__ = [
     "Model",
     "Proof",
     "RecordError",
+    "SharedPerturbation",
     "Threat",
     "TrustboundError",
     "UnsoundError",
@@ -74,6 +77,7 @@ __all__ = [
     "attack",
     "audit",
     "certify",
+    "fit_perturbation",
     "load_data",
     "load_model",
     "save_model",

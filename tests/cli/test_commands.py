@@ -203,6 +203,24 @@ def test_attack_says_one_number_and_saves_what_it_found(trustbound, weights, tmp
         generator=torch.Generator().manual_seed(0),
     )
     assert torch.equal(again.adversarial, found["adversarial"])
+
+
+def test_attack_with_one_perturbation_for_all_tells_the_halves_apart(trustbound, weights, tmp_path):
+    save = tmp_path / "found.safetensors"
+    line = ["attack", "uap", f"fc:{weights}", "--data", "digits", "--limit", "40", "--threat", "linf:0.3"]
+    told = trustbound(*line, "--numbers", '{"passes": 2}', "--save", save, "--json")
+    assert told.code == 0
+    said, found, data = json.loads(told.out), load_file(save), tb.load_data("digits", limit=40)
+    with torch.no_grad():
+        right = tb.load_model(f"fc:{weights}")(data.inputs).argmax(1) == data.labels
+    assert int(found["fitted"].sum()) == 20
+    for half, rows in (("examples it was fitted to", found["fitted"]), ("held-out ones", ~found["fitted"])):
+        counted = {"fooled": int((found["success"] & right & rows).sum()), "of": int((right & rows).sum())}
+        assert said["shared"][half] == counted
+    assert said["shared"]["held-out ones"]["fooled"] > 0
+    expected = (data.inputs + found["perturbation"]).clamp(0.0, 1.0)
+    assert torch.equal(found["adversarial"][right], expected[right])
+    assert "held-out ones" in trustbound(*line, "--numbers", '{"passes": 1}').out
     assert "unbroken" in trustbound(*line, "--numbers", '{"steps": 2}').out
 
 

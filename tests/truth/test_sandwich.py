@@ -27,7 +27,7 @@ PAIRS = [
     for certifier in CERTIFIERS
     for attack in ATTACKS
     for norm in certifier.norms
-    if norm in attack.norms
+    if norm in attack.norms and not attack.shared
 ]
 
 

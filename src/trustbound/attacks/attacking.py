@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle, default_batch_size, price_of
-from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request, check_shown
+from trustbound.attacks.oracle import price_of
 from trustbound.attacks.registry import ATTACKS
+from trustbound.attacks.request import Request, check_clean, clean_outputs, donated, fits, requested
 from trustbound.attacks.searching import Attack, Found, Watch, reached_by, search
+from trustbound.attacks.shared.fitting import fitted, half
 from trustbound.attacks.window.scale import units
-from trustbound.errors import InputError, ModelError
-from trustbound.measure.inside import placed
-from trustbound.model.wrapping import Model, wrap
+from trustbound.errors import InputError
 from trustbound.record.cost import Cost
-from trustbound.threat import Random, Threat, new_key
+from trustbound.threat import Random, Threat
 
 
 def build(name: str, **numbers: Any) -> Attack:
@@ -28,21 +27,6 @@ def build(name: str, **numbers: Any) -> Attack:
     10
     """
     return cast(Attack, ATTACKS.build(name, **numbers))
-
-
-def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:
-    """Refuse examples that are no labelled batch inside the model's box."""
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
-        came = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
-    if not isinstance(labels, Tensor) or labels.shape != inputs.shape[:1] or labels.is_floating_point():
-        came = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise InputError(f"`labels` must be int64 of shape ({len(inputs)},); got {came}")
-    if not len(inputs):
-        raise InputError("`inputs` must hold at least one example; got none")
-    placed(inputs, model.box)
-    if int(labels.min()) < 0:
-        raise InputError(f"`labels` must be classes ≥ 0; got {int(labels.min())}")
 
 
 def attack(
@@ -80,66 +64,59 @@ def attack(
         donors      (D, *F) inputs of the data from which a search without scores may start.
         numbers     the attack's own numbers: steps, step_size, restarts, loss …
 
+    One that fits a perturbation for all inputs (`uap`) is fitted to half of the examples, drawn at random, and scored
+    on all; `found.fitted` tells the halves apart. `fit_perturbation` fits one to score on examples of your choice.
+
     Raises      InputError for examples, numbers or options that cannot be used, UnsupportedError for a threat
                 that the attack cannot serve; both before the first model call. ModelError when the model raises.
 
-    >>> model = wrap(torch.nn.Linear(2, 2))
+    >>> model = torch.nn.Linear(2, 2)
     >>> found = attack("pgd", model, torch.rand(3, 2), torch.zeros(3, dtype=torch.int64), "linf:0.5", steps=3)
     >>> found.adversarial.shape, found.cost.backwards <= 9
     (torch.Size([3, 2]), True)
     """
-    model = wrap(model) if not isinstance(model, Model) else model
-    threat = Threat.parse(threat)
-    arrays = isinstance(inputs, np.ndarray)
-    inputs, labels = cast(Tensor, _tensor(inputs)), cast(Tensor, _tensor(labels))
-    ids = cast("Tensor | None", _tensor(ids))
-    check_shown(model, threat)
-    check_batch(model, inputs, labels)
-    threat.allowed.check(model.box, tuple(inputs.shape[1:]))
-    if isinstance(name, str):
-        check_request(ATTACKS.find(name), threat)
-        method = build(name, **numbers)
+    asked = requested(
+        name,
+        model,
+        inputs,
+        labels,
+        threat,
+        generator=generator,
+        batch_size=batch_size,
+        budget=budget,
+        compile=compile,
+        ids=ids,
+        numbers=numbers,
+    )
+    given = None if donors is None else donated(donors, asked.inputs, asked.model)
+    if fits(asked.method):
+        found = in_halves(asked)
     else:
-        if numbers:
-            raise InputError(
-                f"an attack that comes as an object has its own numbers; got {', '.join(numbers)} beside it"
-            )
-        method = name
-        check_attack(method, threat)
-    check_numbers(method)
-    check_options(len(inputs), ids, batch_size, budget, price_of(model))
-    donors = None if donors is None else _donated(donors, inputs, model)
-    key = new_key(generator)
-    inputs = placed(inputs.to(model.device, model.input_dtype), model.box)
-    labels = labels.to(model.device, torch.int64)
-    names = torch.arange(len(inputs)) if ids is None else ids
-    rows_per_call = batch_size or default_batch_size(model)
+        found = searched(asked, stop_early=stop_early, donors=given, watch=watch)
+    return found.numpy() if isinstance(inputs, np.ndarray) else found
+
+
+def searched(
+    asked: Request, *, stop_early: bool = True, donors: Tensor | None = None, watch: Watch | None = None
+) -> Found:
+    """Run an attack on every example of a request, so many at a time."""
+    inputs, labels, threat = asked.inputs, asked.labels, asked.threat
     # Where nothing is dropped, whole batches stay in the cache; where it is, many rows keep calls full.
-    share = rows_per_call if not stop_early else max(rows_per_call, 1024)
+    share = asked.batch_size if not stop_early else max(asked.batch_size, 1024)
     parts = []
-    for first in range(0, len(inputs), share):
+    for first in range(0, len(asked), share):
         rows = slice(first, first + share)
-        with Oracle(
-            model,
-            examples=len(inputs[rows]),
-            access=threat.access,
-            batch_size=rows_per_call,
-            budget=budget,
-            compile=compile,
-            key=key + first,
-            task=name if isinstance(name, str) else type(name).__name__,
-            names=torch.arange(first, first + len(inputs[rows])),
-        ) as oracle:
+        with asked.oracle(rows, key=asked.key + first) as oracle:
             clean = clean_outputs(oracle, inputs[rows])
             check_clean(clean, labels[rows])
             objective = threat.goal.bind(labels[rows], clean.shape[1])
             parts.append(
                 search(
-                    method,
+                    asked.method,
                     oracle,
-                    threat.allowed.around(inputs[rows], model.box),
+                    threat.allowed.around(inputs[rows], asked.model.box),
                     objective,
-                    Random(key, names[rows].to(inputs.device, torch.int64)),
+                    Random(asked.key, asked.ids[rows]),
                     reached=reached_by(
                         oracle, objective, inputs[rows], clean, torch.arange(len(clean), device=clean.device)
                     ),
@@ -149,72 +126,35 @@ def attack(
                     watch=watch,
                 )
             )
-    found = joined(parts)
-    return found.numpy() if arrays else found
+    return joined(parts)
 
 
-def _tensor(values: Any) -> Any:
-    """An array of numbers as a tensor of its own, whatever its strides and byte order; anything else as it is."""
-    if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-        return torch.from_numpy(values.astype(np.float32 if values.dtype.itemsize <= 4 else np.float64, order="C"))
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":
-        return torch.from_numpy(values.astype(np.int64, order="C"))
-    return values
-
-
-def _donated(donors: Tensor, inputs: Tensor, model: Model) -> Tensor:
-    """Donors in the model's box and dtype, refused where they are no inputs."""
-    if not isinstance(donors, Tensor) or donors.shape[1:] != inputs.shape[1:] or not donors.is_floating_point():
-        came = f"{tuple(donors.shape)} {donors.dtype}" if isinstance(donors, Tensor) else type(donors).__name__
-        raise InputError(f"`donors` must be inputs (D, {', '.join(map(str, inputs.shape[1:]))}) like those; got {came}")
-    return placed(donors.to(model.device, model.input_dtype), model.box)
-
-
-def clean_outputs(oracle: Oracle, inputs: Tensor) -> Tensor:
-    """What the model answers to clean inputs (B, *F); its own error becomes one that says what it was asked.
-
-    Raises      InputError when the model does not take inputs of this shape; ModelError when it takes one of them.
-    """
-    try:
-        return oracle.outputs(inputs, torch.arange(len(inputs), device=inputs.device))
-    except ModelError as error:
-        if _answers_one(oracle.model, inputs):
-            raise
-        cause = error.__cause__ or error
-        first = (str(cause).splitlines() or ["no message"])[0]
+def in_halves(asked: Request) -> Found:
+    """Fit a shared perturbation to one half of the examples, drawn at random by who they are; score it on all."""
+    if len(asked) < 2:
         raise InputError(
-            f"the model must accept inputs of shape {('B', *inputs.shape[1:])}; called with {tuple(inputs.shape)} it "
-            f"raised {type(cause).__name__}: {first}. Check that this data is what the model was made for (for "
-            "pictures see --resize and --crop)."
-        ) from cause
-
-
-def _answers_one(model: Model, inputs: Tensor) -> bool:
-    """Whether the first of several inputs is answered when it is asked about alone."""
-    if len(inputs) == 1:
-        return False
-    try:
-        with torch.no_grad():
-            model(inputs[:1])
-    except Exception:  # it is told of already
-        return False
-    return True
-
-
-def check_clean(outputs: Tensor, labels: Tensor) -> None:
-    """Refuse clean outputs (B, C) that are no finite numbers, and labels that the model cannot answer."""
-    broken = ~torch.isfinite(outputs).all(dim=1)
-    if bool(broken.any()):
-        raise InputError(
-            f"the model must answer clean inputs with finite logits; {int(broken.sum())} of {len(outputs)} "
-            f"rows hold NaN or infinity, the first at row {int(broken.nonzero()[0])}. Check the weights and "
-            "the box."
+            f"{asked.name} fits to half of the examples and is scored on the others: it takes at least 2; got 1. Give "
+            "more, or fit_perturbation on others and pass what it returns here."
         )
-    if int(labels.max()) >= outputs.shape[1]:
-        raise InputError(
-            f"`labels` must be classes 0..{outputs.shape[1] - 1}, as many as the model's outputs; "
-            f"got {int(labels.max())}"
-        )
+    ours, looks = half(asked.key, asked.ids), 3 * price_of(asked.model)  # clean, perturbed, and the last check
+    limit = None if asked.budget is None else asked.budget - looks
+    shared = fitted(asked.select(ours).with_(budget=limit))
+    mask = torch.zeros(len(asked), dtype=torch.bool, device=asked.inputs.device)
+    mask[ours] = True
+    limit = None if asked.budget is None else looks
+    found = searched(asked.with_(method=shared, budget=limit))
+    counts = {}
+    for name in ("forwards", "backwards", "queries"):
+        counts[name] = getattr(found, name).clone()
+        counts[name][ours.to(counts[name].device)] += getattr(shared, name)
+    return dataclasses.replace(
+        found,
+        **counts,
+        fitted=mask,
+        perturbation=shared.perturbation,
+        cost=shared.cost + found.cost,
+        events=(*shared.events, *found.events),
+    )
 
 
 def joined(parts: list[Found]) -> Found:

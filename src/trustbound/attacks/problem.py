@@ -174,6 +174,13 @@ class Trail:
             self._current = None
 
 
+class Unkept(Trail):
+    """A trail that keeps nothing, where points are no answers: in training, and while a perturbation is fitted."""
+
+    def observe(self, *seen: Any) -> None:
+        """Pass on."""
+
+
 def _least(rows: Tensor, places: Tensor, values: Tensor) -> Tensor:
     """Of several rows that belong to one place, the row of least value; the first of them at a tie."""
     order = rows[values[rows].argsort(stable=True)]

@@ -25,6 +25,8 @@ class AttackRow:
         seeks       "any" success or the "smallest" change.
         factor      on closed-form models, at what multiple of the true radius it must succeed with its
                     default numbers.
+        goals       that it serves, none for every one.
+        shared      whether it fits one perturbation for all inputs.
     """
 
     name: str
@@ -35,6 +37,8 @@ class AttackRow:
     any_set: bool = False
     seeks: str = "any"
     factor: float = 1.05
+    goals: tuple[str, ...] = ()
+    shared: bool = False
 
     def serves(self, perturbations: PerturbationSet) -> bool:
         """Whether it can search a set."""
@@ -161,5 +165,13 @@ ATTACKS = Registry(
         target="trustbound.attacks.methods.smooth_pgd:SmoothPGD",
         line="margin-pgd with a smooth derivative for ReLUs in the backward pass.",
         any_set=True,
+    ),
+    AttackRow(
+        name="uap",
+        target="trustbound.attacks.shared.universal:UniversalPerturbation",
+        line="One perturbation for all inputs: DeepFool steps of many, added up inside one ball.",
+        norms=("linf", "l2"),
+        goals=("misclassify",),
+        shared=True,
     ),
 )

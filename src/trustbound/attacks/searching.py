@@ -61,7 +61,8 @@ class Found:
                 where a smallest one was sought and none found; margin (B,) the smallest seen; prediction (B,) int64
                 and confidence (B,) float64 of `adversarial`, measured afresh, -1 and NaN where the model gave no
                 answer (NaN or infinity);
-                forwards, backwards, queries (B,) int64.
+                forwards, backwards, queries (B,) int64. Of an attack that is shared by all inputs also fitted (B,)
+                bool, what it was fitted to, and perturbation (*F); None elsewhere.
     """
 
     theta: Tensor
@@ -76,6 +77,8 @@ class Found:
     queries: Tensor
     cost: Cost
     events: tuple[str, ...] = ()
+    fitted: Tensor | None = None
+    perturbation: Tensor | None = None
 
     def numpy(self) -> Found:
         """The same with arrays in place of tensors."""
@@ -85,6 +88,18 @@ class Found:
             if isinstance(value := getattr(self, one.name), Tensor)
         }
         return replace(self, **arrays)
+
+
+def fooling(found: Found) -> dict[str, tuple[int, int]] | None:
+    """How many are fooled, of how many that were answered rightly, by half; None where nothing is shared.
+
+    What reaches the goal unperturbed was not answered rightly.
+    """
+    if found.fitted is None:
+        return None
+    right = ~(found.success & (found.size == 0))
+    halves = {"examples it was fitted to": found.fitted & right, "held-out ones": ~found.fitted & right}
+    return {words: (int((found.success & rows).sum()), int(rows.sum())) for words, rows in halves.items()}
 
 
 Watch = Callable[[int, Problem, State], None]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trustbound.attacks.attacking import check_batch, check_clean, clean_outputs
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.refusals import check_shown
+from trustbound.attacks.request import check_batch, check_clean, clean_outputs
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.model.wrapping import Model

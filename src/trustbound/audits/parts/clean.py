@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trustbound.attacks.attacking import check_clean
 from trustbound.attacks.oracle import Oracle, default_batch_size
+from trustbound.attacks.request import check_clean
 from trustbound.attacks.window.scale import spread, unit
 from trustbound.audits.context import Context, Unit
 from trustbound.audits.parts.pricing import price

@@ -44,6 +44,7 @@ def attack_command(
     import torch
 
     from trustbound.attacks import attack
+    from trustbound.attacks.searching import fooling
     from trustbound.audits.fitting import check_fit
     from trustbound.errors import InputError
     from trustbound.record.disk.atomic import write_atomically
@@ -70,6 +71,8 @@ def attack_command(
         from safetensors.torch import save as as_bytes
 
         tensors = {"adversarial": found.adversarial.cpu().contiguous(), "success": found.success.cpu()}
+        if found.perturbation is not None and found.fitted is not None:
+            tensors |= {"perturbation": found.perturbation.cpu().contiguous(), "fitted": found.fitted.cpu()}
         write_atomically(Path(save), lambda path: path.write_bytes(as_bytes(tensors)))
     document = {
         "attack": name,
@@ -81,6 +84,9 @@ def attack_command(
         "cost": vars(found.cost),
         "events": list(found.events),
     }
+    shared = fooling(found)
+    if shared is not None:
+        document["shared"] = {half: {"fooled": fooled, "of": count} for half, (fooled, count) in shared.items()}
     if json_output:
         click.echo(as_json(document))
         return
@@ -89,3 +95,5 @@ def attack_command(
         f"{high:.1%}); {found.cost.forwards:,} forwards, {found.cost.backwards:,} backwards, "
         f"{found.cost.seconds:.1f} s. What is unbroken is not proven."
     )
+    for half, (fooled, count) in (shared or {}).items():
+        click.echo(f"{name}: one perturbation, which fooled {fooled} of the {count} rightly answered {half}")

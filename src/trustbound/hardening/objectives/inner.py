@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.oracle import Apply, Oracle, Slope, Surrogate
-from trustbound.attacks.problem import Problem, Trail
+from trustbound.attacks.problem import Problem, Trail, Unkept
 from trustbound.attacks.refusals import check_attack, check_numbers
+from trustbound.attacks.request import fits
 from trustbound.attacks.searching import Attack
 from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import InputError, UnsupportedError
@@ -66,6 +67,11 @@ def check_inner(attack: Attack, threat: Threat) -> None:
     """
     check_attack(attack, threat)
     check_numbers(attack)
+    if fits(attack):
+        raise UnsupportedError(
+            f"an inner maximisation changes each example by itself; {type(attack).__name__} fits one perturbation for "
+            "all. Train with pgd, say."
+        )
     if attack.seeks != "any" or attack.restarts != 1:
         raise UnsupportedError(
             "an inner maximisation is one run of an attack that climbs a loss (seeks any, 1 restart); got "
@@ -86,7 +92,7 @@ def climb(
     closest = getattr(attack, "keeps_closest", False)
     problem = Problem(
         oracle=oracle,
-        trail=(Trail if closest else _Unkept)(neighbourhood.origin(), seeks=attack.seeks, keep_closest=closest),
+        trail=(Trail if closest else Unkept)(neighbourhood.origin(), seeks=attack.seeks, keep_closest=closest),
         neighbourhood=neighbourhood if start is None else cast(Neighbourhood, started),
         objective=Objective(Misclassify(), labels),
         random=random,
@@ -101,13 +107,6 @@ def climb(
     for _ in range(attack.steps):
         state = attack.step(problem, state)
     return neighbourhood.apply(state.theta).detach()
-
-
-class _Unkept(Trail):
-    """A trail that keeps nothing: early in training most points are successes, each to be measured in float64."""
-
-    def observe(self, *seen: Any) -> None:
-        """Pass on."""
 
 
 class _Started:
