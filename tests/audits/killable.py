@@ -18,7 +18,7 @@ import traceback
 
 def watched(log):
     """Note in the log whatever an audit begins and keeps."""
-    from trustbound.audits.context import Context
+    from trustbound.audits.parts import context
     from trustbound.record.store import Store
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -26,14 +26,11 @@ def watched(log):
     def note(*words):
         os.write(handle, (json.dumps(words) + "\n").encode())
 
-    run, commit, fact = Context.run, Store.commit, Store.fact
+    execute, commit, fact = context.execute, Store.commit, Store.fact
 
-    def running(self, step, positions, work):
-        def noted(rows, shard):
-            note("begin", step, shard)
-            return work(rows, shard)
-
-        return run(self, step, positions, noted)
+    def executing(unit, subject):
+        note("begin", unit.step, unit.shard)
+        return execute(unit, subject)
 
     def committing(self, step, shard, *rest):
         commit(self, step, shard, *rest)
@@ -50,7 +47,7 @@ def watched(log):
             note("kept", f"fact {name}", 0)
         return value
 
-    Context.run, Store.commit, Store.fact = running, committing, asking
+    context.execute, Store.commit, Store.fact = executing, committing, asking
     note("process", "", os.getpid())
 
 

@@ -8,6 +8,7 @@ from torch import nn
 import trustbound as tb
 from trustbound.attacks import attack
 from trustbound.audits.parts import curve as curve_part
+from trustbound.audits.work import proof
 from trustbound.certificates.radius import certified_radius
 from trustbound.record.files import read_record
 
@@ -34,7 +35,7 @@ def test_a_radius_beyond_a_distance_is_unsound(tmp_path, monkeypatch):
         honest = certified_radius(*arguments, **options)
         return torch.where(honest > 1.2 * epsilon, 1.2 * honest, honest)
 
-    monkeypatch.setattr(curve_part, "certified_radius", boastful)
+    monkeypatch.setattr(proof, "certified_radius", boastful)
     with pytest.raises(tb.UnsoundError, match="inside a proven radius"):
         tb.audit(known.exact.model, known.data, [known.threat], budget="quick", run=tmp_path, curve_examples=40)
     record = read_record(tmp_path)
@@ -92,7 +93,7 @@ def test_what_is_not_proven_at_size_zero_is_not_counted_as_proven():
 def test_without_any_proof_nothing_is_proven_at_any_size(monkeypatch):
     known = linear(n=30, low=0.4, high=0.6)
     monkeypatch.setattr(
-        curve_part, "certified_radius", lambda certifier, graph, inputs, *rest, **options: torch.zeros(len(inputs))
+        proof, "certified_radius", lambda certifier, graph, inputs, *rest, **options: torch.zeros(len(inputs))
     )
     record, curve = drawn(known.exact.model, known.data, known.threat)
     ordered(record, curve)

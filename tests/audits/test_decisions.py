@@ -11,7 +11,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks.oracle import Oracle
-from trustbound.audits.parts.attacking import verify
+from trustbound.audits.work.verify import verify
 from trustbound.errors import InputError
 from trustbound.measure.decision import NO_ANSWER
 from trustbound.model.wrapping import wrap

@@ -131,7 +131,7 @@ def test_ties_stay_unknown():
 
 def test_a_float32_success_within_rounding_is_a_tie():
     from trustbound.attacks import Found
-    from trustbound.audits.parts.attacking import verify
+    from trustbound.audits.work.verify import verify
     from trustbound.record.cost import Cost
     from trustbound.threat import Threat
 

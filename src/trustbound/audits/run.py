@@ -18,21 +18,21 @@ from torch import Tensor, nn
 from trustbound.attacks.refusals import whole
 from trustbound.attacks.suites import suite
 from trustbound.audits.checks.restored import fingerprint
-from trustbound.audits.context import Context, Progress, Silent, derived_key, drawn
 from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
 from trustbound.audits.parts.bracket import Search
 from trustbound.audits.parts.clean import Clean, backward_cost, clean_pass, logit_unit, same_answers
+from trustbound.audits.parts.context import Context, Progress, Silent
 from trustbound.audits.parts.curve import curve, curve_count
 from trustbound.audits.parts.doubting import attacked_logits, doubt, witnesses
 from trustbound.audits.parts.health import after_search, before_search, weighed
 from trustbound.audits.parts.ledger import Ledger
-from trustbound.audits.parts.proving import Proofs, prepare
 from trustbound.audits.parts.telling import example_rows, exhibits, model_facts
 from trustbound.audits.request import described
+from trustbound.audits.work.draws import derived_key, drawn
+from trustbound.audits.work.subject import Subject
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, UnsoundError
-from trustbound.model.doubling import Double, double
 from trustbound.model.wrapping import Model, wrap
 from trustbound.record.audit import (
     AuditRecord,
@@ -117,9 +117,7 @@ def audit(
         store = Store.open(run, request)
     try:
         context = Context(
-            model=model,
-            data=data,
-            threats=asked,
+            subject=Subject(model=model, data=data, threats={str(threat): threat for threat in asked}),
             budget=budget,
             seed=seed,
             key=key,
@@ -161,13 +159,9 @@ def _audit(
     unit = logit_unit(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
     before = before_search(context, training)
-    few = torch.arange(min(2, len(data)))
-    twice = double(model, context.inputs(few)) if model.precision == torch.float32 else Double(None)
-    proofs = prepare(context, few)
     pictures: dict[str, Tensor] = {}
     answers = {
-        str(threat): _answer(context, threat, clean, proofs, twice.model, untouched, curve_examples, pictures)
-        for threat in context.threats
+        str(threat): _answer(context, threat, clean, untouched, curve_examples, pictures) for threat in context.threats
     }
     told = list(answers.values())
     brackets = tuple(answer.bracket for answer in told)
@@ -179,7 +173,7 @@ def _audit(
         versions=versions(),
         seed=context.seed,
         budget=context.budget,
-        model=model_facts(model, clean, data, twice.reason, unit),
+        model=model_facts(model, clean, data, context.subject.double.reason, unit),
         data=DataFacts(
             name=data.name,
             sha256=data.sha256,
@@ -216,17 +210,15 @@ def _answer(
     context: Context,
     threat: Threat,
     clean: Clean,
-    proofs: Proofs,
-    copied: Model | None,
     untouched: dict[str, str],
     curve_examples: int,
     pictures: dict[str, Tensor],
 ) -> _Answer:
     """Search, curve, doubt and checks under one threat; what the gallery shows is added to `pictures`."""
     ledger = Ledger.of(clean.correct)
-    search = Search(context, threat, proofs, copied, ledger, [])
+    search = Search(context, threat, ledger, [])
     search.run()
-    drawn = curve(context, threat, proofs, copied, ledger, curve_examples, smooth=search.smooth)
+    drawn = curve(context, threat, ledger, curve_examples, smooth=search.smooth)
     logits = attacked_logits(context, threat, ledger, clean)
     found = witnesses(context, threat, ledger)
     return _Answer(

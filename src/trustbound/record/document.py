@@ -80,7 +80,8 @@ def _read(kind: Any, value: Any) -> Any:
         missing = [
             field.name
             for field in dataclasses.fields(kind)
-            if field.name not in value
+            if field.init
+            and field.name not in value
             and field.default is dataclasses.MISSING
             and field.default_factory is dataclasses.MISSING
         ]

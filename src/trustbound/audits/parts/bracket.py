@@ -10,23 +10,23 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trustbound.attacks import Attack, build
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Stage, rounds, suite
-from trustbound.audits.context import Context, Unit
-from trustbound.audits.parts.attacking import attack_unit
+from trustbound.audits.parts.clean import logit_unit
+from trustbound.audits.parts.context import Context
 from trustbound.audits.parts.ledger import Ledger, Round, step_facts
-from trustbound.audits.parts.proving import Proofs, certifiers, proof_unit
+from trustbound.audits.parts.proving import certifiers
 from trustbound.audits.parts.rounds import until_dry
 from trustbound.audits.parts.sides import sees_gradients, sides
-from trustbound.certificates.specification import Certifier
-from trustbound.errors import ModelError, UnsupportedError
-from trustbound.model.wrapping import Model
+from trustbound.audits.work.attack import REFUSED
+from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.record.audit import UNCONCERNED, Bracket, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
@@ -38,8 +38,6 @@ TRIAL = 64
 #: What runs on everything when no gradient reaches the inputs.
 WITHOUT_GRADIENTS = Stage(name="scores", attack="square", numbers={"steps": 2000})
 
-_REFUSED = "refused: "
-
 
 @dataclass(eq=False)
 class Search:
@@ -47,8 +45,6 @@ class Search:
 
     context: Context
     threat: Threat
-    proofs: Proofs
-    double: Model | None
     ledger: Ledger
     facts: list[StepFacts]
     #: Whether the smooth backward pass was the better one, as a trial on a sample found.
@@ -59,7 +55,7 @@ class Search:
     def run(self) -> None:
         """All stages and proofs, in order of their price."""
         stages = suite(self.context.budget, self.threat)
-        provers, left_out = certifiers(self.context, self.proofs, self.threat)
+        provers, left_out = certifiers(self.context, self.threat)
         self._unconcerned()
         self.smooth = self._trial(stages)
         survivors = 0
@@ -68,19 +64,19 @@ class Search:
             if number == 0:
                 self._attack(stage, self._untried(stage))
                 survivors = len(self.ledger.open())
-                for name, certifier in provers[:1]:
-                    self._prove(name, certifier)
+                for name in provers[:1]:
+                    self._prove(name)
             else:
                 self.spread(stage, max(stage.least, math.ceil(stage.share * survivors)))
         if self._refused() and ATTACKS.find(WITHOUT_GRADIENTS.attack).serves(self.threat.allowed):
             self._attack(WITHOUT_GRADIENTS, self.ledger.open())
         until_dry(self, rounds(self.context.budget, self.threat))
-        for name, certifier in provers[1:]:
-            self._prove(name, certifier)
+        for name in provers[1:]:
+            self._prove(name)
         for stage in stages:
             if stage.control:
                 self._attack(stage, torch.zeros(0, dtype=torch.int64))
-        self._left_out, self._provers = left_out, [name for name, _ in provers]
+        self._left_out, self._provers = left_out, provers
 
     def _unconcerned(self) -> None:
         """Examples for which the goal has nothing to reach (of the wanted class already) are safe by definition."""
@@ -90,10 +86,10 @@ class Search:
             return
         step = f"{self.threat}/{UNCONCERNED}"
 
-        def work(rows: Tensor, shard: int) -> Unit:
-            return Unit(rows=[EvidenceRow(position=place, found=True) for place in rows.tolist()], cost=Cost())
+        def work(unit: WorkUnit) -> UnitResult:
+            return UnitResult(rows=[EvidenceRow(position=place, found=True) for place in unit.positions], cost=Cost())
 
-        rows = self.context.run(step, positions, work)
+        rows = self.context.here(step, positions, work)
         first = self.ledger.proved(step, rows)
         self.facts.append(step_facts(str(self.threat), UNCONCERNED, "proof", "goal", rows, first, Cost()))
 
@@ -180,13 +176,7 @@ class Search:
         positions = torch.cat([chosen, along.nonzero()[:, 0]]).sort().values
         if not len(positions):
             return
-        step = f"{self.threat}/{stage.name}"
-        attack = build(name, **numbers)
-
-        def work(rows: Tensor, shard: int) -> Unit:
-            return self._unit(attack, step, rows, shard)
-
-        rows = self.context.run(step, positions, work)
+        rows = self._attacked(stage.name, name, numbers, positions)
         self._note(stage.name, "control" if stage.control else "attack", name, rows, len(positions) - len(chosen))
 
     def _shown(self, method: str) -> Tensor:
@@ -196,19 +186,18 @@ class Search:
         white, _ = sides(self.ledger, self.facts)
         return torch.zeros_like(self.ledger.broken) if white is None else white
 
-    def _unit(self, attack: Attack, step: str, rows: Tensor, shard: int) -> Unit:
-        """A work unit; an attack that this model cannot serve is a finding, not a failure."""
-        try:
-            return attack_unit(self.context, self.threat, attack, step, rows, shard, self.double)
-        except (UnsupportedError, ModelError) as error:
-            kept = [EvidenceRow(position=position, found=False) for position in rows.tolist()]
-            return Unit(rows=kept, cost=Cost(), events=(f"{_REFUSED}{error}",))
+    def _attacked(self, name: str, method: str, params: Mapping[str, Any], positions: Tensor) -> list[EvidenceRow]:
+        """What an attack finds, under the name of a stage."""
+        step, unit = f"{self.threat}/{name}", logit_unit(self.context)
+        return self.context.run(
+            step, "attack", positions, method=method, params=params, threat=self.threat, logit_unit=unit
+        )
 
     def _refused(self) -> bool:
         """Whether every gradient attack was refused: nothing flows back to the inputs."""
         events = [event for event in self.context.store.events() if event.startswith(f"{self.threat}/")]
         tried = [facts for facts in self.facts if facts.kind == "attack" and sees_gradients(facts.method)]
-        refused = {event.partition(": ")[0] for event in events if _REFUSED in event}
+        refused = {event.partition(": ")[0] for event in events if REFUSED in event}
         return bool(tried) and {f"{facts.threat}/{facts.name}" for facts in tried} <= refused
 
     def _note(self, name: str, kind: str, method: str, rows: list[EvidenceRow], control: int) -> None:
@@ -218,25 +207,19 @@ class Search:
         told = [
             event.removeprefix(f"{step}: ") for event in self.context.store.events() if event.startswith(f"{step}: ")
         ]
-        note = next((event for event in told if event.startswith(_REFUSED)), "")
+        note = next((event for event in told if event.startswith(REFUSED)), "")
         self.facts.append(
             step_facts(str(self.threat), name, kind, method, rows, first, cost, control=control, note=note)
         )
 
-    def _prove(self, name: str, certifier: Certifier) -> None:
+    def _prove(self, name: str) -> None:
         """One certifier on what is open and on the whole control group."""
-        graph = self.proofs.graph
-        assert graph is not None
         settled = self.context.control & self.ledger.correct
         positions = torch.cat([self.ledger.open(), settled.nonzero()[:, 0]]).unique()
         if not len(positions):
             return
         step = f"{self.threat}/proof-{name}"
-
-        def work(rows: Tensor, shard: int) -> Unit:
-            return proof_unit(self.context, graph, certifier, self.threat, rows)
-
-        rows = self.context.run(step, positions, work)
+        rows = self.context.run(step, "proof", positions, method=name, threat=self.threat)
         first = self.ledger.proved(step, rows)
         cost = self.context.store.cost(step)
         self.facts.append(step_facts(str(self.threat), f"proof-{name}", "proof", name, rows, first, cost))
@@ -252,14 +235,8 @@ class Search:
         results: dict[bool, list[EvidenceRow]] = {}
         for smooth in (True, False):
             stage = replace(climbs[0], name=f"trial-{'smooth' if smooth else 'plain'}")
-            step = f"{self.threat}/{stage.name}"
             method, numbers = stage.method(smooth=smooth)
-            attack = build(method, **numbers)
-
-            def work(rows: Tensor, shard: int, attack: Attack = attack, step: str = step) -> Unit:
-                return self._unit(attack, step, rows, shard)
-
-            results[smooth] = self.context.run(step, sample, work)
+            results[smooth] = self._attacked(stage.name, method, numbers, sample)
             self._note(stage.name, "attack", method, results[smooth], 0)
         return _smooth_serves(results[True], results[False])
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle, default_batch_size
-from trustbound.attacks.request import check_clean
 from trustbound.attacks.window.scale import spread, unit
-from trustbound.audits.context import Context, Unit
+from trustbound.audits.parts.context import Context
 from trustbound.audits.parts.pricing import price
 from trustbound.errors import InputError
 from trustbound.measure.decision import decide
 from trustbound.measure.margin import margin, rounding_error
-from trustbound.record.cost import Cost
-from trustbound.record.store import EvidenceRow
 
 STEP = "clean"
 
@@ -46,35 +42,7 @@ def clean_pass(context: Context) -> Clean:
 
     Raises      InputError for logits that are no finite numbers or labels that the model cannot answer.
     """
-    positions = torch.arange(len(context.data))
-
-    def work(rows: Tensor, shard: int) -> Unit:
-        started = time.perf_counter()
-        inputs, labels = context.inputs(rows), context.labels(rows)
-        with context.oracle(rows, STEP, shard) as oracle:
-            logits = oracle.outputs(inputs, torch.arange(len(rows)))
-            rejected = oracle.rejected(inputs, torch.arange(len(rows)), torch.ones_like(labels, dtype=torch.bool))
-            cost, forwards = oracle.cost, oracle.forwards.tolist()
-        check_clean(logits, labels)
-        prediction, confidence = decide(logits)
-        gaps = margin(logits.double(), labels)
-        found = [
-            EvidenceRow(position=position, found=False, margin=gap, prediction=said, confidence=sure, forwards=made)
-            for position, gap, said, sure, made in zip(
-                rows.tolist(), gaps.tolist(), prediction.tolist(), confidence.tolist(), forwards, strict=True
-            )
-        ]
-        seconds = time.perf_counter() - started
-        count = int(rejected.sum())
-        said = f"the detector rejects {count} of {len(rows)} clean inputs: they count as not answered rightly"
-        return Unit(
-            rows=found,
-            cost=cost + Cost(seconds=seconds),
-            tensors={"position": rows, "logits": logits, "rejected": rejected},
-            events=(said,) if context.model.adaptation.detector is not None else (),
-        )
-
-    context.run(STEP, positions, work)
+    context.run(STEP, "clean", torch.arange(len(context.data)))
     parts = list(context.tensors(STEP, whole=True))
     logits = torch.cat([part["logits"] for part in parts])
     # A run that an earlier version began knows of no detector.

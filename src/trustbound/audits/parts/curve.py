@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import math
 import operator
-import time
 
 import torch
 from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
-from trustbound.audits.context import Context, Unit
+from trustbound.audits.parts.context import Context
 from trustbound.audits.parts.distances import Distances
 from trustbound.audits.parts.ledger import Ledger
-from trustbound.audits.parts.proving import Proofs, certifiers
-from trustbound.certificates.radius import certified_radius
-from trustbound.errors import InputError, UnsupportedError
-from trustbound.model.wrapping import Model
+from trustbound.audits.parts.proving import certifiers
+from trustbound.errors import InputError
 from trustbound.record.audit import Curve
-from trustbound.record.cost import Cost
 from trustbound.record.interval import binomial_interval
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Access, Misclassify, Threat
@@ -49,8 +45,6 @@ def curve_count(asked: int | None, budget: str, examples: int) -> int:
 def curve(
     context: Context,
     threat: Threat,
-    proofs: Proofs,
-    double: Model | None,
     ledger: Ledger,
     count: int,
     *,
@@ -72,11 +66,11 @@ def curve(
     cap = min(threat.allowed.diameter(context.model.box, features), 4.0 * epsilon)
     top = min(2.0 * epsilon if math.isfinite(epsilon) else cap, cap)
     epsilons = tuple(top * step / (POINTS - 1) for step in range(POINTS))
-    radius, note = _radii(context, threat, proofs, ledger, places, cap)
+    radius, note = _radii(context, threat, ledger, places, cap)
     for place in places.tolist():  # proofs of the bracket's search count here too
         if ledger.certified_by[place]:
             radius[place] = max(radius.get(place, 0.0), min(epsilon, cap))
-    found = Distances(context, threat, double, ledger, epsilons, cap, smooth)
+    found = Distances(context, threat, ledger, epsilons, cap, smooth)
     found.search(places, radius)
     tolerance = threat.allowed.tolerance(context.model.box, features)
     ledger.contradicted |= {
@@ -114,41 +108,14 @@ def drawable(threat: Threat) -> bool:
 
 
 def _radii(
-    context: Context, threat: Threat, proofs: Proofs, ledger: Ledger, places: Tensor, cap: float
+    context: Context, threat: Threat, ledger: Ledger, places: Tensor, cap: float
 ) -> tuple[dict[int, float], str]:
-    provers, left_out = certifiers(context, proofs, threat)
-    graph = proofs.graph
-    if not provers or graph is None:
+    provers, left_out = certifiers(context, threat)
+    if not provers:
         return {}, left_out
     step = f"{threat}/curve-proof"
-    _, certifier = provers[-1]
-    features = math.prod(context.data.shape)
-    tolerance = threat.allowed.tolerance(context.model.box, features)
-
-    def work(rows: Tensor, shard: int) -> Unit:
-        started = time.perf_counter()
-        try:
-            radius = certified_radius(
-                certifier,
-                graph,
-                context.inputs(rows),
-                context.labels(rows),
-                context.model.box,
-                threat.allowed.norm,
-                cap=cap,
-                steps=8,
-                tolerance=tolerance,
-            ).tolist()
-            events: tuple[str, ...] = ()
-        except UnsupportedError as error:
-            radius, events = [0.0] * len(rows), (str(error),)
-        found = [
-            EvidenceRow(position=position, found=value > 0.0, size=value)
-            for position, value in zip(rows.tolist(), radius, strict=True)
-        ]
-        return Unit(rows=found, cost=Cost(seconds=time.perf_counter() - started), events=events)
-
-    rows = context.run(step, places, work)
+    sizes = torch.full((len(context.data),), cap, dtype=torch.float64)
+    rows = context.run(step, "radius", places, method=provers[-1], threat=threat, sizes=sizes)
     proven = [
         EvidenceRow(position=row.position, found=True)
         for row in rows

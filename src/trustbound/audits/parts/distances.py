@@ -8,24 +8,21 @@ those that are proven just below their distance.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trustbound.attacks import Attack, build
 from trustbound.attacks.methods.margin_pgd import VARIED
-from trustbound.audits.context import Context, Unit
-from trustbound.audits.parts.attacking import attack_unit
+from trustbound.audits.parts.clean import logit_unit
+from trustbound.audits.parts.context import Context
 from trustbound.audits.parts.ledger import Ledger
-from trustbound.errors import ModelError, UnsupportedError
-from trustbound.model.wrapping import Model
+from trustbound.audits.work.attack import REFUSED
 from trustbound.record.cost import Cost
-from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
 
 #: Steps of the search for the smallest change, and of each run of fixed size, which are those of the last stage of a
@@ -33,14 +30,14 @@ from trustbound.threat import Threat
 SEEKING, STEPS = 50, 12
 
 
-def seeker() -> Attack:
-    """The search for the smallest change."""
-    return build("fmn", steps=SEEKING)
+def seeker() -> tuple[str, dict[str, Any]]:
+    """The search for the smallest change: its name and parameters."""
+    return "fmn", {"steps": SEEKING}
 
 
-def placed(smooth: bool) -> Attack:
-    """The attack that is run at sizes of the curve."""
-    return build("smooth-pgd" if smooth else "margin-pgd", steps=STEPS, runs=VARIED)
+def placed(smooth: bool) -> tuple[str, dict[str, Any]]:
+    """The attack that is run at sizes of the curve: its name and parameters."""
+    return "smooth-pgd" if smooth else "margin-pgd", {"steps": STEPS, "runs": VARIED}
 
 
 @dataclass(eq=False)
@@ -51,14 +48,12 @@ class Distances:
         epsilons    what the curve draws, rising from 0.
         cap         the largest change that is searched for.
         smooth      whether the runs of fixed size smooth the backward pass.
-        double      the model in float64, where there is one: no distance is reported that it does not confirm.
 
     Every success below the threat's own epsilon is told to the ledger.
     """
 
     context: Context
     threat: Threat
-    double: Model | None
     ledger: Ledger
     epsilons: Sequence[float]
     cap: float
@@ -73,7 +68,7 @@ class Distances:
             if self.ledger.broken_by[place]:
                 self._note(place, float(self.ledger.size[place]))
         caps = torch.full((len(self.context.data),), self.cap, dtype=torch.float64)
-        self._attack(seeker(), "curve-attack", places, caps)
+        self._attack(*seeker(), "curve-attack", places, caps)
         self._place(places, radius)
 
     def cost(self) -> Cost:
@@ -84,7 +79,7 @@ class Distances:
         """Runs at sizes of the curve, all examples at once, each at its own."""
         floor = {place: self._proven(place, radius) for place in places.tolist()}
         stride = dict.fromkeys(floor, 1)
-        attack = placed(self.smooth)
+        method, params = placed(self.smooth)
         for number in range(1, 2 * len(self.epsilons)):
             above = {place: self._broken_from(place) for place in floor}
             going = [place for place in floor if above[place] - floor[place] > 1]
@@ -99,7 +94,7 @@ class Distances:
             sizes = torch.zeros(len(self.context.data), dtype=torch.float64)
             for place, aim in aims.items():
                 sizes[place] = self.epsilons[aim]
-            broken = self._attack(attack, f"curve-attack-{number}", torch.tensor(going), sizes)
+            broken = self._attack(method, params, f"curve-attack-{number}", torch.tensor(going), sizes)
             for place, aim in aims.items():
                 if place in broken:
                     stride[place] *= 2
@@ -120,22 +115,21 @@ class Distances:
     def _tolerance(self) -> float:
         return self.threat.allowed.tolerance(self.context.model.box, math.prod(self.context.data.shape))
 
-    def _attack(self, attack: Attack, name: str, places: Tensor, sizes: Tensor) -> set[int]:
+    def _attack(self, method: str, params: Mapping[str, Any], name: str, places: Tensor, sizes: Tensor) -> set[int]:
         """One attack on examples at places, each within its own of the sizes (N,); who fell to it."""
         step = f"{self.threat}/{name}"
-        wide = dataclasses.replace(self.threat, allowed=self.threat.allowed.resized(math.inf))
-
-        def work(rows: Tensor, shard: int) -> Unit:
-            try:
-                radius = sizes[rows].to(self.context.model.device)
-                return attack_unit(self.context, wide, attack, step, rows, shard, self.double, radius)
-            except (UnsupportedError, ModelError) as error:
-                kept = [EvidenceRow(position=position, found=False) for position in rows.tolist()]
-                return Unit(rows=kept, cost=Cost(), events=(f"refused: {error}",))
-
-        rows = self.context.run(step, places, work)
+        rows = self.context.run(
+            step,
+            "attack",
+            places,
+            method=method,
+            params=params,
+            threat=self.threat,
+            sizes=sizes,
+            logit_unit=logit_unit(self.context),
+        )
         self.steps.append(step)
-        told = f"{step}: refused: "
+        told = f"{step}: {REFUSED}"
         self.refusals |= {event.removeprefix(told) for event in self.context.store.events() if event.startswith(told)}
         found = [row for row in rows if row.found and row.size is not None]
         for row in found:

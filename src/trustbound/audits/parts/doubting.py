@@ -7,9 +7,10 @@ import time
 import torch
 from torch import Tensor
 
-from trustbound.audits.context import Context, Unit
 from trustbound.audits.parts.clean import Clean
+from trustbound.audits.parts.context import Context
 from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.measure.decision import decide
 from trustbound.record.cost import Cost
 from trustbound.record.scores import Assessment
@@ -44,27 +45,27 @@ def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Cle
     if not len(positions):
         return logits
 
-    def work(rows: Tensor, shard: int) -> Unit:
+    def work(unit: WorkUnit) -> UnitResult:
         started = time.perf_counter()
-        inputs = torch.stack([found[place] for place in rows.tolist()]).to(context.model.device)
-        with context.oracle(rows, step, shard, silenced=context.inputs(rows)) as oracle:
-            outputs = oracle.outputs(inputs, torch.arange(len(rows)))
+        inputs = torch.stack([found[place] for place in unit.positions]).to(context.model.device)
+        with context.subject.oracle(unit, silenced=context.inputs(unit.rows)) as oracle:
+            outputs = oracle.outputs(inputs, torch.arange(len(inputs)))
             cost = oracle.cost + Cost(seconds=time.perf_counter() - started)
         prediction, confidence = decide(outputs)
         evidence = [
             EvidenceRow(position=place, found=False, prediction=chosen, confidence=sure, forwards=1)
-            for place, chosen, sure in zip(rows.tolist(), prediction.tolist(), confidence.tolist(), strict=True)
+            for place, chosen, sure in zip(unit.positions, prediction.tolist(), confidence.tolist(), strict=True)
         ]
         silent = int((~outputs.isfinite().all(dim=1)).sum())
         said = f"{silent} adversarial inputs have no finite logits: calibration under attack is not measured"
-        return Unit(
+        return UnitResult(
             rows=evidence,
             cost=cost,
-            tensors={"position": rows, "logits": outputs},
+            tensors={"position": unit.rows, "logits": outputs},
             events=(said,) if silent else (),
         )
 
-    context.run(step, positions, work)
+    context.here(step, positions, work)
     for part in context.tensors(step, whole=True):
         logits[part["position"]] = part["logits"].to(logits.dtype)
     return logits

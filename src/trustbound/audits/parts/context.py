@@ -1,0 +1,198 @@
+"""What every part of an audit shares: the question, the evidence store, and how work units are run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from trustbound.audits.work.draws import drawn
+from trustbound.audits.work.execute import execute
+from trustbound.audits.work.subject import Subject
+from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.data.labelled import LabelledSet
+from trustbound.errors import RecordError
+from trustbound.model.wrapping import Model
+from trustbound.record.disk.atomic import write_atomically
+from trustbound.record.document import to_document
+from trustbound.record.store import EvidenceRow, Store
+from trustbound.threat import Threat
+
+#: Examples per work unit: what a crash can cost, and how many rows one search keeps its calls full with.
+UNIT = 512
+
+
+class Progress(Protocol):
+    """Who is told how far the audit is."""
+
+    def begin(self, step: str, total: int) -> None:
+        """A step starts on `total` examples."""
+
+    def advance(self, count: int) -> None:
+        """Some of them are finished."""
+
+
+@dataclass(frozen=True)
+class Silent:
+    """Tell nobody."""
+
+    def begin(self, step: str, total: int) -> None:
+        """Nothing."""
+
+    def advance(self, count: int) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Context:
+    """One audit in progress: the only place that writes evidence.
+
+    Parameters
+        subject     the model, the examples in the order of their positions, and the threats.
+        key         63-bit key of all randomness.
+        classes     that the model answers with.
+        control     (N,) bool, that no proof skips, and no attack where proofs alone speak.
+    """
+
+    subject: Subject
+    budget: str
+    seed: int
+    key: int
+    classes: int
+    store: Store
+    control: Tensor
+    batch_size: int | None = None
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def model(self) -> Model:
+        """What is under test."""
+        return self.subject.model
+
+    @property
+    def data(self) -> LabelledSet:
+        """The examples."""
+        return self.subject.data
+
+    @property
+    def threats(self) -> tuple[Threat, ...]:
+        """What they are asked about."""
+        return tuple(self.subject.threats.values())
+
+    def inputs(self, positions: Tensor) -> Tensor:
+        """Examples at positions, on the model's device, in the dtype that is searched in."""
+        return self.subject.inputs(positions)
+
+    def labels(self, positions: Tensor) -> Tensor:
+        """Their labels, on the model's device."""
+        return self.subject.labels(positions)
+
+    def drawn(self, name: str, positions: Tensor, count: int) -> Tensor:
+        """At most `count` of the positions, at random by the examples' identities, in their old order."""
+        return drawn(self.key, name, self.data, positions, count)
+
+    def run(
+        self,
+        step: str,
+        kind: str,
+        positions: Tensor,
+        *,
+        method: str = "",
+        params: Mapping[str, Any] | None = None,
+        threat: Threat | None = None,
+        sizes: Tensor | None = None,
+        logit_unit: float = 1.0,
+    ) -> list[EvidenceRow]:
+        """Run a step on examples, unit by unit; what is finished already is read back.
+
+        Parameters
+            kind            of work, a row of `work/registry.py`.
+            sizes           (N,) by position, in place of the threat's epsilon.
+
+        The others are those of a `WorkUnit`.
+        """
+        units = [
+            replace(
+                unit,
+                method=method,
+                params=to_document(params or {}),
+                threat="" if threat is None else str(threat),
+                sizes=() if sizes is None else tuple(sizes[unit.rows].tolist()),
+                logit_unit=logit_unit,
+            )
+            for unit in self._units(step, kind, positions)
+        ]
+        return self._finished(step, units, lambda unit: execute(unit, self.subject))
+
+    def here(self, step: str, positions: Tensor, work: Callable[[WorkUnit], UnitResult]) -> list[EvidenceRow]:
+        """Run a step that needs what the run directory holds."""
+        return self._finished(step, self._units(step, "here", positions), work)
+
+    def _units(self, step: str, kind: str, positions: Tensor) -> list[WorkUnit]:
+        return [
+            WorkUnit(
+                step=step,
+                shard=shard,
+                kind=kind,
+                positions=tuple(rows.tolist()),
+                key=self.key,
+                classes=self.classes,
+                batch_size=self.batch_size,
+            )
+            for shard, rows in enumerate(positions.split(UNIT) if len(positions) else ())
+        ]
+
+    def _finished(
+        self, step: str, units: Sequence[WorkUnit], work: Callable[[WorkUnit], UnitResult]
+    ) -> list[EvidenceRow]:
+        """The evidence of a step once all of its units are kept."""
+        if not units:
+            return []
+        finished = self.store.done(step)
+        self.progress.begin(step, sum(len(unit.positions) for unit in units))
+        for unit in units:
+            if unit.shard not in finished:
+                self._keep(unit, work(unit))
+            self.progress.advance(len(unit.positions))
+        return self.store.rows(step)
+
+    def _keep(self, unit: WorkUnit, result: UnitResult) -> None:
+        """Tensors first, then the rows that speak of them."""
+        if result.tensors:
+            write_atomically(self.store.tensors(unit.step, unit.shard), _saver(result.tensors))
+        self.store.commit(unit.step, unit.shard, result.rows, result.cost, result.events)
+
+    def tensors(self, step: str, *, whole: bool = False) -> Iterator[dict[str, Tensor]]:
+        """What a finished step saved, unit by unit: its witnesses, or with `whole` one row for each example.
+
+        Raises      RecordError when a file that the evidence speaks of is missing or damaged.
+        """
+        wanted = {row.position for row in self.store.rows(step) if row.found or whole}
+        for shard in self.store.done(step):
+            path = self.store.tensors(step, shard)
+            if not path.exists():
+                continue
+            try:
+                part = load_file(path)
+            except (SafetensorError, OSError) as error:
+                raise RecordError(
+                    f"{path} must hold what the evidence speaks of; it cannot be read: {error}. Restore it, or choose "
+                    "another --run."
+                ) from error
+            wanted -= set(part["position"].tolist())
+            yield part
+        if wanted:
+            raise RecordError(
+                f"the run directory {self.store.run} lacks what the step {step} kept of {len(wanted)} examples. "
+                "Restore its folder adversarials, or choose another --run."
+            )
+
+
+def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], object]:
+    # As bytes: the library's own writer leaves a scratch file behind when it is killed.
+    return lambda path: path.write_bytes(save(dict(tensors)))
