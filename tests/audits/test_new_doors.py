@@ -1,13 +1,25 @@
 """What a hostile reader found behind the doors for other sets, other models and goals of one's own."""
 
+import contextlib
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+import threading
+
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from click.testing import CliRunner
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from torch import nn
 
 import trustbound as tb
+from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import suite
+from trustbound.cli.main import cli
 from trustbound.errors import InputError
 from trustbound.model.wrapping import Adaptation
 from trustbound.threat import Misclassify, NormBall, Objective, Threat
@@ -205,3 +217,206 @@ def test_probabilities_are_no_fault_where_no_gradient_is_used():
 
     record = tb.audit(tb.wrap(chances), digits(), ["linf:0.1;access=scores"], budget="quick", curve_examples=0)
     assert record.exit_code == 0
+
+
+def forest(**numbers):
+    train = tb.load_data("digits", split="train")
+    return RandomForestClassifier(6, random_state=0, **numbers).fit(train.inputs.flatten(1).numpy(), train.labels)
+
+
+def test_an_estimator_and_its_copy_from_a_pickle_are_the_same_model(tmp_path):
+    """A pickle of a copy has other bytes than a pickle of what it is a copy of: a run was refused to go on."""
+    first = forest()
+    again = pickle.loads(pickle.dumps(first))
+    assert pickle.dumps(first) != pickle.dumps(again)
+    assert tb.wrap(first).sha256 == tb.wrap(again).sha256 != tb.wrap(forest(max_depth=3)).sha256
+    asked = {"budget": "quick", "curve_examples": 0, "run": tmp_path / "run"}
+    record = tb.audit(tb.wrap(first), digits(), ["linf:0.05;access=scores"], **asked)
+    assert tb.audit(tb.wrap(again), digits(), ["linf:0.05;access=scores"], **asked).created == record.created
+
+
+def test_what_a_classifier_shows_can_be_chosen():
+    machine = forest()
+    train = tb.load_data("digits", split="train")
+    line = RidgeClassifier().fit(train.inputs.flatten(1).numpy(), train.labels)
+    scored, decided = tb.wrap(machine, shows="scores"), tb.wrap(machine, shows="decisions")
+    inputs = digits().inputs
+    assert (scored.shows, decided.shows, tb.wrap(line).shows) == ("scores", "decisions", "decisions")
+    assert torch.equal(decided(inputs).argmax(1), scored(inputs).argmax(1))
+    assert set(decided(inputs).unique().tolist()) == {0.0, 1.0}
+    for given, more, words in (
+        (line, {"shows": "scores"}, "RidgeClassifier has no predict_proba"),
+        (machine, {"shows": "logits"}, "shows decisions or scores"),
+        (machine, {"shows": "scores", "classes": 7}, "`classes` must be the 10"),
+        (machine, {"gradient": scores}, "belongs to a function of scores"),
+        (scored, {"shows": "decisions"}, "`shows` of a model that is wrapped already"),
+    ):
+        with pytest.raises(InputError, match=words):
+            tb.wrap(given, **more)
+
+
+STANDING = """
+import torch, trustbound as tb
+from sklearn.ensemble import RandomForestClassifier
+train = tb.load_data("digits", split="train")
+fitted = RandomForestClassifier(4, random_state=0).fit(train.inputs.flatten(1).numpy(), train.labels)
+torch.manual_seed(0)
+net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+class Scorer:
+    factor = 2.0
+    def __call__(self, inputs):
+        return self.factor * inputs.reshape(len(inputs), -1)[:, :10]
+scorer = Scorer()
+table = {"fitted": fitted}
+"""
+
+
+def test_a_model_that_stands_in_a_module_is_found_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "standing_models.py").write_text(STANDING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for place in ("standing_models", f"{tmp_path}/standing_models.py"):
+        assert tb.load_model(f"{place}:fitted").shows == "scores"
+        assert tb.load_model(f"{place}:fitted", shows="decisions").shows == "decisions"
+        assert isinstance(tb.load_model(f"{place}:net").module, nn.Sequential)
+        assert tb.load_model(f"{place}:scorer").shows == "scores"
+        for name, words in (("table", "it is a dict"), ("nothing", "there is none of that name")):
+            with pytest.raises(InputError, match=words):
+                tb.load_model(f"{place}:{name}")
+        with pytest.raises(InputError, match="is a model already and takes no arguments"):
+            tb.load_model(f"{place}:fitted", arguments={"trees": 3})
+    line = ["--data", "digits", "--limit", "30", "--threat", "linf:0.05", "--access", "scores", "--budget", "quick"]
+    line = ["audit", "standing_models:fitted", *line, "--curve", "0", "--run", str(tmp_path / "run")]
+    done = CliRunner().invoke(cli, line)
+    assert done.exit_code in (0, 3), done.output
+    # The same in another process: what a file's own classes are called must not depend on it.
+    code = f"import trustbound as tb; print(tb.load_model('{tmp_path}/standing_models.py:scorer').sha256)"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda ball: Threat("linf:0.1"), r"`allowed` of a Threat must be a set .*got 'linf:0.1'.*Threat\.parse"),
+        (lambda ball: Threat(ball, "target:3"), "`goal` of a Threat must be a goal.*got 'target:3'"),
+        (lambda ball: Threat(ball, Misclassify), "`goal` of a Threat must be a goal"),
+        (lambda ball: Threat(ball, access="scores"), "`access` of a Threat must be a level of Access.*got 'scores'"),
+    ],
+)
+def test_a_threat_of_parts_that_are_none_is_refused_in_a_sentence(make, words):
+    with pytest.raises(InputError, match=words):
+        make(NormBall("linf", 0.1))
+
+
+WRONG = [None, "x", 3.5, -1, [], {}, object(), True, float("nan"), [3], ("a",), 31, b"x"]
+
+
+@pytest.mark.parametrize("row", ATTACKS, ids=lambda row: row.name)
+def test_a_number_of_another_kind_is_refused_in_a_sentence_or_served(row):
+    """`grid` took values=31 for a list, `square` a negative share for a power."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    inputs, labels = torch.rand(4, 1, 6, 6), torch.zeros(4, dtype=torch.int64)
+    names = {field.name for field in dataclasses.fields(ATTACKS.load(row.name)) if field.init}
+    few = {name: value for name, value in {"steps": 2, "draws": 5, "tries": 20, "passes": 1}.items() if name in names}
+    kind = next((norm for norm in row.norms if norm != "l0"), "brightness")
+    for name in sorted(names):
+        for wrong in WRONG:
+            with contextlib.suppress(tb.TrustboundError):
+                tb.attack(row.name, net, inputs, labels, f"{kind}:0.1", **{**few, name: wrong})
+
+
+@pytest.mark.parametrize("values", [31, "31", 3.5, (3, "a"), (0,), (2.5,)])
+def test_the_values_of_a_grid_are_counts(values):
+    with pytest.raises(InputError, match="`values` must be"):
+        tb.attack("grid", nn.Linear(4, 3), torch.rand(2, 4), torch.zeros(2).long(), "brightness:0.5", values=values)
+    found = tb.attack("grid", nn.Linear(4, 3), torch.rand(2, 4), torch.zeros(2).long(), "brightness:0.5", values=[3])
+    assert int(found.forwards.max()) <= 5
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda net, data: tb.audit(net, data, 3), "at least one threat.*got 3"),
+        (lambda net, data: tb.audit(net, data, ["linf:0.1"], budget=["quick"]), "the budget must be one of"),
+        (lambda net, data: tb.audit(net, data, ["linf:0.1"], run=3), "`run` must be a directory's path"),
+        (lambda net, data: tb.audit(net, data, ["linf:0.1"], seed="a"), "`seed` must be a whole number"),
+        (lambda net, data: tb.audit(net, data, ["linf:0.1"], training=3), "`training` must be a LabelledSet"),
+        (lambda net, data: tb.attack(None, net, data.inputs, data.labels, "linf:0.1"), "an attack is a name.*got None"),
+        (lambda net, data: tb.attack("pgd", net, data.inputs, data.labels, "linf:0.1", generator=3), "`generator`"),
+        (lambda net, data: tb.attack("pgd", net, data.inputs, data.labels, "linf:0.1", watch=3), "`watch`"),
+        (lambda net, data: tb.wrap(net, adaptation=3), "`adaptation` must be an Adaptation"),
+        (lambda net, data: tb.wrap(net, output=3.5), "`output` must be a position"),
+        (lambda net, data: tb.Adaptation(draws="x"), "`draws` must be a whole number"),
+        (lambda net, data: tb.Adaptation(detector=3), "`detector` must be a function"),
+        (lambda net, data: tb.Box("a", "b"), "a box needs limits that are numbers"),
+        (lambda net, data: tb.load_data(3), "data must be a name"),
+        (lambda net, data: tb.load_data("digits", limit="x"), "`limit` must be a whole number"),
+        (lambda net, data: tb.save_model(net, 3), "save_model takes a model and a path"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_in_a_sentence(call, words):
+    with pytest.raises(InputError, match=words):
+        call(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits())
+
+
+class Lower(Own):
+    """A goal of the caller's own, told by one number."""
+
+    name = "lower"
+    least = 0.5
+
+    def __init__(self, by):
+        self.by = by
+
+    def margin(self, outputs, labels, targets):
+        return outputs.gather(1, labels[:, None])[:, 0] - self.by
+
+
+def test_two_goals_of_ones_own_with_the_same_text_do_not_share_a_run(tmp_path):
+    """The text of a goal says nothing of what it does; evidence of one is none of the other."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    data = digits(24)
+    asked = {"budget": "quick", "curve_examples": 0, "run": tmp_path / "run"}
+    with torch.no_grad():
+        data = tb.LabelledSet(data.inputs, net(data.inputs).argmax(1))
+
+    def threat(goal):
+        return [Threat(NormBall("linf", 0.02), goal)]
+
+    first = tb.audit(net, data, threat(Lower(0.0)), **asked)
+    assert tb.audit(net, data, threat(Lower(0.0)), **asked).created == first.created
+    for other in (Lower(-3.0), Own(lambda outputs: outputs[:, 0] + 1.0)):
+        with pytest.raises(tb.RecordError, match="holds another audit"):
+            tb.audit(net, data, threat(other), **asked)
+    with pytest.raises(InputError, match="tells its threats apart by their text"):
+        tb.audit(net, data, [*threat(Lower(0.0)), *threat(Lower(1.0))], budget="quick")
+    # Code counts too: two functions of one name.
+    one, two = (Own(eval(f"lambda outputs: outputs[:, 0] + {by}")) for by in (1.0, 2.0))
+    asked["run"] = tmp_path / "functions"
+    tb.audit(net, data, threat(one), **asked)
+    with pytest.raises(tb.RecordError, match="holds another audit"):
+        tb.audit(net, data, threat(two), **asked)
+    with pytest.raises(InputError, match="tells goals apart by what they do"):
+        tb.audit(net, data, threat(Lower(threading.Lock())), **asked)
+
+
+def test_a_predictor_with_a_gradient_of_its_own_has_none_to_compile():
+    weights = np.random.default_rng(0).normal(size=(4, 3)).astype("f4")
+    model = tb.wrap(lambda x: x @ weights, gradient=lambda x, w: w @ weights.T)
+    inputs = torch.rand(8, 4, generator=torch.Generator().manual_seed(0))
+    labels = model(inputs).argmax(1)
+    plain, asked = (
+        tb.attack("pgd", model, inputs, labels, "linf:0.3", compile=compiled, batch_size=8)
+        for compiled in (False, True)
+    )
+    assert torch.equal(plain.adversarial, asked.adversarial)
+    assert asked.success.any()

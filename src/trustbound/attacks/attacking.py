@@ -88,6 +88,10 @@ def attack(
         ids=ids,
         numbers=numbers,
     )
+    if not isinstance(stop_early, bool) or not (watch is None or callable(watch)):
+        raise InputError(
+            f"`stop_early` must be True or False and `watch` a function or None; got {stop_early!r} and {watch!r}"
+        )
     given = None if donors is None else donated(donors, asked.inputs, asked.model)
     if fits(asked.method):
         found = in_halves(asked)

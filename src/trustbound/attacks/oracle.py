@@ -6,14 +6,13 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from trustbound.attacks.refusals import whole
 from trustbound.attacks.window.asking import Asking
-from trustbound.attacks.window.compiled import Climb, CompiledGradients
+from trustbound.attacks.window.compiled import Climb, programs
 from trustbound.attacks.window.detector import verdicts
 from trustbound.attacks.window.halving import halved, said
 from trustbound.attacks.window.passes import Passes
@@ -21,6 +20,7 @@ from trustbound.attacks.window.smoothing import SmoothBackward, measure_scales
 from trustbound.attacks.window.untouched import stand_ins, untouched
 from trustbound.errors import BackwardError, InputError, ModelError, UnsupportedError
 from trustbound.measure.decision import answered
+from trustbound.model.predictor import Predictor
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
@@ -50,7 +50,8 @@ class Oracle:
         batch_size  rows per model call; halved, and noted in `events`, when memory runs out.
         budget      forwards allowed per example. A call is granted before it is made (`window/passes.py`): rows of an
                     example that cannot pay for all of its own are not asked about and come back as zeros.
-        compile     run full batches through a compiled gradient function (`window/compiled.py`).
+        compile     run full batches through a compiled gradient function (`window/compiled.py`); a predictor has
+                    none to compile.
         key         seeds the global generators that a random model may use; they are restored on exit.
         task        who asks, in words, and
         names       (examples,) what each example is called: what an exception of the model is reported with.
@@ -96,7 +97,8 @@ class Oracle:
         self.events: list[str] = []
         self._width = 0  # of the outputs; not known before the first call
         self._key = key
-        self._compiled = _compiled(model, self.batch_size) if compile and self.draws == 1 else None
+        compiles = compile and self.draws == 1 and not isinstance(model.module, Predictor)
+        self._compiled = programs(model, self.batch_size) if compiles else None
         self._exits = contextlib.ExitStack()
 
     def __enter__(self) -> Oracle:
@@ -375,17 +377,6 @@ def _chosen(surrogate: Surrogate, granted: Tensor) -> Surrogate:
 def _spread(values: Tensor, rows: Tensor, count: int) -> Tensor:
     """Values of some rows (k, …) among zeros (count, …)."""
     return values.new_zeros(count, *values.shape[1:]).index_copy_(0, rows, values)
-
-
-_PROGRAMS: WeakKeyDictionary[Model, dict[int, CompiledGradients]] = WeakKeyDictionary()
-
-
-def _compiled(model: Model, rows: int) -> CompiledGradients:
-    """The model's compiled gradient functions, kept as long as the model lives."""
-    kept = _PROGRAMS.setdefault(model, {})
-    if rows not in kept:
-        kept[rows] = CompiledGradients(model, rows)
-    return kept[rows]
 
 
 def price_of(model: Model) -> int:

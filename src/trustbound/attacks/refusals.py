@@ -91,6 +91,12 @@ def check_request(row: AttackRow, threat: Threat) -> None:
 
 def check_attack(method: Attack, threat: Threat) -> None:
     """The same for an attack that came as an object: one of the registry serves what its row says."""
+    wanted = ("fit",) if getattr(method, "shared", False) else ("init", "step")
+    if not isinstance(getattr(method, "needs", None), Access) or not all(hasattr(method, name) for name in wanted):
+        raise InputError(
+            "an attack is a name (`trustbound list attacks`) or an object with needs, seeks, init and step; got "
+            f"{method!r}"
+        )
     check_goal(threat)
     if (row := ATTACKS.row_of(method)) is not None:
         check_request(row, threat)

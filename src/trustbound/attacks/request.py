@@ -90,6 +90,8 @@ def requested(
     model = wrap(model) if not isinstance(model, Model) else model
     threat = Threat.parse(threat)
     inputs, labels, ids = (cast(Tensor, as_tensor(values)) for values in (inputs, labels, ids))
+    if not isinstance(compile, bool):
+        raise InputError(f"`compile` must be True or False; got {compile!r}")
     check_shown(model, threat)
     check_batch(model, inputs, labels)
     shape = tuple(inputs.shape[1:])

@@ -234,7 +234,7 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     >>> [stage.name for stage in suite("quick", Threat.parse("l1:3"))]
     ['first', 'near', 'control-square']
     """
-    if budget not in SUITES:
+    if not isinstance(budget, str) or budget not in SUITES:
         raise InputError(f"the budget must be one of {', '.join(SUITES)}; got {budget!r}")
     check_goal(threat)
     kept = tuple(stage for stage in SUITES[budget] if _serves(stage, threat))

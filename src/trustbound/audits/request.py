@@ -11,12 +11,38 @@ from typing import Any
 import numpy as np
 
 from trustbound.data.labelled import LabelledSet
+from trustbound.errors import InputError
+from trustbound.model.files.contents import contents_digest
 from trustbound.model.wrapping import Model
 from trustbound.record.box import Limit
 from trustbound.threat import Threat
 
 #: Where an object lies in memory: part of some modules' text, different in each process.
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+")
+
+
+def check_told_apart(model: Model, threats: Sequence[Threat]) -> None:
+    """Refuse to keep evidence of what nothing tells from another of its kind.
+
+    Raises      InputError.
+    """
+    if not model.identified:
+        raise InputError(
+            f"a run directory tells models apart by what they hold, and {model.name} is a function over arrays, which "
+            "shows nothing of it: its evidence would pass for another's. Pass sha256= to wrap (of what stands behind "
+            "it), or leave run= out."
+        )
+    for goal in (threat.goal for threat in threats if _own(threat)):
+        if contents_digest(goal, code=True) is None:
+            raise InputError(
+                f"a run directory tells goals apart by what they do, which nothing shows of {goal.name!r}: the goal "
+                "holds a connection, a lock or the like. Its evidence would pass for another's. Leave run= out."
+            )
+
+
+def _own(threat: Threat) -> bool:
+    """Whether the goal is the caller's own: its text need not say what it does."""
+    return not type(threat.goal).__module__.startswith("trustbound.")
 
 
 def described(
@@ -47,7 +73,9 @@ def described(
     >>> plain["normalisation"] == shifted["normalisation"]
     False
     """
+    own = [contents_digest(threat.goal, code=True) if _own(threat) else "" for threat in threats]
     return {
+        **({"goals": own} if any(map(_own, threats)) else {}),
         "model": model.sha256,
         "layers": hashlib.sha256(_ADDRESS.sub("", repr(model.module)).encode()).hexdigest(),
         "box": [_plain(model.box.low), _plain(model.box.high)],

@@ -28,7 +28,7 @@ from trustbound.audits.parts.doubting import attacked_logits, doubt, witnesses
 from trustbound.audits.parts.health import after_search, before_search, weighed
 from trustbound.audits.parts.ledger import Ledger
 from trustbound.audits.parts.telling import example_rows, exhibits, model_facts
-from trustbound.audits.request import described
+from trustbound.audits.request import check_told_apart, described
 from trustbound.audits.work.draws import derived_key, drawn
 from trustbound.audits.work.subject import Subject
 from trustbound.data.labelled import LabelledSet
@@ -97,13 +97,14 @@ def audit(
         )
     if batch_size is not None:
         whole("batch_size", batch_size)
-    if run is not None and not model.identified:
-        raise InputError(
-            f"a run directory tells models apart by what they hold, and {model.name} is a function over arrays, which "
-            "shows nothing of it: its evidence would pass for another's. Pass sha256= to wrap (of what stands behind "
-            "it), or leave run= out."
-        )
-    asked = _asked([threats] if isinstance(threats, str | Threat) else threats, budget)
+    if run is not None and not isinstance(run, str | Path):
+        raise InputError(f"`run` must be a directory's path, or None; got {run!r}")
+    if not isinstance(training, LabelledSet | None):
+        raise InputError(f"`training` must be a LabelledSet, or None; got {type(training).__name__}")
+    whole("seed", seed, least=0)
+    asked = _asked(threats, budget)
+    if run is not None:
+        check_told_apart(model, asked)
     classes = check_fit(model, data, asked)
     count = curve_count(curve_examples, budget, len(data))
     key = derived_key(seed, "audit")
@@ -233,13 +234,19 @@ def _answer(
     )
 
 
-def _asked(threats: Sequence[Threat | str], budget: str) -> tuple[Threat, ...]:
+def _asked(threats: str | Threat | Sequence[Threat | str], budget: str) -> tuple[Threat, ...]:
     """The threats, each served by some attack of the budget."""
-    asked = tuple(Threat.parse(threat) for threat in threats)
-    if not asked:
-        raise InputError("an audit needs at least one threat, e.g. linf:8/255; got none")
+    listed = [threats] if isinstance(threats, str | Threat) else threats
+    if not isinstance(listed, Sequence) or not listed:
+        raise InputError(f"an audit needs at least one threat, e.g. 'linf:8/255', or a list of them; got {listed!r}")
+    asked = tuple(Threat.parse(threat) for threat in listed)
     for threat in asked:
         suite(budget, threat)
+        if any(other != threat and str(other) == str(threat) for other in asked):
+            raise InputError(
+                f"an audit tells its threats apart by their text, and two goals read {str(threat)!r}. Give them names "
+                "of their own, or audit one at a time."
+            )
     return asked
 
 

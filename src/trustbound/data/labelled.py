@@ -109,7 +109,7 @@ class LabelledSet:
 
     def stratified(self, limit: int | None, seed: int = 0) -> LabelledSet:
         """At most `limit` examples with the class proportions kept to ±1, in their old order."""
-        if limit is not None and limit >= len(self):
+        if isinstance(limit, int) and not isinstance(limit, bool) and limit >= len(self):
             return self
         return self.take(torch.from_numpy(draw_stratified(self.labels.numpy(), limit, seed)))
 

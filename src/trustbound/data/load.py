@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,10 @@ def load_data(
     >>> data.name, len(data), data.shape
     ('digits/test', 100, (1, 8, 8))
     """
+    if not isinstance(spec, str | PathLike):
+        raise InputError(
+            f"data must be a name ({', '.join(DATA.names)}) or a path; got {spec!r}. `LabelledSet` takes tensors."
+        )
     pictures = {"resize": resize, "crop": crop, "interpolation": interpolation, "class_index": class_index}
     if str(spec) in DATA.names:
         row = DATA.find(str(spec))

@@ -24,7 +24,7 @@ def draw_stratified(labels: ArrayLike, limit: int | None, seed: int = 0) -> NDAr
     """
     labels = np.asarray(labels)
     total = len(labels)
-    if limit is not None and (isinstance(limit, bool) or int(limit) != limit or limit < 1):
+    if limit is not None and (isinstance(limit, bool | str) or int(limit) != limit or limit < 1):
         raise InputError(f"`limit` must be a whole number of examples, at least 1; got {limit!r}")
     if limit is None or limit >= total:
         return np.arange(total, dtype=np.int64)

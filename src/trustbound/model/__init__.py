@@ -10,15 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trustbound.model.adaptation import Adaptation
     from trustbound.model.files.save import save_model
     from trustbound.model.load import load_model
-    from trustbound.model.wrapping import Adaptation, Model
+    from trustbound.model.wrapping import Model
     from trustbound.model.zoo.build import build
 
 __all__ = ["Adaptation", "Model", "build", "load_model", "save_model"]
 
 _HOMES = {
-    "Adaptation": "wrapping",
+    "Adaptation": "adaptation",
     "Model": "wrapping",
     "build": "zoo.build",
     "load_model": "load",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trustbound.errors import InputError
-from trustbound.model.wrapping import Adaptation
+from trustbound.model.adaptation import Adaptation
 
 
 def identity(inputs: Tensor) -> Tensor:

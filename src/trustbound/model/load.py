@@ -55,7 +55,7 @@ def load_model(
         output        where the logits are, when the model returns a tuple, a dict or an object.
         trust_pickle  unpickle what cannot be read otherwise, which runs the code in it.
         shows         of a function that takes arrays, one argument, and is the model itself: "scores" (B, C), or
-                      "decisions" (B,), of `classes` classes.
+                      "decisions" (B,), of `classes` classes; of a fitted classifier, which of them.
 
     `model.origin` keeps every file with its SHA-256, and what loading executed.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import pickle
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError
+from trustbound.model.files.contents import contents_digest
 
 Array = np.ndarray[Any, Any]
 
@@ -52,8 +51,7 @@ class Predictor(nn.Module):
         gradient: Callable[[Array, Array], Any] | None = None,
     ) -> None:
         super().__init__()
-        if shows not in SHOWS[:2]:
-            raise InputError(f"a predictor shows decisions or scores (and gradients of its own); got {shows!r}")
+        _check_shows(shows)
         if shows == "decisions" and (classes is None or gradient is not None):
             raise InputError(
                 "a predictor that shows decisions needs `classes`, the number of its classes, and has no gradient"
@@ -63,6 +61,9 @@ class Predictor(nn.Module):
         self.classes = classes
         self.gradient = gradient
         self.training = False
+        # Before the first question: some estimators count what they are asked.
+        held = hasattr(function, "__dict__") and not inspect.isroutine(function)
+        self._digest = contents_digest(function) if held else None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Scores (B, C) in float64: who adds 1e8 to all of them means the differences."""
@@ -93,13 +94,13 @@ class Predictor(nn.Module):
         return nn.functional.one_hot(torch.from_numpy(said.astype(np.int64)), self.classes)
 
     def digest(self) -> str | None:
-        """SHA-256 of what the callable holds; None where nothing tells it from another: functions, connections."""
-        if not hasattr(self.function, "__dict__") or inspect.isroutine(self.function):
-            return None  # pickled by their name alone, if at all
-        try:
-            return hashlib.sha256(pickle.dumps(self.function)).hexdigest()
-        except Exception:  # whatever holds a closure or an open connection
-            return None
+        """SHA-256 of what the callable held when it was given; None where nothing tells it: functions, connections."""
+        return self._digest
+
+
+def _check_shows(shows: str) -> None:
+    if shows not in SHOWS[:2]:
+        raise InputError(f"a predictor shows decisions or scores (and gradients of its own); got {shows!r}")
 
 
 class _Scores(torch.autograd.Function):
@@ -127,10 +128,16 @@ def _array(values: Tensor) -> Array:
     return cast(Array, values.detach().cpu().numpy().copy())
 
 
-def from_estimator(estimator: Any) -> Predictor | None:
+def from_estimator(estimator: Any, shows: str | None = None, classes: int | None = None) -> Predictor | None:
     """What scikit-learn and its kin call a classifier: `predict_proba`, else `predict`; None for anything else.
 
     Scores are log-probabilities, so that their softmax is the probability again. Class k is `classes_[k]`.
+
+    Parameters
+        shows       "scores" or "decisions" to choose between the two.
+        classes     how many there are, where they are known; checked against the classifier's own.
+
+    Raises      InputError for a classifier without what it is to show, and one with other classes.
 
     >>> from sklearn.tree import DecisionTreeClassifier
     >>> tree = DecisionTreeClassifier().fit([[0.0], [1.0]], [0, 1])
@@ -145,11 +152,18 @@ def from_estimator(estimator: Any) -> Predictor | None:
             f"labels count classes 0..{len(named) - 1}; {type(estimator).__name__} names its own {list(named)[:12]}. "
             "Fit it on labels that count from 0, or wrap a function that gives the places of its answers."
         )
-    if hasattr(estimator, "predict_proba"):
+    if not hasattr(estimator, "predict_proba") and (named is None or not hasattr(estimator, "predict")):
+        return None
+    kind = type(estimator).__name__
+    if named is not None and classes is not None and classes != len(named):
+        raise InputError(f"`classes` must be the {len(named)} of {kind}; got {classes}. Leave it out.")
+    if shows == "scores" and not hasattr(estimator, "predict_proba"):
+        raise InputError(f"{kind} has no predict_proba: it shows decisions alone. Leave `shows` out.")
+    if shows == "decisions" and (named is None or not hasattr(estimator, "predict")):
+        raise InputError(f"{kind} has no predict and classes_: it shows scores alone. Leave `shows` out.")
+    if hasattr(estimator, "predict_proba") and shows != "decisions":
         return Predictor(_Probabilities(estimator), shows="scores")
-    if hasattr(estimator, "predict") and named is not None:
-        return Predictor(_Decisions(estimator), shows="decisions", classes=len(named))
-    return None
+    return Predictor(_Decisions(estimator), shows="decisions", classes=len(cast(Any, named)))
 
 
 class _Probabilities:
@@ -186,8 +200,15 @@ def predictor_of(
     >>> predictor_of(lambda rows: rows, None, None, None).shows
     'scores'
     """
+    if shows is not None:
+        _check_shows(shows)
     plain = shows is None and gradient is None
-    if plain and (found := from_estimator(given)) is not None:
+    if (plain or not callable(given)) and (found := from_estimator(given, shows, classes)) is not None:
+        if gradient is not None:
+            raise InputError(
+                f"`gradient` belongs to a function of scores, and {type(given).__name__} is a classifier. Wrap a "
+                "function over arrays that gives the scores whose gradient it is."
+            )
         return found
     if not callable(given) or isinstance(given, type):
         came = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__

@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from trustbound.errors import InputError
+from trustbound.model.adaptation import Adaptation
 from trustbound.model.files.digest import add_to
 from trustbound.model.predictor import Predictor, predictor_of
 from trustbound.record.box import Box, Limit
@@ -24,32 +24,6 @@ if TYPE_CHECKING:
 
 #: Calls that see a copy before a module is believed to leave its inputs alone.
 _WATCHED = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adaptation:
-    """What an attacker who knows the defence does about it, as plain data; the oracle reads it.
-
-    Parameters
-        stand_ins   module path → differentiable callable used in its place in the backward pass
-                    (BPDA; Athalye, Carlini and Wagner 2018). The forward pass stays exact.
-        draws       forwards averaged per look when the model is random (EOT): in searches, and when an audit measures
-                    again what they found.
-        detector    callable inputs → (B,) bool, True where the defence rejects the input. What it rejects is no
-                    success; an audit counts a clean input that it rejects as not answered rightly.
-
-    >>> Adaptation(stand_ins={"quantise": lambda inputs: inputs}).draws
-    1
-    """
-
-    stand_ins: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    draws: int = 1
-    detector: Callable[[Tensor], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what no oracle can serve."""
-        if self.draws < 1:
-            raise InputError(f"`draws` must be at least 1; got {self.draws}")
 
 
 class Model(nn.Module):
@@ -288,8 +262,8 @@ def wrap(
         box         the valid inputs (low, high), before normalisation; (0, 1) unless given.
         mean, std   per channel, of inputs in the box; the model subtracts and divides, the caller never does.
         output      where the logits are when the module returns a tuple, a dict or an object.
-        shows       "scores" or "decisions", what a callable gives (`model.predictor`), and
-        gradient    its own gradient, (inputs, weights) → gradient of the weighted scores; both of a callable only.
+        shows       "scores" or "decisions", what a callable gives or a classifier is to show (`model.predictor`).
+        gradient    a callable's own, (inputs, weights) → gradient of the weighted scores.
 
     Raises      InputError when `module` is none of these, mean and std are no finite numbers or do not match, or a
                 `Model` comes with a box, a normalisation or anything else that is not its own.
@@ -310,13 +284,27 @@ def wrap(
             sha256=sha256,
             input_shape=input_shape,
             classes=classes,
+            shows=shows,
+            gradient=gradient,
         )
         return module
     if not isinstance(module, nn.Module):
         name = name or getattr(module, "__name__", type(module).__name__)
         module = predictor_of(module, shows, classes, gradient)
     elif shows is not None or gradient is not None:
-        raise InputError("`shows` and `gradient` are said of a callable over arrays; a torch module shows everything")
+        raise InputError(
+            "`shows` and `gradient` are said of a classifier or a callable over arrays; a torch module shows "
+            "everything. Leave them out; what an adversary sees is the threat's: ;access=scores"
+        )
+    for said, value, kinds, words in (
+        ("adaptation", adaptation, Adaptation, "an Adaptation"),
+        ("name", name, str, "text"),
+        ("sha256", sha256, str, "text"),
+    ):
+        if value is not None and not isinstance(value, kinds):
+            raise InputError(f"`{said}` must be {words}, or None; got {value!r}")
+    if not (output is None or callable(output) or isinstance(output, str | int)):
+        raise InputError(f"`output` must be a position, a key, an attribute name or a function; got {output!r}")
     if any(tensor.is_meta for tensor in itertools.chain(module.parameters(), module.buffers())):
         raise InputError(
             f"`module` must hold its weights; {type(module).__name__} has some on the meta device, which holds no "
@@ -355,7 +343,8 @@ def check_agrees(model: Model, **given: Any) -> None:
     for name, wanted in given.items():
         if wanted is None:
             continue
-        own: Any = model._sha256 if name == "sha256" else getattr(model, name)
+        home = {"sha256": "_sha256"}.get(name, name)
+        own: Any = getattr(model.module if name == "gradient" else model, home, None)
         if name == "box":
             same = Box.of(wanted) == own
         elif name in ("mean", "std"):

@@ -32,7 +32,12 @@ class Box:
 
     def __post_init__(self) -> None:
         """Make numbers of what came and refuse empty boxes."""
-        low, high = np.asarray(self.low, dtype=np.float64), np.asarray(self.high, dtype=np.float64)
+        try:
+            low, high = np.asarray(self.low, dtype=np.float64), np.asarray(self.high, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"a box needs limits that are numbers or arrays of them; got low={self.low!r}, high={self.high!r}"
+            ) from error
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise InputError(f"a box needs finite limits; got low={self.low!r}, high={self.high!r}")
         try:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trustbound.errors import InputError
+
 
 def _signed(constant: int) -> int:
     return constant - (1 << 64) if constant >= 1 << 63 else constant
@@ -44,6 +46,10 @@ def new_key(generator: torch.Generator | None) -> int:
     """
     if generator is None:
         return 0
+    if not isinstance(generator, torch.Generator):
+        raise InputError(
+            f"`generator` must be a torch.Generator, e.g. torch.Generator().manual_seed(0), or None; got {generator!r}"
+        )
     return int(torch.randint(0, 2**63 - 1, (), generator=generator, device=generator.device))
 
 

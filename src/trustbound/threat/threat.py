@@ -43,6 +43,19 @@ class Threat:
     goal: Goal = field(default_factory=Misclassify)
     access: Access = Access.GRADIENTS
 
+    def __post_init__(self) -> None:
+        """Refuse parts of another kind: text is read by `parse`."""
+        for name, wanted, fits in (
+            ("allowed", "a set of perturbations, e.g. NormBall('linf', 0.1)", hasattr(self.allowed, "around")),
+            ("goal", "a goal, e.g. Target(3)", hasattr(self.goal, "margin") and not isinstance(self.goal, type)),
+            ("access", "a level of Access, e.g. Access.SCORES", isinstance(self.access, Access)),
+        ):
+            if not fits:
+                raise InputError(
+                    f"`{name}` of a Threat must be {wanted}; got {getattr(self, name)!r}. Text is read by "
+                    "Threat.parse('linf:8/255;goal=target:3;access=scores')."
+                )
+
     def __str__(self) -> str:
         named = (
             self.goal if type(self.goal).__str__ is not object.__str__ or is_dataclass(self.goal) else self.goal.name

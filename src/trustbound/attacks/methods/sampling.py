@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -104,6 +105,16 @@ class GridSearch:
     steps: int = 775
     values: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what is no list of counts."""
+        if self.values is None:
+            return
+        if isinstance(self.values, str) or not isinstance(self.values, Sequence):
+            raise InputError(
+                f"`values` must be one whole number for each parameter of the set, e.g. (31, 5, 5); got {self.values!r}"
+            )
+        object.__setattr__(self, "values", tuple(whole("values", value) for value in self.values))
+
     def prepare(self, problem: Problem) -> GridMemory:
         """Lay the grid out."""
         ours = problem.neighbourhood
@@ -131,7 +142,7 @@ class GridSearch:
             return (max(1, math.floor(self.steps ** (1.0 / parameters) + 1e-9)),) * parameters
         if len(self.values) != parameters:
             raise InputError(f"`values` must hold one number for each of {parameters} parameters; got {self.values}")
-        made = math.prod(whole("values", value) for value in self.values)
+        made = math.prod(self.values)
         if made > self.steps:
             raise InputError(f"`values` must make at most `steps` points, {self.steps}; {self.values} make {made}")
         return self.values

@@ -12,6 +12,7 @@ from torch import Tensor
 from trustbound.attacks.methods.exchanges import carried, filled, rearranged, turned
 from trustbound.attacks.methods.patches import grid, layout, patterns, tiled, window_size, windows
 from trustbound.attacks.problem import Problem, State
+from trustbound.errors import InputError
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 from trustbound.threat.sets.linf import LinfNeighbourhood
@@ -110,6 +111,11 @@ class Square:
     steps: int = 5000
     restarts: int = 1
     share: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if self.share is not None and not 0.0 < self.share <= 1.0:
+            raise InputError(f"`share` must lie in (0, 1], or be None; got {self.share!r}")
 
     def init(self, problem: Problem) -> SquareState:
         """Vertical stripes (linf) or a grid of patterns (l2, l1); evaluated by the first step."""

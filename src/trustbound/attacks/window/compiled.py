@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,17 @@ class CompiledGradients:
             return slope, outputs, losses
 
         return cast(GradientFunction, torch.compile(gradient, dynamic=False, backend=_backend()))
+
+
+_PROGRAMS: WeakKeyDictionary[nn.Module, dict[int, CompiledGradients]] = WeakKeyDictionary()
+
+
+def programs(model: nn.Module, rows: int) -> CompiledGradients:
+    """The model's compiled gradient functions, kept as long as the model lives."""
+    kept = _PROGRAMS.setdefault(model, {})
+    if rows not in kept:
+        kept[rows] = CompiledGradients(model, rows)
+    return kept[rows]
 
 
 def _backend() -> Any:

@@ -1,7 +1,8 @@
-"""Models that a Python function makes: in a file, or in an installed package."""
+"""Models that a Python function makes, or that stand in a module: in a file, or in an installed package."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -25,9 +26,12 @@ def from_file(
 ) -> nn.Module:
     """Execute a Python file and call one of its functions; its folder can be imported from meanwhile.
 
-    A function of one argument is not called: it is the model, a predictor that shows `shows`.
+    A function of one argument is not called: it is the model, a predictor that shows `shows`; so is a module or a
+    fitted classifier of that name.
     """
-    name = f"trustbound_model_{path.stem}_{abs(hash(path.resolve()))}"
+    # The same in every process: objects of the file's classes are told apart by it.
+    place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    name = f"trustbound_model_{path.stem}_{place}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise InputError(f"a factory lives in a .py file; got {str(path)!r}")
@@ -54,7 +58,7 @@ def from_package(
     shows: str | None = None,
     classes: int | None = None,
 ) -> nn.Module:
-    """Import a module and call one of its functions, or take one of one argument as it is."""
+    """Import a module and call one of its functions, or take as it is what is a model already."""
     try:
         module = importlib.import_module(package)
     except ImportError as error:
@@ -73,8 +77,19 @@ def from_package(
 
 
 def _call(function: Any, spec: str, arguments: Mapping[str, Any], shows: str | None, classes: int | None) -> nn.Module:
+    if function is None:
+        raise InputError(f"{spec} must name a function that returns a module, or a model; there is none of that name")
+    if (standing := _standing(function, shows, classes)) is not None:
+        if arguments:
+            raise InputError(
+                f"{spec} is a model already and takes no arguments; got {dict(arguments)}. Leave them out."
+            )
+        return standing
     if not callable(function):
-        raise InputError(f"{spec} must name a function that returns a module; there is none of that name")
+        raise InputError(
+            f"{spec} must name a function that returns a module, or a model: a torch.nn.Module, or a fitted classifier "
+            f"with predict_proba or predict; it is a {type(function).__name__}"
+        )
     if not arguments and _takes_arrays(function):
         return Predictor(function, shows=shows or "scores", classes=classes)
     try:
@@ -87,12 +102,19 @@ def _call(function: Any, spec: str, arguments: Mapping[str, Any], shows: str | N
         ) from error
     if isinstance(made, nn.Module):
         return made
-    if (found := from_estimator(made)) is None:
+    if (found := from_estimator(made, shows, classes)) is None:
         raise InputError(
             f"{spec} must return a torch.nn.Module or a fitted classifier with predict_proba or predict; got "
             f"{type(made).__name__}. A function that takes arrays itself has one argument without a default."
         )
     return found
+
+
+def _standing(target: Any, shows: str | None, classes: int | None) -> nn.Module | None:
+    """What is a model as it stands; None for what is to be called."""
+    if isinstance(target, nn.Module):
+        return target
+    return None if inspect.isroutine(target) else from_estimator(target, shows, classes)
 
 
 def _takes_arrays(function: Any) -> bool:

@@ -48,11 +48,12 @@ def save_model(
     """
     from safetensors.torch import save_file
 
+    if not isinstance(path, str | os.PathLike) or not isinstance(model, nn.Module):
+        raise InputError(f"save_model takes a model and a path; got {type(model).__name__} and {path!r}")
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"a model is saved as .safetensors; got {str(path)!r}")
     module = model.module if isinstance(model, Model) else model
-    assert isinstance(module, nn.Module)
     notes: dict[str, Any] = {
         "format": FORMAT,
         "architecture": architecture or getattr(module, "architecture", None),
