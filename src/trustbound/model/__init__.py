@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trustbound.model.adaptation import Adaptation
+    from trustbound.model.defences import Adaptation
     from trustbound.model.files.save import save_model
     from trustbound.model.load import load_model
     from trustbound.model.wrapping import Model
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Adaptation", "Model", "build", "load_model", "save_model"]
 
 _HOMES = {
-    "Adaptation": "adaptation",
+    "Adaptation": "defences",
     "Model": "wrapping",
     "build": "zoo.build",
     "load_model": "load",

@@ -14,7 +14,7 @@ from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State
 from trustbound.attacks.window.detector import verdicts
 from trustbound.audits.checks.context import Before
-from trustbound.model.adaptation import Adaptation
+from trustbound.model.defences import Adaptation
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Objective, Threat
