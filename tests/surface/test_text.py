@@ -87,7 +87,8 @@ def texts():
 
 
 #: Written in parts, so that this file does not find itself.
-_PLACES = [r"(?<!\w)/wo" + "rk/", r"(?<!\w)/ho" + r"me/\w+/", "file://" + "/", r"\.int" + r"ernal\b", "local" + r"host:\d"]
+_PLACES = [r"(?<!\w)/wo" + "rk/", r"(?<!\w)/ho" + r"me/\w+/", "file://" + "/", r"\.int" + r"ernal\b"]
+_PLACES += ["local" + r"host:\d"]
 MACHINES = re.compile("|".join(_PLACES))
 TALK = re.compile(
     r"\b(" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "as an A" + "I", "Chat" + "GPT", "Clau" + "de"]) + r")\b"
