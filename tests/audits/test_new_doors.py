@@ -357,7 +357,7 @@ def test_the_values_of_a_grid_are_counts(values):
         (lambda net, data: tb.wrap(net, output=3.5), "`output` must be a position"),
         (lambda net, data: tb.Adaptation(draws="x"), "`draws` must be a whole number"),
         (lambda net, data: tb.Adaptation(detector=3), "`detector` must be a function"),
-        (lambda net, data: tb.Box("a", "b"), "a box needs limits that are numbers"),
+        (lambda net, data: tb.Box("a", "b"), "a box is a pair of limits"),
         (lambda net, data: tb.load_data(3), "data must be a name"),
         (lambda net, data: tb.load_data("digits", limit="x"), "`limit` must be a whole number"),
         (lambda net, data: tb.save_model(net, 3), "save_model takes a model and a path"),

@@ -58,6 +58,7 @@ UNITS = {
     "decisions": attack("hopskipjump", {"steps": 2, "draws": 10, "tries": 20}, "linf:0.1;access=decisions"),
     "draws": attack("random", {"steps": 5}, "brightness:0.3"),
     "refused": attack("pgd", {"steps": 2}, "linf:0.1;access=scores"),
+    "shared": unit("fit", method="uap", params={"passes": 2}, threat="linf:0.1"),
     "interval": unit("proof", method="interval", threat="linf:0.1"),
     "crown": unit("proof", method="crown", threat="l2:0.4"),
     "no proof": unit("proof", method="crown", threat="brightness:0.3"),

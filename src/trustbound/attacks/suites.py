@@ -204,6 +204,10 @@ _ROUNDS = {
 }
 
 
+#: What is fitted once, to half of the examples, and scored on all.
+_SHARED = {"thorough": ("uap",)}
+
+
 def _jumps(**numbers: Any) -> Stage:
     """By decisions alone."""
     return Stage(name="hopskipjump", attack="hopskipjump", numbers={"seeks": "any", **numbers})
@@ -251,6 +255,22 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
             f"no attack of the budget {budget!r} serves {threat}; `trustbound list attacks` shows what each needs"
         )
     return kept
+
+
+def shared_attacks(budget: str, threat: Threat) -> tuple[str, ...]:
+    """The attacks of a budget that fit one perturbation for all inputs, by their names.
+
+    >>> shared_attacks("thorough", Threat.parse("l2:0.5")), shared_attacks("thorough", Threat.parse("l1:3"))
+    (('uap',), ())
+    """
+    rows = [ATTACKS.find(name) for name in _SHARED.get(budget, ())]
+    return tuple(
+        row.name
+        for row in rows
+        if row.serves(threat.allowed)
+        and threat.access >= Access[row.needs.upper()]
+        and (not row.goals or threat.goal.name in row.goals)
+    )
 
 
 def _with_own(stages: tuple[Stage, ...], own: tuple[Stage, ...]) -> tuple[Stage, ...]:

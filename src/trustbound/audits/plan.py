@@ -12,11 +12,13 @@ import torch
 from trustbound.attacks import build
 from trustbound.attacks.methods.margin_pgd import VARIED
 from trustbound.attacks.oracle import default_batch_size, price_of
-from trustbound.attacks.suites import Rounds, rounds, suite
+from trustbound.attacks.registry import ATTACKS
+from trustbound.attacks.suites import Rounds, rounds, shared_attacks, suite
 from trustbound.audits.parts.bracket import TRIAL
+from trustbound.audits.parts.context import UNIT
 from trustbound.audits.parts.curve import POINTS, curve_count, drawable
 from trustbound.audits.parts.distances import SEEKING, STEPS
-from trustbound.audits.parts.pricing import at_most, price
+from trustbound.audits.parts.pricing import CHECKS, at_most, price
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
@@ -140,7 +142,8 @@ def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
             continue
         likely = min(1.0, (chosen + control) / examples)
         lines.append(replace(_line(threat, stage.name, name, numbers, examples), likely=likely))
-    return lines + _round_lines(threat, rounds(budget, threat), examples, lines)
+    lines += _round_lines(threat, rounds(budget, threat), examples, lines)
+    return lines + [line for name in shared_attacks(budget, threat) for line in _shared_lines(threat, name, examples)]
 
 
 def _round_lines(threat: Threat, further: Rounds, examples: int, before: Sequence[Line]) -> list[Line]:
@@ -169,6 +172,25 @@ def _round_lines(threat: Threat, further: Rounds, examples: int, before: Sequenc
             backwards=most - forwards,
             likely=likely / most,
         )
+    ]
+
+
+def _shared_lines(threat: Threat, name: str, examples: int) -> list[Line]:
+    """A perturbation fitted to half of the examples, in as many passes as it may take, and scored on all."""
+    method = ATTACKS.build(name)
+    fitted = min(examples // 2, UNIT)
+    forwards, backwards = (fitted * method.passes * each for each in method.dearest)
+    scored = examples * (1 + CHECKS)
+    return [
+        Line(
+            threat=str(threat),
+            stage=f"{name}-fit",
+            attack=name,
+            examples=fitted,
+            forwards=forwards + fitted,
+            backwards=backwards,
+        ),
+        Line(threat=str(threat), stage=name, attack=name, examples=examples, forwards=scored, backwards=0),
     ]
 
 

@@ -42,6 +42,7 @@ from trustbound.record.audit import (
     DataFacts,
     ExampleRow,
     Exhibit,
+    SharedFacts,
     StepFacts,
 )
 from trustbound.record.disk.atomic import write_atomically
@@ -145,6 +146,7 @@ class _Answer:
     doubt: Assessment | None
     examples: list[ExampleRow]
     gallery: list[Exhibit]
+    shared: list[SharedFacts]
     checks: tuple[Check, ...]
     unsound: list[int]
 
@@ -190,6 +192,7 @@ def _audit(
         doubts={threat: answer.doubt for threat, answer in answers.items() if answer.doubt is not None},
         checks=checks,
         gallery=tuple(shown for answer in told for shown in answer.gallery),
+        shared=tuple(facts for answer in told for facts in answer.shared),
         examples=tuple(row for answer in told for row in answer.examples),
         cost=store.cost(),
         backward_cost=price,
@@ -222,6 +225,7 @@ def _answer(
     drawn = curve(context, threat, ledger, curve_examples, smooth=search.smooth)
     logits = attacked_logits(context, threat, ledger, clean)
     found = witnesses(context, threat, ledger)
+    pictures |= {f"shared/{facts.key}": one.float().cpu().contiguous() for facts, one in search.shared}
     return _Answer(
         bracket=search.bracket(),
         steps=search.facts,
@@ -229,6 +233,7 @@ def _answer(
         doubt=doubt(context, clean, logits),
         examples=example_rows(context, threat, ledger, clean, logits),
         gallery=exhibits(context, threat, ledger, clean, logits, found, pictures),
+        shared=[facts for facts, _ in search.shared],
         checks=after_search(context, threat, ledger, clean, search.facts, found, untouched),
         unsound=ledger.conflicts(),
     )

@@ -118,6 +118,29 @@ class StepFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SharedFacts:
+    """One perturbation for all inputs, fitted to some of the examples that were answered rightly, scored on all.
+
+    Parameters
+        fitted, fooled_fitted       examples it was fitted to, and how many of them it breaks.
+        held_out, fooled_held_out   the others, which it never saw, and how many of them it breaks.
+        size        of the perturbation itself, in the set's unit.
+        cost        of fitting and scoring together.
+        key         its array (*F) lies in `gallery.safetensors` as `shared/KEY`.
+    """
+
+    threat: str
+    method: str
+    size: float
+    fitted: int
+    fooled_fitted: int
+    held_out: int
+    fooled_held_out: int
+    cost: Cost = field(default_factory=Cost)
+    key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Curve:
     """Security curve: both bounds at every epsilon at once, on `n` examples.
 
@@ -236,6 +259,7 @@ class AuditRecord:
     verdict: str = ""
     misses: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
+    shared: tuple[SharedFacts, ...] = ()
     schema: int = RECORD_SCHEMA
 
     @property

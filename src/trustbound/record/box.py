@@ -36,7 +36,7 @@ class Box:
             low, high = np.asarray(self.low, dtype=np.float64), np.asarray(self.high, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"a box needs limits that are numbers or arrays of them; got low={self.low!r}, high={self.high!r}"
+                f"a box is a pair of limits (low, high), each a number or an array; got {(self.low, self.high)!r}"
             ) from error
         if not (np.isfinite(low).all() and np.isfinite(high).all()):
             raise InputError(f"a box needs finite limits; got low={self.low!r}, high={self.high!r}")

@@ -26,6 +26,7 @@ from trustbound.report.sections.doubt import doubt_section, reliability_section,
 from trustbound.report.sections.gallery import gallery_section
 from trustbound.report.sections.health import check_value, checks_section, reproduce_section
 from trustbound.report.sections.search import cost_section, curve_section, waterfall_section
+from trustbound.report.sections.shared import shared_section
 from trustbound.report.verdict import judge
 from trustbound.report.wording import legible, noun
 
@@ -85,6 +86,7 @@ def sections(record: AuditRecord, gallery: Mapping[str, Array] | None = None) ->
         errors_section(record),
         curve_section(record),
         waterfall_section(record),
+        *((shared_section(record, gallery),) if record.shared else ()),
         gallery_section(record, gallery),
         reliability_section(record),
         risk_section(record),

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
-from trustbound.attacks.suites import Stage, rounds, suite
+from trustbound.attacks.suites import Stage, rounds, shared_attacks, suite
 from trustbound.audits.parts.clean import logit_unit
 from trustbound.audits.parts.context import Context
 from trustbound.audits.parts.ledger import Ledger, Round, step_facts
 from trustbound.audits.parts.proving import certifiers
 from trustbound.audits.parts.rounds import until_dry
+from trustbound.audits.parts.sharing import Sharing
 from trustbound.audits.parts.sides import sees_gradients, sides
 from trustbound.audits.work.attack import REFUSED
 from trustbound.audits.work.unit import UnitResult, WorkUnit
-from trustbound.record.audit import UNCONCERNED, Bracket, StepFacts
+from trustbound.record.audit import UNCONCERNED, Bracket, SharedFacts, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
@@ -49,6 +50,8 @@ class Search:
     facts: list[StepFacts]
     #: Whether the smooth backward pass was the better one, as a trial on a sample found.
     smooth: bool = False
+    #: Perturbations that all inputs share, and what they came to.
+    shared: list[tuple[SharedFacts, Tensor]] = field(default_factory=list)
     _left_out: str = ""
     _provers: list[str] = field(default_factory=list)
 
@@ -73,6 +76,8 @@ class Search:
         until_dry(self, rounds(self.context.budget, self.threat))
         for name in provers[1:]:
             self._prove(name)
+        for name in shared_attacks(self.context.budget, self.threat):
+            self._share(Sharing(self.context, self.threat, name))
         for stage in stages:
             if stage.control:
                 self._attack(stage, torch.zeros(0, dtype=torch.int64))
@@ -211,6 +216,21 @@ class Search:
         self.facts.append(
             step_facts(str(self.threat), name, kind, method, rows, first, cost, control=control, note=note)
         )
+
+    def _share(self, sharing: Sharing) -> None:
+        """One perturbation, fitted to half of the examples asked about and scored on all, whatever is known of them."""
+        asked = self._asked()
+        fitted, held = sharing.halves(asked)
+        if not len(fitted):
+            return
+        self._note(sharing.fitting, "attack", sharing.method, sharing.fit(fitted), 0)
+        perturbation = sharing.perturbation()
+        if perturbation is None:
+            return
+        rows = sharing.score(perturbation, asked)
+        self._note(sharing.scoring, "attack", sharing.method, rows, 0)
+        key = f"{self.threat}/{sharing.method}"
+        self.shared.append((sharing.facts(perturbation, fitted, held, rows, key), perturbation))
 
     def _prove(self, name: str) -> None:
         """One certifier on what is open and on the whole control group."""

@@ -81,7 +81,7 @@ def exhibits(
     chosen += [place for place in ranked if place not in set(chosen)]
     exhibits = []
     for place in chosen[:EXHIBITS]:
-        key = f"{len(pictures) // 2:03d}"
+        key = f"{sum(name.startswith('clean/') for name in pictures):03d}"
         pictures[f"clean/{key}"] = context.data.batch([place])[0].float().contiguous()
         pictures[f"adversarial/{key}"] = found[place].float().cpu().contiguous()
         exhibits.append(

@@ -35,13 +35,14 @@ def attack(unit: WorkUnit, subject: Subject) -> UnitResult:
     An attack that this model cannot serve is a finding, not a failure: an event that begins with `REFUSED`.
     """
     try:
-        return _attacked(from_document(ATTACKS.load(unit.method), unit.params), unit, subject)
+        return attacked(from_document(ATTACKS.load(unit.method), unit.params), unit, subject)
     except (UnsupportedError, ModelError) as error:
         rows = [EvidenceRow(position=position, found=False) for position in unit.positions]
         return UnitResult(rows=rows, cost=Cost(), events=(f"{REFUSED}{error}",))
 
 
-def _attacked(attack: Attack, unit: WorkUnit, subject: Subject) -> UnitResult:
+def attacked(attack: Attack, unit: WorkUnit, subject: Subject) -> UnitResult:
+    """What an attack breaks of a unit's examples, each success measured again."""
     model, rows = subject.model, unit.rows
     inputs, labels = subject.inputs(rows), subject.labels(rows)
     threat, sizes = subject.threats[unit.threat], None

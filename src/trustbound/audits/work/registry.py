@@ -22,6 +22,7 @@ KINDS = Registry(
     "a kind of work",
     KindRow("clean", _ROOM + "clean:clean", "what the model says without an attack"),
     KindRow("attack", _ROOM + "attack:attack", "one attack, each success measured again"),
+    KindRow("fit", _ROOM + "shared:fit", "one perturbation fitted to all examples of the unit"),
     KindRow("proof", _ROOM + "proof:proof", "one certifier at the threat's epsilon"),
     KindRow("radius", _ROOM + "proof:radius", "the largest radius that one certifier proves, by bisection"),
 )

@@ -134,7 +134,7 @@ def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) ->
     height, width = before.shape[-2:]
     panes = tuple(
         Pane(
-            png=_png(values),
+            png=png(values),
             width=width,
             height=height,
             alternative=f"{caption} of example {exhibit.index}: {detail}",
@@ -199,7 +199,7 @@ def _table(record: AuditRecord, exhibits: list[Exhibit]) -> Table:
     )
 
 
-def _png(values: Array) -> str:
+def png(values: Array) -> str:
     """An array (H, W), (1, H, W) or (3, H, W) with values in [0, 1] as PNG, in base64."""
     levels = np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
     if levels.ndim == 3:

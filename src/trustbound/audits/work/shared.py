@@ -1,0 +1,49 @@
+"""One perturbation fitted to the examples of one unit."""
+
+from __future__ import annotations
+
+import torch
+
+from trustbound.attacks.registry import ATTACKS
+from trustbound.attacks.shared import fitting
+from trustbound.audits.work.attack import REFUSED
+from trustbound.audits.work.subject import Subject
+from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.errors import ModelError, UnsupportedError
+from trustbound.record.cost import Cost
+from trustbound.record.store import EvidenceRow
+from trustbound.threat import Random
+
+
+def fit(unit: WorkUnit, subject: Subject) -> UnitResult:
+    """Fit to examples that are all correctly classified; none of them counts as broken yet.
+
+    An attack that this model cannot serve is a finding, not a failure, and leaves no perturbation.
+    """
+    rows, threat = unit.rows, subject.threats[unit.threat]
+    inputs, labels = subject.inputs(rows), subject.labels(rows)
+    try:
+        with subject.oracle(unit, access=threat.access, silenced=inputs) as oracle:
+            found = fitting.fit(
+                unit.method,
+                ATTACKS.build(unit.method, **unit.params),
+                oracle,
+                threat.allowed.around(inputs, subject.model.box),
+                threat.goal.bind(labels, unit.classes),
+                Random(unit.key, subject.ids(rows).to(inputs.device)).stream(unit.step),
+                torch.zeros_like(labels, dtype=torch.bool),
+                threat,
+            )
+    except (UnsupportedError, ModelError) as error:
+        kept = [EvidenceRow(position=position, found=False) for position in unit.positions]
+        return UnitResult(rows=kept, cost=Cost(), events=(f"{REFUSED}{error}",))
+    counts = zip(unit.positions, found.forwards.tolist(), found.backwards.tolist(), found.queries.tolist(), strict=True)
+    return UnitResult(
+        rows=[
+            EvidenceRow(position=position, found=False, forwards=forwards, backwards=backwards, queries=queries)
+            for position, forwards, backwards, queries in counts
+        ],
+        cost=found.cost,
+        tensors={"position": rows, "perturbation": found.perturbation.unsqueeze(0)},
+        events=found.events,
+    )
