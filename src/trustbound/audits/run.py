@@ -197,7 +197,7 @@ def _audit(
         cost=store.cost(),
         backward_cost=price,
         exit_code=3 if unsound or any(check.verdict == "FAIL" and check.severity == "error" for check in checks) else 0,
-        events=(*store.events(), f"wall clock {time.perf_counter() - started:.1f} s"),
+        events=(*dict.fromkeys(store.events()), f"wall clock {time.perf_counter() - started:.1f} s"),
     )
     if keep:
         _write(store.run, record, pictures)

@@ -9,7 +9,10 @@ from trustbound.registry import Registry
 
 @dataclass(frozen=True, kw_only=True)
 class CertifierRow:
-    """One certifier: its name, where its class is, one line about it, and what it serves."""
+    """One certifier: its name, where its class is, one line about it, and what it serves.
+
+    quadratic   its time grows with the square of the network's activations.
+    """
 
     name: str
     target: str
@@ -17,6 +20,7 @@ class CertifierRow:
     norms: tuple[str, ...]
     deterministic: bool
     paper: str
+    quadratic: bool = False
 
 
 CERTIFIERS = Registry(
@@ -44,5 +48,6 @@ CERTIFIERS = Registry(
         norms=("linf", "l2", "l1"),
         deterministic=True,
         paper="Zhang et al. 2018, arXiv:1811.00866",
+        quadratic=True,
     ),
 )

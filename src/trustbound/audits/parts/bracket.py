@@ -22,7 +22,7 @@ from trustbound.attacks.suites import Stage, rounds, shared_attacks, suite
 from trustbound.audits.parts.clean import logit_unit
 from trustbound.audits.parts.context import Context
 from trustbound.audits.parts.ledger import Ledger, Round, step_facts
-from trustbound.audits.parts.proving import certifiers
+from trustbound.audits.parts.proving import at_once, certifiers
 from trustbound.audits.parts.rounds import until_dry
 from trustbound.audits.parts.sharing import Sharing
 from trustbound.audits.parts.sides import sees_gradients, sides
@@ -239,7 +239,8 @@ class Search:
         if not len(positions):
             return
         step = f"{self.threat}/proof-{name}"
-        rows = self.context.run(step, "proof", positions, method=name, threat=self.threat)
+        few = at_once(self.context, name)
+        rows = self.context.run(step, "proof", positions, method=name, threat=self.threat, examples=few)
         first = self.ledger.proved(step, rows)
         cost = self.context.store.cost(step)
         self.facts.append(step_facts(str(self.threat), f"proof-{name}", "proof", name, rows, first, cost))

@@ -107,12 +107,14 @@ class Context:
         threat: Threat | None = None,
         sizes: Tensor | None = None,
         logit_unit: float = 1.0,
+        examples: int = UNIT,
     ) -> list[EvidenceRow]:
         """Run a step on examples, unit by unit; what is finished already is read back.
 
         Parameters
             kind            of work, a row of `work/registry.py`.
             sizes           (N,) by position, in place of the threat's epsilon.
+            examples        of a unit at most.
 
         The others are those of a `WorkUnit`.
         """
@@ -125,15 +127,15 @@ class Context:
                 sizes=() if sizes is None else tuple(sizes[unit.rows].tolist()),
                 logit_unit=logit_unit,
             )
-            for unit in self._units(step, kind, positions)
+            for unit in self._units(step, kind, positions, min(examples, UNIT))
         ]
         return self._finished(step, units, lambda unit: execute(unit, self.subject))
 
     def here(self, step: str, positions: Tensor, work: Callable[[WorkUnit], UnitResult]) -> list[EvidenceRow]:
         """Run a step that needs what the run directory holds."""
-        return self._finished(step, self._units(step, "here", positions), work)
+        return self._finished(step, self._units(step, "here", positions, UNIT), work)
 
-    def _units(self, step: str, kind: str, positions: Tensor) -> list[WorkUnit]:
+    def _units(self, step: str, kind: str, positions: Tensor, examples: int) -> list[WorkUnit]:
         return [
             WorkUnit(
                 step=step,
@@ -144,20 +146,24 @@ class Context:
                 classes=self.classes,
                 batch_size=self.batch_size,
             )
-            for shard, rows in enumerate(positions.split(UNIT) if len(positions) else ())
+            for shard, rows in enumerate(positions.split(examples) if len(positions) else ())
         ]
 
     def _finished(
         self, step: str, units: Sequence[WorkUnit], work: Callable[[WorkUnit], UnitResult]
     ) -> list[EvidenceRow]:
-        """The evidence of a step once all of its units are kept."""
+        """The evidence of a step once all of its units are kept.
+
+        What is finished goes by examples: units of a run that an earlier version began held more of them.
+        """
         if not units:
             return []
-        finished = self.store.done(step)
+        finished = {row.position for row in self.store.rows(step)}
         self.progress.begin(step, sum(len(unit.positions) for unit in units))
         for unit in units:
-            if unit.shard not in finished:
-                self._keep(unit, work(unit))
+            left = unit.without(finished)
+            if left.positions:
+                self._keep(left, work(left))
             self.progress.advance(len(unit.positions))
         return self.store.rows(step)
 

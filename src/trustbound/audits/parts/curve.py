@@ -16,7 +16,7 @@ from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.parts.context import Context
 from trustbound.audits.parts.distances import Distances
 from trustbound.audits.parts.ledger import Ledger
-from trustbound.audits.parts.proving import certifiers
+from trustbound.audits.parts.proving import ROUNDS, at_once, certifiers
 from trustbound.errors import InputError
 from trustbound.record.audit import Curve
 from trustbound.record.interval import binomial_interval
@@ -115,7 +115,8 @@ def _radii(
         return {}, left_out
     step = f"{threat}/curve-proof"
     sizes = torch.full((len(context.data),), cap, dtype=torch.float64)
-    rows = context.run(step, "radius", places, method=provers[-1], threat=threat, sizes=sizes)
+    few = at_once(context, provers[-1], rounds=ROUNDS)
+    rows = context.run(step, "radius", places, method=provers[-1], threat=threat, sizes=sizes, examples=few)
     proven = [
         EvidenceRow(position=row.position, found=True)
         for row in rows

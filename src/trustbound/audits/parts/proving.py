@@ -1,14 +1,19 @@
-"""Which certifiers can serve an audit."""
+"""Which certifiers can serve an audit, and on how many examples at a time."""
 
 from __future__ import annotations
 
-from trustbound.audits.parts.context import Context
+from trustbound.audits.parts.context import UNIT, Context
+from trustbound.certificates.graph import Graph
 from trustbound.certificates.graph.operations import Activation, MaxPool
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.threat import Misclassify, Target, Threat
 
 #: ReLU-like units up to which backward bounds are worth their memory and time, by budget.
 ACTIVATIONS = {"quick": 8_000, "standard": 40_000, "thorough": 400_000, "autoattack": 40_000}
+
+#: Examples × squared activations of a work unit that goes back from each of them: about ten seconds on one core. A
+#: bisection of radii asks some sixteen times.
+AT_ONCE, ROUNDS = 1 << 32, 16
 
 
 def certifiers(context: Context, threat: Threat) -> tuple[list[str], str]:
@@ -20,14 +25,31 @@ def certifiers(context: Context, threat: Threat) -> tuple[list[str], str]:
         return [], f"no proof: the goal {threat.goal} has no certifier yet"
     kept: list[str] = []
     left: list[str] = []
-    units = sum(step.features for step in graph.operations if isinstance(step, Activation | MaxPool))
+    units = activations(graph)
     for row in CERTIFIERS:
         if threat.allowed.norm not in row.norms:
             continue
-        if row.name == "crown" and units > ACTIVATIONS[context.budget]:
-            left.append(f"crown left out: {units} activations exceed {ACTIVATIONS[context.budget]} of this budget")
+        if row.quadratic and units > ACTIVATIONS[context.budget]:
+            left.append(f"{row.name} left out: {units} activations exceed {ACTIVATIONS[context.budget]} of this budget")
             continue
         kept.append(row.name)
     if not kept and not left:
         left.append(f"no proof: no certifier serves {threat.allowed.name}")
     return kept, "; ".join(left)
+
+
+def activations(graph: Graph) -> int:
+    """ReLU-like units of an example, each of which a backward bound may have to ask about."""
+    return sum(step.features for step in graph.operations if isinstance(step, Activation | MaxPool))
+
+
+def at_once(context: Context, method: str, *, rounds: int = 1) -> int:
+    """Examples of a unit of proofs: few enough that a unit that is killed costs seconds, many where they are cheap.
+
+    Parameters
+        rounds      how often each example is asked about.
+    """
+    graph = context.subject.readable.graph
+    if graph is None or not CERTIFIERS.find(method).quadratic:
+        return UNIT
+    return max(1, min(UNIT, AT_ONCE // (rounds * max(1, activations(graph)) ** 2)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,18 @@ class WorkUnit:
     def rows(self) -> Tensor:
         """The positions as a tensor."""
         return torch.tensor(self.positions, dtype=torch.int64)
+
+    def without(self, finished: Collection[int]) -> WorkUnit:
+        """The same about those of its examples that are not finished.
+
+        >>> WorkUnit(step="clean", shard=0, kind="clean", positions=(4, 5), key=7).without({4}).positions
+        (5,)
+        """
+        kept = [at for at, position in enumerate(self.positions) if position not in finished]
+        if len(kept) == len(self.positions):
+            return self
+        sizes = tuple(self.sizes[at] for at in kept) if self.sizes else ()
+        return replace(self, positions=tuple(self.positions[at] for at in kept), sizes=sizes)
 
     def seed(self, purpose: str = "") -> int:
         """Seed for a model that draws random numbers itself: fixed for a unit, different between units."""
