@@ -6,6 +6,7 @@ TrustboundError
 │   └── BackwardError           … in its backward pass alone: it can be asked, but not for gradients
 ├── UnsupportedError            a sound request that this method cannot serve (named layer, norm, access)
 ├── MissingDependencyError      an optional package is needed: the message names the extra to install
+├── EngineError                 work cannot be carried out where it was to be: workers die, no cluster answers
 ├── RecordError                 a run directory cannot be read, written or continued
 └── UnsoundError                a certified point was broken: a defect of trustbound, never of the user
 """
@@ -33,6 +34,10 @@ class BackwardError(ModelError, UnsupportedError):
 
 class MissingDependencyError(TrustboundError, ImportError):
     """An optional dependency is not installed."""
+
+
+class EngineError(TrustboundError, RuntimeError):
+    """Work cannot be carried out where it was to be: no cluster answers, or workers die of it."""
 
 
 class RecordError(TrustboundError):

@@ -18,7 +18,7 @@ import traceback
 
 def watched(log):
     """Note in the log whatever an audit begins and keeps."""
-    from trustbound.audits.parts import context
+    from trustbound.audits import run
     from trustbound.record.store import Store
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -26,7 +26,7 @@ def watched(log):
     def note(*words):
         os.write(handle, (json.dumps(words) + "\n").encode())
 
-    execute, commit, fact = context.execute, Store.commit, Store.fact
+    execute, commit, fact = run.execute, Store.commit, Store.fact
 
     def executing(unit, subject):
         note("begin", unit.step, unit.shard)
@@ -47,7 +47,7 @@ def watched(log):
             note("kept", f"fact {name}", 0)
         return value
 
-    context.execute, Store.commit, Store.fact = executing, committing, asking
+    run.execute, Store.commit, Store.fact = executing, committing, asking
     note("process", "", os.getpid())
 
 

@@ -9,7 +9,6 @@ import torch
 
 import trustbound as tb
 from trustbound.audits.parts import proving
-from trustbound.audits.parts.context import UNIT
 from trustbound.audits.work.execute import execute
 from trustbound.audits.work.subject import Subject
 from trustbound.model.dyadic import dyadic_network
@@ -75,7 +74,7 @@ def test_a_larger_unit_of_an_earlier_version_is_gone_on_with(exact, tmp_path, mo
         asked.append((unit.step, *unit.positions))
         return execute(unit, subject)
 
-    monkeypatch.setattr("trustbound.audits.parts.context.execute", watched)
+    monkeypatch.setattr("trustbound.audits.run.execute", watched)
     small(monkeypatch, 64)
     record = audit(exact, run)
     assert asked == [(step, *places[first:last]) for first, last in ((5, 8), (8, 12), (12, 16), (16, 20))]
@@ -86,15 +85,15 @@ def test_a_larger_unit_of_an_earlier_version_is_gone_on_with(exact, tmp_path, mo
 @pytest.mark.parametrize(
     ("method", "activations", "rounds", "examples"),
     [
-        ("crown", 12, 1, UNIT),
+        ("crown", 12, 1, 512),
         ("crown", 4_800, 1, 186),
         ("crown", 4_800, 16, 11),
         ("crown", 80_000, 1, 1),
-        ("interval", 80_000, 1, UNIT),
+        ("interval", 80_000, 1, 512),
     ],
 )
 def test_the_size_of_a_unit_follows_the_cost_of_its_proofs(exact, method, activations, rounds, examples):
     net = torch.nn.Sequential(torch.nn.Linear(2, activations), torch.nn.ReLU(), torch.nn.Linear(activations, 2))
     data = tb.LabelledSet(torch.rand(4, 2), [0, 1, 0, 1])
-    context = SimpleNamespace(subject=Subject(model=tb.wrap(net), data=data, threats={}))
+    context = SimpleNamespace(unit_size=512, subject=Subject(model=tb.wrap(net), data=data, threats={}))
     assert proving.at_once(context, method, rounds=rounds) == examples

@@ -299,7 +299,7 @@ def test_compare_counts_who_gained_what(trustbound, finished, tmp_path):
     assert unpaired["apart"] is False
 
 
-@pytest.mark.parametrize("kind", ["attacks", "certifiers", "checks", "data", "models", "objectives"])
+@pytest.mark.parametrize("kind", ["attacks", "certifiers", "checks", "data", "engines", "models", "objectives"])
 def test_list_shows_every_row(trustbound, kind):
     rows = json.loads(trustbound("list", kind, "--json").out)[kind]
     assert rows

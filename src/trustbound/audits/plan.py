@@ -15,10 +15,10 @@ from trustbound.attacks.oracle import default_batch_size, price_of
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Rounds, rounds, shared_attacks, suite
 from trustbound.audits.parts.bracket import TRIAL
-from trustbound.audits.parts.context import UNIT
 from trustbound.audits.parts.curve import POINTS, curve_count, drawable
 from trustbound.audits.parts.distances import SEEKING, STEPS
 from trustbound.audits.parts.pricing import CHECKS, at_most, price
+from trustbound.audits.parts.sharing import FITTED
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
@@ -178,7 +178,7 @@ def _round_lines(threat: Threat, further: Rounds, examples: int, before: Sequenc
 def _shared_lines(threat: Threat, name: str, examples: int) -> list[Line]:
     """A perturbation fitted to half of the examples, in as many passes as it may take, and scored on all."""
     method = ATTACKS.build(name)
-    fitted = min(examples // 2, UNIT)
+    fitted = min(examples // 2, FITTED)
     forwards, backwards = (fitted * method.passes * each for each in method.dearest)
     scored = examples * (1 + CHECKS)
     return [

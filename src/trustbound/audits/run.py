@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
 from trustbound.audits.parts.bracket import Search
-from trustbound.audits.parts.clean import Clean, backward_cost, clean_pass, logit_unit, same_answers
+from trustbound.audits.parts.clean import STEP, Clean, backward_cost, clean_pass, logit_unit, same_answers
 from trustbound.audits.parts.context import Context, Progress, Silent
 from trustbound.audits.parts.curve import curve, curve_count
 from trustbound.audits.parts.doubting import attacked_logits, doubt, witnesses
@@ -30,8 +30,11 @@ from trustbound.audits.parts.ledger import Ledger
 from trustbound.audits.parts.telling import example_rows, exhibits, model_facts
 from trustbound.audits.request import check_told_apart, described
 from trustbound.audits.work.draws import derived_key, drawn
+from trustbound.audits.work.execute import execute
 from trustbound.audits.work.subject import Subject
 from trustbound.data.labelled import LabelledSet
+from trustbound.engines import started
+from trustbound.engines.registry import ENGINES
 from trustbound.errors import InputError, UnsoundError
 from trustbound.model.wrapping import Model, wrap
 from trustbound.record.audit import (
@@ -64,6 +67,10 @@ def audit(
     curve_examples: int | None = None,
     batch_size: int | None = None,
     training: LabelledSet | None = None,
+    engine: str = "in-process",
+    workers: int | None = None,
+    address: str | None = None,
+    unit_size: int | None = None,
     progress: Progress | None = None,
     command: str | None = None,
 ) -> AuditRecord:
@@ -77,6 +84,9 @@ def audit(
                         nothing.
         curve_examples  examples of the security curve; 100 by default (32 for quick), 0 for none.
         training        the training set, for the overlap check.
+        engine          "in-process", or "ray": work units side by side in `workers` processes of one thread each, on
+                        this machine or on the cluster at `address`. Records have the same bits at equal unit size.
+        unit_size       examples of a work unit, 512 in process and 64 on ray; a run that was begun keeps its own.
 
     Raises      InputError for examples that the model cannot serve and UnsupportedError for a threat that no attack
                 of the budget can serve, both before the search; RecordError for a run directory that cannot be
@@ -98,6 +108,8 @@ def audit(
         )
     if batch_size is not None:
         whole("batch_size", batch_size)
+    if unit_size is not None:
+        whole("unit_size", unit_size)
     if run is not None and not isinstance(run, str | Path):
         raise InputError(f"`run` must be a directory's path, or None; got {run!r}")
     if not isinstance(training, LabelledSet | None):
@@ -106,20 +118,27 @@ def audit(
     asked = _asked(threats, budget)
     if run is not None:
         check_told_apart(model, asked)
-    classes = check_fit(model, data, asked)
+    subject = Subject(model=model, data=data, threats={str(threat): threat for threat in asked})
     count = curve_count(curve_examples, budget, len(data))
     key = derived_key(seed, "audit")
-    request = described(
-        model, data, asked, budget=budget, seed=seed, curve=count, batch_size=batch_size, training=training
-    )
-    scratch: tempfile.TemporaryDirectory[str] | None = None
-    if run is None:
-        store, scratch = Store.temporary(request)
-    else:
-        store = Store.open(run, request)
-    try:
+    with contextlib.ExitStack() as exits:
+        units = exits.enter_context(
+            contextlib.closing(started(engine, execute, subject, workers=workers, address=address))
+        )
+        classes = check_fit(model, data, asked)
+        request = described(
+            model, data, asked, budget=budget, seed=seed, curve=count, batch_size=batch_size, training=training
+        )
+        if run is None:
+            store, scratch = Store.temporary(request)
+            exits.callback(scratch.cleanup)
+        else:
+            store = Store.open(run, request)
+        exits.enter_context(store)
         context = Context(
-            subject=Subject(model=model, data=data, threats={str(threat): threat for threat in asked}),
+            subject=subject,
+            engine=units,
+            unit_size=_unit_size(store, engine, unit_size),
             budget=budget,
             seed=seed,
             key=key,
@@ -130,10 +149,25 @@ def audit(
             progress=progress or Silent(),
         )
         return _audit(context, count, training, command, keep=run is not None)
-    finally:
-        store.close()
-        if scratch is not None:
-            scratch.cleanup()
+
+
+def _unit_size(store: Store, engine: str, asked: int | None) -> int:
+    """Examples of a unit: a run goes on with those that it was begun with, whichever engine carries them out.
+
+    Raises      InputError where others are asked for.
+    """
+
+    def chosen() -> int:
+        begun = bool(store.done(STEP))  # by a version that wrote nothing of it down
+        return ENGINES.find("in-process" if begun else engine).unit_size if begun or asked is None else asked
+
+    known = int(store.fact("unit-size", chosen))
+    if asked not in (None, known):
+        raise InputError(
+            f"the run directory {store.run} was begun with {known} examples a unit; got unit_size={asked}. Leave it "
+            "out, or choose another run."
+        )
+    return known
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,8 @@ COMMANDS = Registry(
     CommandRow("report", _ROOM + "report:report_command", "Write the page of a finished audit again."),
     CommandRow("compare", _ROOM + "compare:compare_command", "Put finished audits side by side."),
     CommandRow("gate", _ROOM + "gate:gate_command", "Fail when a finished audit misses a threshold."),
-    CommandRow("list", _ROOM + "list:list_command", "List attacks, certifiers, checks, data, models, objectives."),
+    CommandRow(
+        "list", _ROOM + "list:list_command", "List attacks, certifiers, checks, data, engines, models, objectives."
+    ),
     CommandRow("doctor", _ROOM + "doctor:doctor_command", "Show versions, devices and where data is found."),
 )

@@ -12,19 +12,20 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trustbound.audits.work.draws import drawn
-from trustbound.audits.work.execute import execute
 from trustbound.audits.work.subject import Subject
 from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.data.labelled import LabelledSet
+from trustbound.engines import Engine
 from trustbound.errors import RecordError
 from trustbound.model.wrapping import Model
+from trustbound.record.cost import Cost
 from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.document import to_document
 from trustbound.record.store import EvidenceRow, Store
 from trustbound.threat import Threat
 
-#: Examples per work unit: what a crash can cost, and how many rows one search keeps its calls full with.
-UNIT = 512
+#: The step under which events of the engine are kept: they are about the way, not about what was found.
+ENGINE = "engine"
 
 
 class Progress(Protocol):
@@ -54,12 +55,16 @@ class Context:
 
     Parameters
         subject     the model, the examples in the order of their positions, and the threats.
+        engine      carries out the units.
+        unit_size   examples of a unit: what a crash can cost, and how many rows one search keeps its calls full with.
         key         63-bit key of all randomness.
         classes     that the model answers with.
         control     (N,) bool, that no proof skips, and no attack where proofs alone speak.
     """
 
     subject: Subject
+    engine: Engine
+    unit_size: int
     budget: str
     seed: int
     key: int
@@ -107,14 +112,14 @@ class Context:
         threat: Threat | None = None,
         sizes: Tensor | None = None,
         logit_unit: float = 1.0,
-        examples: int = UNIT,
+        examples: int | None = None,
     ) -> list[EvidenceRow]:
         """Run a step on examples, unit by unit; what is finished already is read back.
 
         Parameters
             kind            of work, a row of `work/registry.py`.
             sizes           (N,) by position, in place of the threat's epsilon.
-            examples        of a unit at most.
+            examples        of a unit at most, where that is not the audit's own number.
 
         The others are those of a `WorkUnit`.
         """
@@ -127,13 +132,14 @@ class Context:
                 sizes=() if sizes is None else tuple(sizes[unit.rows].tolist()),
                 logit_unit=logit_unit,
             )
-            for unit in self._units(step, kind, positions, min(examples, UNIT))
+            for unit in self._units(step, kind, positions, examples or self.unit_size)
         ]
-        return self._finished(step, units, lambda unit: execute(unit, self.subject))
+        return self._finished(step, units, self.engine.run)
 
     def here(self, step: str, positions: Tensor, work: Callable[[WorkUnit], UnitResult]) -> list[EvidenceRow]:
         """Run a step that needs what the run directory holds."""
-        return self._finished(step, self._units(step, "here", positions, UNIT), work)
+        units = self._units(step, "here", positions, self.unit_size)
+        return self._finished(step, units, lambda units: map(work, units))
 
     def _units(self, step: str, kind: str, positions: Tensor, examples: int) -> list[WorkUnit]:
         return [
@@ -150,7 +156,10 @@ class Context:
         ]
 
     def _finished(
-        self, step: str, units: Sequence[WorkUnit], work: Callable[[WorkUnit], UnitResult]
+        self,
+        step: str,
+        units: Sequence[WorkUnit],
+        carried_out: Callable[[Sequence[WorkUnit]], Iterator[UnitResult]],
     ) -> list[EvidenceRow]:
         """The evidence of a step once all of its units are kept.
 
@@ -159,11 +168,11 @@ class Context:
         if not units:
             return []
         finished = {row.position for row in self.store.rows(step)}
+        left = [unit for unit in (unit.without(finished) for unit in units) if unit.positions]
         self.progress.begin(step, sum(len(unit.positions) for unit in units))
-        for unit in units:
-            left = unit.without(finished)
-            if left.positions:
-                self._keep(left, work(left))
+        self.progress.advance(sum(len(unit.positions) for unit in units) - sum(len(unit.positions) for unit in left))
+        for unit, result in zip(left, carried_out(left), strict=True):
+            self._keep(unit, result)
             self.progress.advance(len(unit.positions))
         return self.store.rows(step)
 
@@ -172,6 +181,10 @@ class Context:
         if result.tensors:
             write_atomically(self.store.tensors(unit.step, unit.shard), _saver(result.tensors))
         self.store.commit(unit.step, unit.shard, result.rows, result.cost, result.events)
+        if self.engine.events:
+            told = list(self.engine.events)
+            self.engine.events.clear()
+            self.store.commit(ENGINE, len(self.store.done(ENGINE)), [], Cost(), told)
 
     def tensors(self, step: str, *, whole: bool = False) -> Iterator[dict[str, Tensor]]:
         """What a finished step saved, unit by unit: its witnesses, or with `whole` one row for each example.

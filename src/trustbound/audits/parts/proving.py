@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trustbound.audits.parts.context import UNIT, Context
+from trustbound.audits.parts.context import Context
 from trustbound.certificates.graph import Graph
 from trustbound.certificates.graph.operations import Activation, MaxPool
 from trustbound.certificates.registry import CERTIFIERS
@@ -51,5 +51,5 @@ def at_once(context: Context, method: str, *, rounds: int = 1) -> int:
     """
     graph = context.subject.readable.graph
     if graph is None or not CERTIFIERS.find(method).quadratic:
-        return UNIT
-    return max(1, min(UNIT, AT_ONCE // (rounds * max(1, activations(graph)) ** 2)))
+        return context.unit_size
+    return max(1, min(context.unit_size, AT_ONCE // (rounds * max(1, activations(graph)) ** 2)))

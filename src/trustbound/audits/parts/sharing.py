@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from trustbound.attacks.shared.perturbation import SharedPerturbation, around_nothing
-from trustbound.audits.parts.context import UNIT, Context
+from trustbound.audits.parts.context import Context
 from trustbound.audits.work.attack import attacked
 from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.record.audit import SharedFacts
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
+
+#: Examples that one perturbation is fitted to at most, all of them in one unit.
+FITTED = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +38,14 @@ class Sharing:
 
     def halves(self, asked: Tensor) -> tuple[Tensor, Tensor]:
         """The examples it is fitted to, half of those asked about, drawn at random; and the held-out ones."""
-        fitted = self.context.drawn(self.fitting, asked, min(len(asked) // 2, UNIT))
+        fitted = self.context.drawn(self.fitting, asked, min(len(asked) // 2, FITTED))
         chosen = set(fitted.tolist())
         return fitted, asked[[place not in chosen for place in asked.tolist()]]
 
     def fit(self, fitted: Tensor) -> list[EvidenceRow]:
         """What fitting took."""
         step = f"{self.threat}/{self.fitting}"
-        return self.context.run(step, "fit", fitted, method=self.method, threat=self.threat)
+        return self.context.run(step, "fit", fitted, method=self.method, threat=self.threat, examples=FITTED)
 
     def perturbation(self) -> Tensor | None:
         """What was fitted, (*F); None where the attack was refused."""

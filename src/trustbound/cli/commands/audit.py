@@ -20,10 +20,13 @@ from trustbound.cli.options import (
     read_threats,
     threat_option,
 )
+from trustbound.engines.registry import ENGINES
 
 if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
     from trustbound.model.wrapping import Model
+
+_ENGINES = "Where it is computed: " + "; ".join(f"{row.name}, {row.line}" for row in ENGINES) + "."
 
 
 @click.command("audit")
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
 @click.option("--curve", type=click.IntRange(min=0), help="Examples of the security curve (0: none).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
+@click.option("--engine", type=click.Choice(ENGINES.names), default=ENGINES.names[0], show_default=True, help=_ENGINES)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes of an engine that has them (default: cores).")
+@click.option("--address", help="A Ray cluster that runs already.")
+@click.option("--unit-size", type=click.IntRange(min=1), help="Examples of a work unit (default: by engine).")
 @click.option("--training", "training", help="Training data, for the overlap check.")
 @click.option("--run", type=click.Path(), help="Directory of the evidence; the same command goes on where it stopped.")
 @click.option("--dry-run", is_flag=True, help="Show the plan and what it would cost; run nothing.")
@@ -52,6 +59,10 @@ def audit_command(
     curve: int | None,
     seed: int,
     batch_size: int | None,
+    engine: str,
+    workers: int | None,
+    address: str | None,
+    unit_size: int | None,
     training: str | None,
     run: str | None,
     dry_run: bool,
@@ -106,6 +117,10 @@ def audit_command(
                 curve_examples=curve,
                 batch_size=batch_size,
                 training=known,
+                engine=engine,
+                workers=workers,
+                address=address,
+                unit_size=unit_size,
                 progress=bars,
                 command=shlex.join(["trustbound", *sys.argv[1:]]),
             )

@@ -38,6 +38,12 @@ def _data() -> Rows:
     return [{"name": row.name, "line": row.line} for row in DATA]
 
 
+def _engines() -> Rows:
+    from trustbound.engines.registry import ENGINES
+
+    return [{"name": row.name, "line": row.line} for row in ENGINES]
+
+
 def _models() -> Rows:
     from trustbound.model.registry import ZOO
 
@@ -61,6 +67,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "certifiers": _certifiers,
     "checks": _checks,
     "data": _data,
+    "engines": _engines,
     "models": _models,
     "objectives": _objectives,
     "sets": _sets,

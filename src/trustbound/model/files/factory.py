@@ -16,6 +16,9 @@ from torch import nn
 from trustbound.errors import InputError, TrustboundError
 from trustbound.model.predictor import Predictor, from_estimator
 
+#: How modules are called that are made of a file: nobody else can import them.
+MADE = "trustbound_model_"
+
 
 def from_file(
     path: Path,
@@ -31,7 +34,7 @@ def from_file(
     """
     # The same in every process: objects of the file's classes are told apart by it.
     place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
-    name = f"trustbound_model_{path.stem}_{place}"
+    name = f"{MADE}{path.stem}_{place}"
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise InputError(f"a factory lives in a .py file; got {str(path)!r}")
