@@ -152,7 +152,7 @@ def test_a_step_that_fails_leaves_the_schema_before_it(kept, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(migrations, "EVIDENCE", (torn,))
+        patch.setattr(migrations, "EVIDENCE", (torn,) * len(migrations.EVIDENCE))
         with pytest.raises(KeyboardInterrupt):
             Store.open(run, asked)
     assert schema(run) == before

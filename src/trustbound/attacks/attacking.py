@@ -111,9 +111,12 @@ def searched(
     for first in range(0, len(asked), share):
         rows = slice(first, first + share)
         with asked.oracle(rows, key=asked.key + first) as oracle:
-            clean = clean_outputs(oracle, inputs[rows])
-            check_clean(clean, labels[rows])
-            objective = threat.goal.bind(labels[rows], clean.shape[1])
+            with oracle.booking("clean"):
+                clean = clean_outputs(oracle, inputs[rows])
+                check_clean(clean, labels[rows])
+                objective = threat.goal.bind(labels[rows], clean.shape[1])
+                place = torch.arange(len(clean), device=clean.device)
+                reached = reached_by(oracle, objective, inputs[rows], clean, place)
             parts.append(
                 search(
                     asked.method,
@@ -121,9 +124,7 @@ def searched(
                     threat.allowed.around(inputs[rows], asked.model.box),
                     objective,
                     Random(asked.key, asked.ids[rows]),
-                    reached=reached_by(
-                        oracle, objective, inputs[rows], clean, torch.arange(len(clean), device=clean.device)
-                    ),
+                    reached=reached,
                     unit=units(clean),
                     donors=donors,
                     stop_early=stop_early,

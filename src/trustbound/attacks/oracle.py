@@ -129,7 +129,12 @@ class Oracle:
         """The sum over examples."""
         forwards = int(self.forwards.sum())
         asked = 0 if self.access is Access.GRADIENTS else forwards
-        return Cost(forwards=forwards, backwards=int(self.backwards.sum()), queries=asked)
+        purposes = self.passes.spent()
+        return Cost(forwards=forwards, backwards=int(self.backwards.sum()), queries=asked, purposes=purposes)
+
+    def booking(self, purpose: str) -> contextlib.AbstractContextManager[None]:
+        """What is asked meanwhile is for another purpose than a search (`record.cost.PURPOSES`)."""
+        return self.passes.booking(purpose)
 
     def outputs(self, points: Tensor, owner: Tensor) -> Tensor:
         """Logits (R, C) of points (R, *F), each row owned by an example; one-hot for decisions only."""
@@ -140,7 +145,8 @@ class Oracle:
         return self._outputs(points, owner)
 
     def _outputs(self, points: Tensor, owner: Tensor) -> Tensor:
-        self.passes.count(owner, forwards=self.draws)
+        seen = "decisions" if self.access is Access.DECISIONS else "scores"
+        self.passes.count(owner, forwards=self.draws, seen=seen)
         with torch.no_grad():
             parts = self._each(
                 len(points),
@@ -174,7 +180,7 @@ class Oracle:
         if not len(rows):
             return rejected
         points, owner = points[rows], owner[rows.to(owner.device)]
-        self.passes.count(owner, forwards=1)
+        self.passes.count(owner, forwards=1, seen="detector")
         parts = self._each(len(rows), lambda part: self._detected(points[part], owner[part]))
         rejected[rows] = torch.cat(parts)
         self.rejections[0] += int(rejected.sum())
@@ -196,7 +202,7 @@ class Oracle:
         return _spread(self._scales(points[granted], owner[granted]), granted, len(points))
 
     def _scales(self, points: Tensor, owner: Tensor) -> Tensor:
-        self.passes.count(owner, forwards=1)
+        self.passes.count(owner, forwards=1, seen="gradients")
 
         def measured(rows: slice) -> Tensor:
             with self._asking(points[rows], owner, rows):
@@ -251,7 +257,7 @@ class Oracle:
         apply: Apply | None,
         smooth: SmoothBackward | None,
     ) -> Slope:
-        self.passes.count(owner, forwards=self.draws, backwards=self.draws)
+        self.passes.count(owner, forwards=self.draws, backwards=self.draws, seen="gradients")
         points = _given if apply is None else apply
         parts = self._each(
             len(theta),

@@ -151,7 +151,8 @@ def search(
         donors=donors,
     )
     if reached is None:
-        reached = reached_by(oracle, objective, inputs, oracle.outputs(inputs, place), place)
+        with oracle.booking("clean"):
+            reached = reached_by(oracle, objective, inputs, oracle.outputs(inputs, place), place)
     trail.begin(reached)
     last = origin.clone()
     prepare = getattr(attack, "prepare", None)
@@ -166,7 +167,8 @@ def search(
         _climb(attack, replace(problem, restart=restart), trail, last, drop=drop, watch=watch)
     _note_spent(oracle, place, trail.found if drop else reached)
     oracle.passes.release()
-    return _checked(attack, task, trail, last, reached, time.perf_counter() - started)
+    with oracle.booking("recheck"):
+        return _checked(attack, task, trail, last, reached, time.perf_counter() - started)
 
 
 def reached_by(oracle: Oracle, objective: Objective, points: Tensor, outputs: Tensor, owner: Tensor) -> Tensor:

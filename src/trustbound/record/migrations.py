@@ -24,13 +24,18 @@ def _payload(evidence: sqlite3.Connection) -> None:
     evidence.execute("ALTER TABLE evidence ADD COLUMN payload TEXT NOT NULL DEFAULT '{}'")
 
 
+def _purposes(evidence: sqlite3.Connection) -> None:
+    """What the passes of a unit were for; of those that were made before it, nobody noted it."""
+    evidence.execute("ALTER TABLE unit ADD COLUMN purposes TEXT NOT NULL DEFAULT '{}'")
+
+
 def _calibration_by_threat(record: Document) -> Document:
     """Measured under every threat, where it had been measured under the first."""
     measured = record.pop("doubt")
     return {**record, "doubts": {} if measured is None else {record["brackets"][0]["threat"]: measured}}
 
 
-EVIDENCE: tuple[Callable[[sqlite3.Connection], None], ...] = (_payload,)
+EVIDENCE: tuple[Callable[[sqlite3.Connection], None], ...] = (_payload, _purposes)
 RECORD: tuple[Callable[[Document], Document], ...] = (_calibration_by_threat,)
 
 EVIDENCE_SCHEMA = 1 + len(EVIDENCE)

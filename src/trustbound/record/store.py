@@ -22,7 +22,7 @@ from typing import Any
 
 from trustbound.errors import RecordError
 from trustbound.record.cost import Cost
-from trustbound.record.document import to_document
+from trustbound.record.document import from_document, to_document
 from trustbound.record.migrations import EVIDENCE_SCHEMA, migrate_evidence
 
 _TABLES = """
@@ -30,7 +30,7 @@ CREATE TABLE asked (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE unit (
     step TEXT NOT NULL, shard INTEGER NOT NULL, count INTEGER NOT NULL,
     forwards INTEGER NOT NULL, backwards INTEGER NOT NULL, queries INTEGER NOT NULL, seconds REAL NOT NULL,
-    events TEXT NOT NULL, PRIMARY KEY (step, shard));
+    events TEXT NOT NULL, purposes TEXT NOT NULL DEFAULT '{}', PRIMARY KEY (step, shard));
 CREATE TABLE evidence (
     step TEXT NOT NULL, position INTEGER NOT NULL, shard INTEGER NOT NULL, found INTEGER NOT NULL,
     margin REAL, size REAL, prediction INTEGER, confidence REAL, tie INTEGER NOT NULL,
@@ -222,7 +222,7 @@ class Store:
         places = ", ".join("?" for _ in range(len(_COLUMNS) + 2))
         with self._writing():
             self._connection.execute(
-                "INSERT INTO unit VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO unit VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     step,
                     shard,
@@ -232,6 +232,7 @@ class Store:
                     cost.queries,
                     cost.seconds,
                     json.dumps(list(events)),
+                    json.dumps(to_document(cost.purposes)),
                 ),
             )
             self._connection.executemany(
@@ -254,7 +255,9 @@ class Store:
         sums = self._read(
             "SELECT total(forwards), total(backwards), total(queries), total(seconds) FROM unit " + where, values
         )[0]
-        return Cost(int(sums[0]), int(sums[1]), int(sums[2]), float(sums[3]))
+        told = [json.loads(text) for (text,) in self._read("SELECT purposes FROM unit " + where, values)]
+        purposes = sum((from_document(Cost, {"purposes": one}) for one in told), Cost()).purposes
+        return Cost(int(sums[0]), int(sums[1]), int(sums[2]), float(sums[3]), purposes)
 
     def events(self) -> tuple[str, ...]:
         """What happened on the way, in the order of the steps."""

@@ -162,7 +162,8 @@ class HopSkipJump:
             shape = tuple(point.shape[1:])
             share = random.select(rows).uniform(shape, restart=problem.restart, draw=draw, dtype=point.dtype)
             tried = (ours.low + (ours.high - ours.low) * share).clamp(ours.low, ours.high)
-            reached = _reaches(problem, tried, rows)
+            with problem.oracle.booking("donors"):
+                reached = _reaches(problem, tried, rows)
             point[rows[reached]] = tried[reached]
             rows = rows[~reached]
         rows = self._donated(problem, point, rows)

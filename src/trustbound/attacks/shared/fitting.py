@@ -78,11 +78,12 @@ def fitted(asked: Request) -> SharedPerturbation:
     started = time.perf_counter()
     everyone = slice(0, len(asked))
     with asked.oracle(everyone, key=asked.key) as oracle:
-        clean = clean_outputs(oracle, asked.inputs)
-        check_clean(clean, asked.labels)
-        objective = asked.threat.goal.bind(asked.labels, clean.shape[1])
-        place = torch.arange(len(asked), device=clean.device)
-        reached = reached_by(oracle, objective, asked.inputs, clean, place)
+        with oracle.booking("clean"):
+            clean = clean_outputs(oracle, asked.inputs)
+            check_clean(clean, asked.labels)
+            objective = asked.threat.goal.bind(asked.labels, clean.shape[1])
+            place = torch.arange(len(asked), device=clean.device)
+            reached = reached_by(oracle, objective, asked.inputs, clean, place)
         neighbourhood = asked.threat.allowed.around(asked.inputs, asked.model.box)
         random = Random(asked.key, asked.ids)
         shared = fit(asked.name, asked.method, oracle, neighbourhood, objective, random, reached, asked.threat)
@@ -123,8 +124,9 @@ def fit(
     moved = torch.zeros_like(rows, dtype=torch.bool)
     if len(rows):
         points = shared.apply(problem.inputs)
-        outputs = oracle.outputs(points, problem.place)
-        moved = reached_by(oracle, problem.objective, points, outputs, problem.place)
+        with oracle.booking("recheck"):
+            outputs = oracle.outputs(points, problem.place)
+            moved = reached_by(oracle, problem.objective, points, outputs, problem.place)
     said = (f"the budget of {oracle.passes.budget} forwards ended the fitting to {ended} examples",) if ended else ()
     forwards, backwards = oracle.forwards.clone(), oracle.backwards.clone()
     return dataclasses.replace(

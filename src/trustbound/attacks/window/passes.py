@@ -1,11 +1,20 @@
-"""Who asked the model how often: forwards and backwards of every example, granted before they are made."""
+"""Who asked the model how often: forwards and backwards of every example, granted before they are made.
+
+Each pass is booked to an example, to what it is for (`record.cost.PURPOSES`) and to what was looked at: a class, the
+outputs, gradients, or the detector's answer.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from trustbound.record.cost import PURPOSES, Spent
 
 
 @dataclass(eq=False)
@@ -13,8 +22,7 @@ class _Running:
     """Passes not yet booked, the same number for every row; rows (R,) may repeat an example."""
 
     owner: Tensor
-    forwards: int = 0
-    backwards: int = 0
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
 
 class Passes:
@@ -25,6 +33,7 @@ class Passes:
 
     Parameters
         budget      forwards allowed per example; None for any number.
+        purpose     what passes are booked as until something else is said.
 
     >>> passes = Passes(2, budget=3)
     >>> passes.count(torch.tensor([0]), forwards=2)
@@ -34,25 +43,53 @@ class Passes:
     tensor([ True, False])
     """
 
-    def __init__(self, examples: int, budget: int | None = None) -> None:
+    def __init__(self, examples: int, budget: int | None = None, purpose: str = "search") -> None:
         self.budget = budget
         self._kept_back = 0
         self._closed = torch.zeros(examples, dtype=torch.bool)
-        self._forwards = torch.zeros(examples, dtype=torch.int64)
-        self._backwards = torch.zeros(examples, dtype=torch.int64)
+        self._purpose = purpose
+        self._booked: dict[tuple[str, str], Tensor] = {}
+        self._none = torch.zeros(examples, dtype=torch.int64)
         self._running = _Running(torch.arange(0))
 
     @property
     def forwards(self) -> Tensor:
         """Forward passes of each example so far, (examples,) int64."""
-        self._settle()
-        return self._forwards
+        return self.booked()
 
     @property
     def backwards(self) -> Tensor:
         """Backward passes of each example so far, (examples,) int64."""
+        return self.booked(seen="backwards")
+
+    def booked(self, purpose: str | None = None, seen: str | None = None) -> Tensor:
+        """Passes of each example for a purpose at which something was seen, (examples,) int64.
+
+        Without a purpose for all of them, without `seen` all forwards: seen is a field of `record.cost.Spent`.
+        """
         self._settle()
-        return self._backwards
+        total = self._none.clone()
+        for (aim, sight), counts in self._booked.items():
+            if purpose in (None, aim) and (sight == seen or (seen is None and sight != "backwards")):
+                total += counts
+        return total
+
+    def spent(self) -> dict[str, Spent]:
+        """The sums over examples, by purpose."""
+        self._settle()
+        found: dict[str, dict[str, int]] = {}
+        for (aim, sight), counts in self._booked.items():
+            found.setdefault(aim, {})[sight] = int(counts.sum())
+        return {aim: Spent(**found[aim]) for aim in PURPOSES if aim in found}
+
+    @contextlib.contextmanager
+    def booking(self, purpose: str) -> Iterator[None]:
+        """What is counted meanwhile is for this purpose."""
+        before, self._purpose = self._purpose, purpose
+        try:
+            yield
+        finally:
+            self._purpose = before
 
     def reserve(self, forwards: int) -> None:
         """Keep so many forwards of each example back."""
@@ -77,21 +114,24 @@ class Passes:
         """Which rows' examples are closed, (R,) bool; None where no budget was set."""
         return None if self.budget is None else self._closed[owner.cpu()].to(owner.device)
 
-    def count(self, owner: Tensor, *, forwards: int, backwards: int = 0) -> None:
-        """Note passes of each row (R,).
+    def count(self, owner: Tensor, *, forwards: int, backwards: int = 0, seen: str = "scores") -> None:
+        """Note passes of each row (R,) at which something was seen: a field of `record.cost.Spent`.
 
         Calls for the same rows follow each other: the sums run on until the rows change.
         """
         if owner is not self._running.owner:
             self._settle()
             self._running = _Running(owner)
-        self._running.forwards += forwards
-        self._running.backwards += backwards
+        self._running.counts[self._purpose, seen] += forwards
+        if backwards:
+            self._running.counts[self._purpose, "backwards"] += backwards
 
     def _settle(self) -> None:
         """Book the running sums."""
         running = self._running
         place = running.owner.cpu()
-        self._forwards.index_add_(0, place, torch.full(place.shape, running.forwards, dtype=torch.int64))
-        self._backwards.index_add_(0, place, torch.full(place.shape, running.backwards, dtype=torch.int64))
-        running.forwards = running.backwards = 0
+        for key, passes in running.counts.items():
+            if key not in self._booked:
+                self._booked[key] = self._none.clone()
+            self._booked[key].index_add_(0, place, torch.full(place.shape, passes, dtype=torch.int64))
+        running.counts.clear()

@@ -48,7 +48,8 @@ def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Cle
     def work(unit: WorkUnit) -> UnitResult:
         started = time.perf_counter()
         inputs = torch.stack([found[place] for place in unit.positions]).to(context.model.device)
-        with context.subject.oracle(unit, silenced=context.inputs(unit.rows)) as oracle:
+        window = context.subject.oracle(unit, silenced=context.inputs(unit.rows))
+        with window as oracle, oracle.booking("uncertainty"):
             outputs = oracle.outputs(inputs, torch.arange(len(inputs)))
             cost = oracle.cost + Cost(seconds=time.perf_counter() - started)
         prediction, confidence = decide(outputs)

@@ -116,7 +116,7 @@ def _kept(context: Context, step: str, probe: Before, scope: str | None) -> tupl
         context.progress.begin(step, 1)
         examined = examine(probe, scope=scope)
         context.progress.advance(1)
-        spent = dataclasses.replace(examined.cost, seconds=time.perf_counter() - started)
+        spent = dataclasses.replace(examined.cost.all_for("checks"), seconds=time.perf_counter() - started)
         return {"checks": [to_document(check) for check in examined.checks], "cost": to_document(spent)}
 
     kept = context.store.fact(step, look)

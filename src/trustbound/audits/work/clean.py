@@ -23,7 +23,7 @@ def clean(unit: WorkUnit, subject: Subject) -> UnitResult:
     started = time.perf_counter()
     rows = unit.rows
     inputs, labels = subject.inputs(rows), subject.labels(rows)
-    with subject.oracle(unit) as oracle:
+    with subject.oracle(unit) as oracle, oracle.booking("clean"):
         logits = oracle.outputs(inputs, torch.arange(len(rows)))
         rejected = oracle.rejected(inputs, torch.arange(len(rows)), torch.ones_like(labels, dtype=torch.bool))
         cost, forwards = oracle.cost, oracle.forwards.tolist()

@@ -64,7 +64,7 @@ def verify(
         window = Oracle(
             asked, examples=len(rows), batch_size=batch_size, key=key, task="the check of successes", silenced=clean
         )
-        with window as oracle:
+        with window as oracle, oracle.booking("recheck"):
             outputs = oracle.outputs(adversarial.to(dtype), names)
             margin = goal.margin(outputs).double()
             if asked is model:

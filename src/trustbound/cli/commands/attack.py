@@ -48,6 +48,7 @@ def attack_command(
     from trustbound.audits.fitting import check_fit
     from trustbound.errors import InputError
     from trustbound.record.disk.atomic import write_atomically
+    from trustbound.record.document import to_document
     from trustbound.record.interval import binomial_interval
 
     if len(threats) != 1:
@@ -81,7 +82,7 @@ def attack_command(
         "unbroken": unbroken,
         "upper": unbroken / total,
         "upper_interval": [low, high],
-        "cost": vars(found.cost),
+        "cost": to_document(found.cost),
         "events": list(found.events),
     }
     shared = fooling(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trustbound.record.audit import AuditRecord, Curve, StepFacts
-from trustbound.record.cost import Cost
+from trustbound.record.cost import Cost, Spent
 from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.curve import curve_picture
 from trustbound.report.figures.waterfall import Stage, stages, waterfall_picture
@@ -118,9 +118,40 @@ def cost_section(record: AuditRecord) -> Section:
             rows=tuple(rows),
         ),
     ]
+    if record.cost.purposes:
+        blocks.append(_purposes(record.cost))
     if record.events:
         blocks.append(Items(title="Events during the run", items=record.events))
     return Section(id="cost", title="Cost", blocks=tuple(blocks))
+
+
+def _purposes(cost: Cost) -> Table:
+    """What the model was asked for, and what was looked at."""
+    words = {
+        "clean": "clean answers",
+        "search": "searches",
+        "recheck": "measuring again what was found",
+        "donors": "inputs of the data to start from",
+        "checks": "checks of the evaluation",
+        "uncertainty": "uncertainty under attack",
+    }
+    rows = [
+        (
+            words[purpose],
+            *map(count, (spent.decisions, spent.scores, spent.gradients, spent.detector, spent.backwards)),
+        )
+        for purpose, spent in cost.purposes.items()
+    ]
+    told = sum(cost.purposes.values(), Spent())
+    if cost.forwards > told.forwards:
+        rest = count(cost.forwards - told.forwards), "–", "–", count(cost.backwards - told.backwards)
+        rows.append(("of an earlier version, not told apart", "–", *rest))
+    return Table(
+        caption="What the passes were for, and what was looked at: forwards of which the class, the outputs or the "
+        "gradient were seen, answers of a detector, and backwards.",
+        head=("for", "class", "outputs", "gradients", "detector", "backwards"),
+        rows=tuple(rows),
+    )
 
 
 def _curve_table(curve: Curve) -> Table:
