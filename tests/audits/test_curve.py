@@ -7,7 +7,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks import attack
-from trustbound.audits.parts import curve as curve_part
+from trustbound.audits.stages import curve as curve_stage
 from trustbound.audits.work import proof
 from trustbound.certificates.radius import certified_radius
 from trustbound.record.files import read_record
@@ -159,7 +159,7 @@ def test_an_adversary_without_gradients_gets_no_curve(access):
     record = tb.audit(known.exact.model, known.data, [blind], budget="quick")
     assert record.curves == ()
     assert record.brackets[0].upper < record.clean_accuracy
-    assert not curve_part.drawable(tb.Threat.parse(blind))
+    assert not curve_stage.drawable(tb.Threat.parse(blind))
     for name in ("pgd", "fmn"):
         with pytest.raises(tb.UnsupportedError, match="access"):
             attack(name, known.exact.model, known.data.inputs, known.data.labels, blind)
@@ -168,4 +168,4 @@ def test_an_adversary_without_gradients_gets_no_curve(access):
 @pytest.mark.parametrize("asked", [-1, 0.5, "a", True])
 def test_a_count_of_the_curve_that_is_none_is_refused(asked):
     with pytest.raises(tb.errors.InputError, match="`curve_examples` must be a whole number"):
-        curve_part.curve_count(asked, "quick", 10)
+        curve_stage.curve_count(asked, "quick", 10)

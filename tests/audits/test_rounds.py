@@ -11,8 +11,8 @@ from trustbound.attacks import suites
 from trustbound.attacks.methods.margin_pgd import Run
 from trustbound.audits.checks.context import After, Evidence
 from trustbound.audits.checks.examine import examine
-from trustbound.audits.parts.ledger import Round
 from trustbound.audits.plan import plan
+from trustbound.audits.stages.ledger import Round
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Threat
 

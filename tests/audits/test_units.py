@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import trustbound as tb
-from trustbound.audits.parts import proving
+from trustbound.audits.stages import proving
 from trustbound.audits.work.execute import execute
 from trustbound.audits.work.subject import Subject
 from trustbound.model.dyadic import dyadic_network

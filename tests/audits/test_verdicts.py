@@ -10,7 +10,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks import suites
-from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.stages.ledger import Ledger
 from trustbound.certificates.methods import interval
 from trustbound.certificates.specification import Bound
 from trustbound.model.planted import DropoutOn, GradientKiller
@@ -296,7 +296,7 @@ def test_a_random_model_is_not_to_be_trusted():
 
 
 def test_a_model_that_is_never_certified_says_what_was_left_out(monkeypatch):
-    from trustbound.audits.parts import proving
+    from trustbound.audits.stages import proving
 
     monkeypatch.setitem(proving.ACTIVATIONS, "quick", 3)
     record = audited(net(), "linf:0.45")

@@ -14,11 +14,11 @@ from trustbound.attacks.methods.margin_pgd import VARIED
 from trustbound.attacks.oracle import default_batch_size, price_of
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Rounds, rounds, shared_attacks, suite
-from trustbound.audits.parts.bracket import TRIAL
-from trustbound.audits.parts.curve import POINTS, curve_count, drawable
-from trustbound.audits.parts.distances import SEEKING, STEPS
-from trustbound.audits.parts.pricing import CHECKS, at_most, price
-from trustbound.audits.parts.sharing import FITTED
+from trustbound.audits.stages.bracket import TRIAL
+from trustbound.audits.stages.curve import POINTS, curve_count, drawable
+from trustbound.audits.stages.distances import SEEKING, STEPS
+from trustbound.audits.stages.pricing import CHECKS, at_most, price
+from trustbound.audits.stages.sharing import FITTED
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost

@@ -60,7 +60,7 @@ def described(
 
     A weights file alone does not say what is computed with it: the function that built the layers with its file and
     arguments, the box, the normalisation, the place of the logits and the declared adaptation are part of the question
-    too. What no description shows, `parts.clean.same_answers` asks the model itself.
+    too. What no description shows, `stages.clean.same_answers` asks the model itself.
 
     >>> import torch
     >>> from trustbound.model.wrapping import wrap

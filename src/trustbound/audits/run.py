@@ -20,15 +20,15 @@ from trustbound.attacks.suites import suite
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
-from trustbound.audits.parts.bracket import Search
-from trustbound.audits.parts.clean import STEP, Clean, backward_cost, clean_pass, logit_unit, same_answers
-from trustbound.audits.parts.context import Context, Progress, Silent
-from trustbound.audits.parts.curve import curve, curve_count
-from trustbound.audits.parts.doubting import attacked_logits, doubt, witnesses
-from trustbound.audits.parts.health import after_search, before_search, weighed
-from trustbound.audits.parts.ledger import Ledger
-from trustbound.audits.parts.telling import example_rows, exhibits, model_facts
 from trustbound.audits.request import check_told_apart, described
+from trustbound.audits.stages.bracket import Search
+from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_unit, same_answers
+from trustbound.audits.stages.context import Context, Progress, Silent
+from trustbound.audits.stages.curve import curve, curve_count
+from trustbound.audits.stages.doubting import attacked_logits, doubt, witnesses
+from trustbound.audits.stages.health import after_search, before_search, weighed
+from trustbound.audits.stages.ledger import Ledger
+from trustbound.audits.stages.telling import example_rows, exhibits, model_facts
 from trustbound.audits.work.draws import derived_key, drawn
 from trustbound.audits.work.execute import execute
 from trustbound.audits.work.subject import Subject

@@ -17,7 +17,7 @@ from trustbound.model.wrapping import Model
 from trustbound.threat import Threat
 
 if TYPE_CHECKING:
-    from trustbound.audits.parts.ledger import Round
+    from trustbound.audits.stages.ledger import Round
 
 AnyBefore = TypeVar("AnyBefore", bound="Before")
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle, default_batch_size
 from trustbound.attacks.window.scale import spread, unit
-from trustbound.audits.parts.context import Context
-from trustbound.audits.parts.pricing import price
+from trustbound.audits.stages.context import Context
+from trustbound.audits.stages.pricing import price
 from trustbound.errors import InputError
 from trustbound.measure.decision import decide
 from trustbound.measure.margin import margin, rounding_error

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
-from trustbound.audits.parts.context import Context
-from trustbound.audits.parts.distances import Distances
-from trustbound.audits.parts.ledger import Ledger
-from trustbound.audits.parts.proving import ROUNDS, at_once, certifiers
+from trustbound.audits.stages.context import Context
+from trustbound.audits.stages.distances import Distances
+from trustbound.audits.stages.ledger import Ledger
+from trustbound.audits.stages.proving import ROUNDS, at_once, certifiers
 from trustbound.errors import InputError
 from trustbound.record.audit import Curve
 from trustbound.record.interval import binomial_interval

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.methods.margin_pgd import VARIED
-from trustbound.audits.parts.clean import logit_unit
-from trustbound.audits.parts.context import Context
-from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.stages.clean import logit_unit
+from trustbound.audits.stages.context import Context
+from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.work.attack import REFUSED
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Stage, rounds, shared_attacks, suite
-from trustbound.audits.parts.clean import logit_unit
-from trustbound.audits.parts.context import Context
-from trustbound.audits.parts.ledger import Ledger, Round, step_facts
-from trustbound.audits.parts.proving import at_once, certifiers
-from trustbound.audits.parts.rounds import until_dry
-from trustbound.audits.parts.sharing import Sharing
-from trustbound.audits.parts.sides import sees_gradients, sides
+from trustbound.audits.stages.clean import logit_unit
+from trustbound.audits.stages.context import Context
+from trustbound.audits.stages.ledger import Ledger, Round, step_facts
+from trustbound.audits.stages.proving import at_once, certifiers
+from trustbound.audits.stages.rounds import until_dry
+from trustbound.audits.stages.sharing import Sharing
+from trustbound.audits.stages.sides import sees_gradients, sides
 from trustbound.audits.work.attack import REFUSED
 from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.record.audit import UNCONCERNED, Bracket, SharedFacts, StepFacts

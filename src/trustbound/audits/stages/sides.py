@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
-from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.stages.ledger import Ledger
 from trustbound.record.audit import StepFacts
 from trustbound.threat import Access
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trustbound.audits.parts.clean import Clean
-from trustbound.audits.parts.context import Context
-from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.stages.clean import Clean
+from trustbound.audits.stages.context import Context
+from trustbound.audits.stages.ledger import Ledger
 from trustbound.data.labelled import LabelledSet
 from trustbound.measure.decision import NO_ANSWER, decide
 from trustbound.model.files.origin import Origin

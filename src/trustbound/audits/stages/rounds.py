@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from trustbound.attacks import build
 from trustbound.attacks.oracle import price_of
 from trustbound.attacks.suites import Rounds
-from trustbound.audits.parts.pricing import at_most
+from trustbound.audits.stages.pricing import at_most
 
 if TYPE_CHECKING:
-    from trustbound.audits.parts.bracket import Search
-    from trustbound.audits.parts.ledger import Round
+    from trustbound.audits.stages.bracket import Search
+    from trustbound.audits.stages.ledger import Round
 
 
 def until_dry(search: Search, rounds: Rounds) -> None:

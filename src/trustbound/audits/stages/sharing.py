@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from trustbound.attacks.shared.perturbation import SharedPerturbation, around_nothing
-from trustbound.audits.parts.context import Context
+from trustbound.audits.stages.context import Context
 from trustbound.audits.work.attack import attacked
 from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.record.audit import SharedFacts

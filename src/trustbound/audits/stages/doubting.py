@@ -7,9 +7,9 @@ import time
 import torch
 from torch import Tensor
 
-from trustbound.audits.parts.clean import Clean
-from trustbound.audits.parts.context import Context
-from trustbound.audits.parts.ledger import Ledger
+from trustbound.audits.stages.clean import Clean
+from trustbound.audits.stages.context import Context
+from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.measure.decision import decide
 from trustbound.record.cost import Cost

@@ -1,4 +1,4 @@
-"""What every part of an audit shares: the question, the evidence store, and how work units are run."""
+"""What every stage of an audit shares: the question, the evidence store, and how work units are run."""
 
 from __future__ import annotations
 

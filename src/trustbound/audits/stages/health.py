@@ -14,10 +14,10 @@ from trustbound.audits.checks.ascents import planned, ran
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import examine
 from trustbound.audits.checks.registry import CHECKS
-from trustbound.audits.parts.clean import Clean
-from trustbound.audits.parts.context import Context
-from trustbound.audits.parts.ledger import Ledger
-from trustbound.audits.parts.sides import sides
+from trustbound.audits.stages.clean import Clean
+from trustbound.audits.stages.context import Context
+from trustbound.audits.stages.ledger import Ledger
+from trustbound.audits.stages.sides import sides
 from trustbound.audits.work.draws import derived_key
 from trustbound.data.labelled import LabelledSet
 from trustbound.record.audit import Bracket, Check, StepFacts

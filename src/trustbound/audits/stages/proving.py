@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trustbound.audits.parts.context import Context
+from trustbound.audits.stages.context import Context
 from trustbound.certificates.graph import Graph
 from trustbound.certificates.graph.operations import Activation, MaxPool
 from trustbound.certificates.registry import CERTIFIERS

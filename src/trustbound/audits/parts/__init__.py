@@ -1,1 +1,0 @@
-"""What an audit does, part by part: clean pass, probes, bracket search with attacks and proofs, curve, doubt."""
