@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pickle
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from trustbound.attacks.suites import suite
 from trustbound.cli.main import cli
 from trustbound.errors import InputError
 from trustbound.model.wrapping import Adaptation
+from trustbound.record.store import Store
 from trustbound.threat import Misclassify, NormBall, Objective, Threat
 
 
@@ -420,3 +422,34 @@ def test_a_predictor_with_a_gradient_of_its_own_has_none_to_compile():
     )
     assert torch.equal(plain.adversarial, asked.adversarial)
     assert asked.success.any()
+
+
+def test_units_that_an_older_version_cut_otherwise_are_gone_on_with(tmp_path):
+    """Its control group was larger, so that its units held other examples: none may be passed over, none be lost."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    data = digits(60)
+    with torch.no_grad():
+        data = tb.LabelledSet(data.inputs, net(data.inputs).argmax(1))
+    asked = {"budget": "quick", "curve_examples": 0, "run": tmp_path / "run", "unit_size": 16}
+    threat = "linf:0.02"
+    whole = tb.audit(net, data, [threat], **asked)
+    step = f"{threat}/trial-smooth"
+
+    def kept():
+        with Store.open(tmp_path / "run", Store.asked(tmp_path / "run")) as store:
+            return {row.position: row.found for row in store.rows(step)}
+
+    before = kept()
+    with contextlib.closing(sqlite3.connect(tmp_path / "run" / "audit.sqlite")) as base, base:
+        base.execute("DELETE FROM unit WHERE step = ? AND shard = 3", (step,))
+        base.execute("DELETE FROM evidence WHERE step = ? AND shard = 3", (step,))
+        for shard in (0, 2):
+            base.execute(
+                "DELETE FROM evidence WHERE step = ? AND position = "
+                "(SELECT min(position) FROM evidence WHERE step = ? AND shard = ?)",
+                (step, step, shard),
+            )
+    assert len(kept()) == len(before) - 14
+    again = tb.audit(net, data, [threat], **asked)
+    assert kept() == before
+    assert [row.verdict for row in again.examples] == [row.verdict for row in whole.examples]

@@ -163,12 +163,13 @@ class Context:
     ) -> list[EvidenceRow]:
         """The evidence of a step once all of its units are kept.
 
-        What is finished goes by examples: units of a run that an earlier version began held more of them.
+        What is finished goes by examples: units of a run that an earlier version began held others of them. What is
+        left of a unit whose number is taken gets a free one.
         """
         if not units:
             return []
         finished = {row.position for row in self.store.rows(step)}
-        left = [unit for unit in (unit.without(finished) for unit in units) if unit.positions]
+        left = _numbered([unit.without(finished) for unit in units], set(self.store.done(step)))
         self.progress.begin(step, sum(len(unit.positions) for unit in units))
         self.progress.advance(sum(len(unit.positions) for unit in units) - sum(len(unit.positions) for unit in left))
         for unit, result in zip(left, carried_out(left), strict=True):
@@ -215,3 +216,14 @@ class Context:
 def _saver(tensors: Mapping[str, Tensor]) -> Callable[[Path], object]:
     # As bytes: the library's own writer leaves a scratch file behind when it is killed.
     return lambda path: path.write_bytes(save(dict(tensors)))
+
+
+def _numbered(units: Sequence[WorkUnit], taken: set[int]) -> list[WorkUnit]:
+    """Those that have examples, each under a number of its own."""
+    left = []
+    for unit in units:
+        if unit.positions:
+            shard = unit.shard if unit.shard not in taken else max(taken) + 1
+            taken.add(shard)
+            left.append(unit if shard == unit.shard else replace(unit, shard=shard))
+    return left
