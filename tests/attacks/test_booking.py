@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack, fit_perturbation
+from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.window.passes import Passes
 from trustbound.model.wrapping import Adaptation, wrap
@@ -135,3 +136,44 @@ def test_costs_add_up_by_purpose():
     both = one + two
     assert both == Cost(8, 1, 5, 1.0, {"search": Spent(scores=1, gradients=3, backwards=1), "recheck": Spent(scores=4)})
     assert (both.all_for("checks").purposes["checks"].forwards, hash(both)) == (8, hash(Cost(8, 1, 5, 1.0)))
+
+
+class Fails(nn.Module):
+    """Raises on batches of more than 8, and on inputs whose first feature is large; counts whatever it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(6, 3)
+        self.asked = self.answered = self.backwards = 0
+
+    def forward(self, inputs):
+        self.asked += len(inputs)
+        if len(inputs) > 8 or bool((inputs[:, 0] > 0.7).any()):
+            raise RuntimeError("out of range")
+        self.answered += len(inputs)
+        if inputs.requires_grad:
+            inputs.register_hook(self.back)
+        return self.linear(inputs)
+
+    def back(self, gradient):
+        self.backwards += len(gradient)
+
+
+@pytest.mark.parametrize("access", ["gradients", "scores", "decisions"])
+def test_what_raises_is_booked_each_time_that_it_is_asked(access):
+    """Batches that raise are halved until the input is found: every question on the way is one."""
+    model = Fails()
+    inputs, owner = torch.rand(40, 6, generator=torch.Generator().manual_seed(0)), torch.arange(20).repeat(2)
+    level = Access[access.upper()]
+    clean = inputs[:20].clone()
+    clean[:, 0] = 0.5
+    with Oracle(wrap(model), examples=20, access=level, batch_size=32, silenced=clean) as oracle:
+        outputs = oracle.outputs(inputs, owner)
+        if level is Access.GRADIENTS:
+            oracle.gradient(inputs, owner, lambda outputs, rows: outputs[:, 0])
+    assert 0 < int(outputs.isnan().any(dim=1).sum()) < 40
+    assert model.asked > model.answered
+    assert int(oracle.forwards.sum()) == model.asked
+    assert int(oracle.backwards.sum()) == model.backwards
+    assert (model.backwards > 0) == (level is Access.GRADIENTS)

@@ -14,6 +14,7 @@ from trustbound.attacks.refusals import whole
 from trustbound.attacks.window.asking import Asking
 from trustbound.attacks.window.compiled import Climb, programs
 from trustbound.attacks.window.detector import verdicts
+from trustbound.attacks.window.granted import Surrogate, chosen, given, spread
 from trustbound.attacks.window.halving import halved, said
 from trustbound.attacks.window.passes import Passes
 from trustbound.attacks.window.smoothing import SmoothBackward, measure_scales
@@ -27,7 +28,6 @@ from trustbound.threat import Access
 
 T = TypeVar("T")
 Apply = Callable[[Tensor, Tensor | slice], Tensor]
-Surrogate = Callable[[Tensor, slice], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,17 +141,16 @@ class Oracle:
         granted = self.passes.grant(owner, self.price)
         if granted is not None:
             outputs = self._outputs(points[granted], owner[granted]) if len(granted) else self._nothing(points)
-            return _spread(outputs, granted, len(points))
+            return spread(outputs, granted, len(points))
         return self._outputs(points, owner)
 
     def _outputs(self, points: Tensor, owner: Tensor) -> Tensor:
-        seen = "decisions" if self.access is Access.DECISIONS else "scores"
-        self.passes.count(owner, forwards=self.draws, seen=seen)
         with torch.no_grad():
             parts = self._each(
-                len(points),
+                owner,
                 lambda rows: self._averaged(points[rows], owner, rows),
                 lambda rows: self._unanswered(points[rows], owner[rows]),
+                seen="decisions" if self.access is Access.DECISIONS else "scores",
             )
         outputs = (parts[0] if len(parts) == 1 else torch.cat(parts)).detach()  # some modules turn gradients on
         self._width = outputs.shape[1]
@@ -180,8 +179,7 @@ class Oracle:
         if not len(rows):
             return rejected
         points, owner = points[rows], owner[rows.to(owner.device)]
-        self.passes.count(owner, forwards=1, seen="detector")
-        parts = self._each(len(rows), lambda part: self._detected(points[part], owner[part]))
+        parts = self._each(owner, lambda part: self._detected(points[part], owner[part]), seen="detector", draws=1)
         rejected[rows] = torch.cat(parts)
         self.rejections[0] += int(rejected.sum())
         self.rejections[1] += len(rows)
@@ -199,16 +197,14 @@ class Oracle:
             return self._scales(points, owner)
         if not len(granted):
             return points.new_zeros(len(points), 1)
-        return _spread(self._scales(points[granted], owner[granted]), granted, len(points))
+        return spread(self._scales(points[granted], owner[granted]), granted, len(points))
 
     def _scales(self, points: Tensor, owner: Tensor) -> Tensor:
-        self.passes.count(owner, forwards=1, seen="gradients")
-
         def measured(rows: slice) -> Tensor:
             with self._asking(points[rows], owner, rows):
                 return measure_scales(self.model, points[rows], self.model.name)
 
-        return torch.cat(self._each(len(points), measured))
+        return torch.cat(self._each(owner, measured, seen="gradients", draws=1))
 
     def gradient(
         self,
@@ -236,18 +232,18 @@ class Oracle:
         if granted is None:
             return self._gradient(theta, owner, surrogate, apply, smooth)
         if not len(granted):
-            outputs = _spread(self._nothing(theta), granted, len(theta))
-            points = (_given if apply is None else apply)(theta, slice(0, len(theta)))
+            outputs = spread(self._nothing(theta), granted, len(theta))
+            points = (given if apply is None else apply)(theta, slice(0, len(theta)))
             return Slope(torch.zeros_like(theta), outputs, theta.new_zeros(len(theta)), points)
         part = self._gradient(
             theta[granted],
             owner[granted],
-            _chosen(surrogate, granted),
+            chosen(surrogate, granted),
             None if apply is None else lambda part, rows: apply(part, granted[rows]),
             None if smooth is None else smooth.select(granted),
         )
         told = part.gradient, part.outputs, part.loss, part.points
-        return Slope(*(_spread(one, granted, len(theta)) for one in told))
+        return Slope(*(spread(one, granted, len(theta)) for one in told))
 
     def _gradient(
         self,
@@ -257,12 +253,12 @@ class Oracle:
         apply: Apply | None,
         smooth: SmoothBackward | None,
     ) -> Slope:
-        self.passes.count(owner, forwards=self.draws, backwards=self.draws, seen="gradients")
-        points = _given if apply is None else apply
+        points = given if apply is None else apply
         parts = self._each(
-            len(theta),
+            owner,
             lambda rows: self._slope(theta, owner, rows, surrogate, apply, smooth),
             lambda rows: self._flat(theta[rows], owner[rows], points(theta[rows], rows)),
+            seen="gradients",
         )
         self._width = parts[0].outputs.shape[1]
         if len(parts) == 1:
@@ -331,17 +327,27 @@ class Oracle:
         outputs = self._unanswered(points, owner)
         return Slope(torch.zeros_like(theta), outputs, outputs[:, 0], points)
 
-    def _each(self, count: int, call: Callable[[slice], T], blank: Callable[[slice], T] | None = None) -> list[T]:
-        """Call for all rows, chunk by chunk; when memory runs out, with half as many rows, and that is noted.
+    def _each(
+        self,
+        owner: Tensor,
+        call: Callable[[slice], T],
+        blank: Callable[[slice], T] | None = None,
+        *,
+        seen: str,
+        draws: int | None = None,
+    ) -> list[T]:
+        """Call for all rows (R,), chunk by chunk; when memory runs out, with half as many rows, and that is noted.
 
-        Where exceptions are silenced, the rows on which the model raises one are found by halving and get `blank`.
+        Each call is booked that was answered or raised. Where exceptions are silenced, the rows on which the model
+        raises one are found by halving and get `blank`.
         """
+        asked = self._booked(owner, call, seen, self.draws if draws is None else draws)
         parts: list[T] = []
-        first = 0
+        first, count = 0, len(owner)
         while first < count:
             rows = slice(first, min(first + self.batch_size, count))
             try:
-                parts.append(call(rows))
+                parts.append(asked(rows))
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise
@@ -353,9 +359,24 @@ class Oracle:
             except ModelError as error:
                 if blank is None or self.silenced is None:
                     raise
-                parts += self._halved(rows, call, blank, said(error))
+                parts += self._halved(rows, asked, blank, said(error))
             first = rows.stop
         return parts
+
+    def _booked(self, owner: Tensor, call: Callable[[slice], T], seen: str, draws: int) -> Callable[[slice], T]:
+        """A call that is booked each time: what raises has made no backward, what ran out of memory nothing at all."""
+
+        def asked(rows: slice) -> T:
+            whose = owner if len(owner) == rows.stop - rows.start else owner[rows]
+            try:
+                part = call(rows)
+            except ModelError:
+                self.passes.count(whose, forwards=draws, seen=seen)
+                raise
+            self.passes.count(whose, forwards=draws, backwards=draws * isinstance(part, Slope), seen=seen)
+            return part
+
+        return asked
 
     def _halved(self, rows: slice, call: Callable[[slice], T], blank: Callable[[slice], T], words: str) -> list[T]:
         """What the parts of a batch give on which the model raised; noted, and the next batches are no larger."""
@@ -366,23 +387,6 @@ class Oracle:
             told = f"the model raised {words} on a batch of {rows.stop - rows.start}: batch size {found.answered}"
         self.events += [] if told in self.events else [told]
         return found.parts
-
-
-def _given(theta: Tensor, rows: Tensor | slice) -> Tensor:
-    """What an additive set makes of θ."""
-    return theta
-
-
-def _chosen(surrogate: Surrogate, granted: Tensor) -> Surrogate:
-    """A surrogate of all rows as one of those that were granted."""
-    if isinstance(surrogate, Climb):
-        return surrogate.select(granted)
-    return lambda outputs, rows: surrogate(outputs, granted[rows])  # type: ignore[arg-type]
-
-
-def _spread(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    """Values of some rows (k, …) among zeros (count, …)."""
-    return values.new_zeros(count, *values.shape[1:]).index_copy_(0, rows, values)
 
 
 def price_of(model: Model) -> int:
