@@ -83,17 +83,18 @@ def test_a_larger_unit_of_an_earlier_version_is_gone_on_with(exact, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("method", "activations", "rounds", "examples"),
+    ("method", "activations", "rounds", "count", "examples"),
     [
-        ("crown", 12, 1, 512),
-        ("crown", 4_800, 1, 186),
-        ("crown", 4_800, 16, 11),
-        ("crown", 80_000, 1, 1),
-        ("interval", 80_000, 1, 512),
+        ("crown", 12, 1, 1000, 500),
+        ("crown", 4_800, 1, 186, 186),
+        ("crown", 4_800, 1, 187, 94),  # evenly, so that workers end together
+        ("crown", 4_800, 16, 100, 10),
+        ("crown", 80_000, 1, 3, 1),
+        ("interval", 80_000, 1, 1000, 512),
     ],
 )
-def test_the_size_of_a_unit_follows_the_cost_of_its_proofs(exact, method, activations, rounds, examples):
+def test_the_size_of_a_unit_follows_the_cost_of_its_proofs(exact, method, activations, rounds, count, examples):
     net = torch.nn.Sequential(torch.nn.Linear(2, activations), torch.nn.ReLU(), torch.nn.Linear(activations, 2))
     data = tb.LabelledSet(torch.rand(4, 2), [0, 1, 0, 1])
     context = SimpleNamespace(unit_size=512, subject=Subject(model=tb.wrap(net), data=data, threats={}))
-    assert proving.at_once(context, method, rounds=rounds) == examples
+    assert proving.at_once(context, method, count, rounds=rounds) == examples

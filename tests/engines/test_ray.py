@@ -77,11 +77,12 @@ def engine(execute, **more):
 def evidence(run):
     """All that a run holds but measured seconds, in the order in which it was written."""
     with contextlib.closing(sqlite3.connect(run / "audit.sqlite")) as base:
-        rows = base.execute("SELECT * FROM evidence ORDER BY rowid").fetchall()
-        units = base.execute(
-            "SELECT step, shard, count, forwards, backwards, queries, events FROM unit WHERE step != 'engine' "
-            "ORDER BY rowid"
-        ).fetchall()
+        base.row_factory = sqlite3.Row
+        rows = [tuple(row) for row in base.execute("SELECT * FROM evidence ORDER BY rowid")]
+        units = [
+            {name: row[name] for name in row.keys() if name != "seconds"}
+            for row in base.execute("SELECT * FROM unit WHERE step != 'engine' ORDER BY rowid")
+        ]
     record = json.loads((run / "record.json").read_text())
     timeless(record)
     return {

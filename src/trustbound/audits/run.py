@@ -86,7 +86,7 @@ def audit(
         training        the training set, for the overlap check.
         engine          "in-process", or "ray": work units side by side in `workers` processes of one thread each, on
                         this machine or on the cluster at `address`. Records have the same bits at equal unit size.
-        unit_size       examples of a work unit, 512 in process and 64 on ray; a run that was begun keeps its own.
+        unit_size       examples of a work unit, 512 in process and 32 on ray; a run that was begun keeps its own.
 
     Raises      InputError for examples that the model cannot serve and UnsupportedError for a threat that no attack
                 of the budget can serve, both before the search; RecordError for a run directory that cannot be

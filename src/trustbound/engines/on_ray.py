@@ -110,12 +110,16 @@ class OnRay:
         held: dict[int, Any] = {}
         deaths: Counter[int] = Counter()
         idle = list(self._workers)
+
+        def hand_out(turn: int) -> None:
+            while idle and waiting and waiting[0][0] < turn + AHEAD * self._hands:
+                number, unit = waiting.popleft()
+                worker = idle.pop(0)
+                busy[worker.run.remote(unit)] = (number, unit, worker)
+
         for turn in range(len(units)):
+            hand_out(turn)
             while turn not in held:
-                while idle and waiting and waiting[0][0] < turn + AHEAD * self._hands:
-                    number, unit = waiting.popleft()
-                    worker = idle.pop(0)
-                    busy[worker.run.remote(unit)] = (number, unit, worker)
                 (done,), _ = ray.wait(list(busy), num_returns=1)
                 number, unit, worker = busy.pop(done)
                 try:
@@ -127,6 +131,7 @@ class OnRay:
                     deaths[number] += 1
                     idle.append(self._replaced(worker, unit, deaths[number], error))
                     waiting.appendleft((number, unit))
+                hand_out(turn)  # before anybody is given the result: keeping it takes time
             found = held.pop(turn)
             if isinstance(found, Raised):
                 raise found.error

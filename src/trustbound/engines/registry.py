@@ -40,6 +40,6 @@ ENGINES = Registry(
         line="units side by side in workers of one thread each, on this machine or a cluster; needs the extra [ray]",
         workers=True,
         extra="ray",
-        unit_size=64,
+        unit_size=32,
     ),
 )

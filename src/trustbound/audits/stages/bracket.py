@@ -239,7 +239,7 @@ class Search:
         if not len(positions):
             return
         step = f"{self.threat}/proof-{name}"
-        few = at_once(self.context, name)
+        few = at_once(self.context, name, len(positions))
         rows = self.context.run(step, "proof", positions, method=name, threat=self.threat, examples=few)
         first = self.ledger.proved(step, rows)
         cost = self.context.store.cost(step)

@@ -115,7 +115,7 @@ def _radii(
         return {}, left_out
     step = f"{threat}/curve-proof"
     sizes = torch.full((len(context.data),), cap, dtype=torch.float64)
-    few = at_once(context, provers[-1], rounds=ROUNDS)
+    few = at_once(context, provers[-1], len(places), rounds=ROUNDS)
     rows = context.run(step, "radius", places, method=provers[-1], threat=threat, sizes=sizes, examples=few)
     proven = [
         EvidenceRow(position=row.position, found=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trustbound.audits.stages.context import Context
 from trustbound.certificates.graph import Graph
 from trustbound.certificates.graph.operations import Activation, MaxPool
@@ -43,13 +45,15 @@ def activations(graph: Graph) -> int:
     return sum(step.features for step in graph.operations if isinstance(step, Activation | MaxPool))
 
 
-def at_once(context: Context, method: str, *, rounds: int = 1) -> int:
+def at_once(context: Context, method: str, count: int, *, rounds: int = 1) -> int:
     """Examples of a unit of proofs: few enough that a unit that is killed costs seconds, many where they are cheap.
 
     Parameters
+        count       examples in all, which are cut evenly.
         rounds      how often each example is asked about.
     """
     graph = context.subject.readable.graph
     if graph is None or not CERTIFIERS.find(method).quadratic:
         return context.unit_size
-    return max(1, min(context.unit_size, AT_ONCE // (rounds * max(1, activations(graph)) ** 2)))
+    most = max(1, min(context.unit_size, AT_ONCE // (rounds * max(1, activations(graph)) ** 2)))
+    return math.ceil(count / max(1, math.ceil(count / most)))
