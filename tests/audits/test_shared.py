@@ -76,6 +76,7 @@ def test_what_it_costs_is_in_the_record_and_below_the_plan(audited, victim):
     steps = {step.name: step for step in record.steps}
     cost = steps["uap-fit"].cost + steps["uap"].cost
     assert (facts.cost.forwards, facts.cost.backwards) == (cost.forwards, cost.backwards)
+    assert facts.cost.seconds > 0.05  # thousands of calls: it was timed
     assert sum(row.forwards for row in evidence(run, f"{THREAT}/uap-fit")) == steps["uap-fit"].cost.forwards
     lines = {line.stage: line for line in plan(victim, data, [Threat.parse(THREAT)], "thorough", 0).lines}
     for name in ("uap-fit", "uap"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import torch
 
 from trustbound.attacks.registry import ATTACKS
@@ -20,6 +23,7 @@ def fit(unit: WorkUnit, subject: Subject) -> UnitResult:
 
     An attack that this model cannot serve is a finding, not a failure, and leaves no perturbation.
     """
+    started = time.perf_counter()
     rows, threat = unit.rows, subject.threats[unit.threat]
     inputs, labels = subject.inputs(rows), subject.labels(rows)
     try:
@@ -43,7 +47,7 @@ def fit(unit: WorkUnit, subject: Subject) -> UnitResult:
             EvidenceRow(position=position, found=False, forwards=forwards, backwards=backwards, queries=queries)
             for position, forwards, backwards, queries in counts
         ],
-        cost=found.cost,
+        cost=replace(found.cost, seconds=time.perf_counter() - started),
         tensors={"position": rows, "perturbation": found.perturbation.unsqueeze(0)},
         events=found.events,
     )

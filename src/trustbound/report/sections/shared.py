@@ -17,12 +17,12 @@ def shared_section(record: AuditRecord, gallery: Mapping[str, Array] | None) -> 
     """What one change does to every input."""
     blocks: list[Block] = [
         Paragraph(
-            text="One perturbation added to every input alike, fitted to half of the examples and scored on the half "
-            "that it never saw; inputs are clipped to their valid range. What it breaks counts in the upper bound like "
-            "what any attack breaks."
+            text="One perturbation added to every input alike, fitted to some of the examples, half at most, and "
+            "scored on the others too, which it never saw; inputs are clipped to their valid range. What it breaks "
+            "counts in the upper bound like what any attack breaks."
         ),
         Table(
-            caption="Shared perturbations.",
+            caption="How many each fools, of the examples that are answered rightly without it; exact 95 % intervals.",
             head=("threat", "attack", "size", "fitted to", "fooled", "held out", "fooled", "forwards"),
             rows=tuple(_row(facts) for facts in record.shared),
             words=(0, 1),
