@@ -24,6 +24,7 @@ from trustbound.cli.registry import COMMANDS
 from trustbound.data.registry import DATA
 from trustbound.hardening.registry import OBJECTIVES
 from trustbound.model.registry import ZOO
+from trustbound.tasks.registry import TASKS
 from trustbound.threat.sets.registry import SETS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +52,10 @@ def tables() -> dict[str, str]:
         "sets": table(
             ["set", "size in", "what it allows"],
             [[f"`{row.example}`", row.unit, row.line] for row in SETS],
+        ),
+        "tasks": table(
+            ["task", "outputs", "labels", "what it is"],
+            [[f"`{row.example}`", row.returns, row.labels, row.line] for row in TASKS],
         ),
         "checks": table(
             ["check", "a failure is", "what it asks"],

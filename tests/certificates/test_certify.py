@@ -18,8 +18,9 @@ from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.certificates.slack import growth
-from trustbound.certificates.specification import Certifier, margin_rows
+from trustbound.certificates.specification import Certifier
 from trustbound.errors import InputError, UnsupportedError
+from trustbound.measure.margin import margin_rows
 from trustbound.record.box import Box
 from trustbound.threat import Threat
 

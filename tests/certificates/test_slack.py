@@ -16,8 +16,8 @@ from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import check_kernels, disturbance, growth
-from trustbound.certificates.specification import margin_rows
 from trustbound.errors import UnsupportedError
+from trustbound.measure.margin import margin_rows
 from trustbound.model.wrapping import wrap
 from trustbound.threat import Threat
 

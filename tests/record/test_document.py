@@ -37,6 +37,8 @@ FLOATS = st.floats(allow_nan=False)
 TEXT = st.text(max_size=8)
 COUNTS = st.integers(0, 2**40)
 PAIRS = st.tuples(FLOATS, FLOATS)
+#: What a task keeps of an example: as JSON holds it.
+PLAIN = st.none() | TEXT | st.lists(st.floats(-1e9, 1e9), max_size=2)
 
 
 def some(kind, **given):
@@ -56,7 +58,7 @@ def of(hint):
     import types
     import typing
 
-    plain = {float: FLOATS, int: COUNTS, str: TEXT, bool: st.booleans(), Cost: COSTS}
+    plain = {float: FLOATS, int: COUNTS, str: TEXT, bool: st.booleans(), Cost: COSTS, typing.Any: PLAIN}
     if hint in plain:
         return plain[hint]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -18,6 +18,7 @@ from trustbound.attacks.window.scale import units
 from trustbound.errors import InputError
 from trustbound.record.cost import Cost
 from trustbound.threat import Random, Threat
+from trustbound.threat.binding import bind
 
 
 def build(name: str, **numbers: Any) -> Attack:
@@ -53,7 +54,7 @@ def attack(
         model       whatever `wrap` takes.
         inputs      (B, *F) in the model's box, a tensor, or an array for arrays in what is found; what is outside by
                     rounding (1e-6 of its width) is put on the limit.
-        labels      (B,) int64.
+        labels      (B,) int64; of another task than classification what that takes.
         threat      a Threat or its text form.
         generator   one 63-bit key is drawn from it; without one the key is 0.
         batch_size  rows per model call.
@@ -113,8 +114,9 @@ def searched(
         with asked.oracle(rows, key=asked.key + first) as oracle:
             with oracle.booking("clean"):
                 clean = clean_outputs(oracle, inputs[rows])
-                check_clean(clean, labels[rows])
-                objective = threat.goal.bind(labels[rows], clean.shape[1])
+                check_clean(asked.model.task, clean, labels[rows])
+                objective, view = bind(threat.goal, asked.model.task, labels[rows], clean.shape[1])
+                clean = oracle.look_through(view, clean)
                 place = torch.arange(len(clean), device=clean.device)
                 reached = reached_by(oracle, objective, inputs[rows], clean, place)
             parts.append(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trustbound.attacks.refusals import whole
 from trustbound.attacks.window.asking import Asking
@@ -17,27 +16,17 @@ from trustbound.attacks.window.detector import verdicts
 from trustbound.attacks.window.granted import Surrogate, chosen, given, spread
 from trustbound.attacks.window.halving import halved, said
 from trustbound.attacks.window.passes import Passes
+from trustbound.attacks.window.slope import Apply, Slope, flat
 from trustbound.attacks.window.smoothing import SmoothBackward, measure_scales
 from trustbound.attacks.window.untouched import stand_ins, untouched
 from trustbound.errors import BackwardError, InputError, ModelError, UnsupportedError
-from trustbound.measure.decision import answered
 from trustbound.model.predictor import Predictor
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
+from trustbound.tasks.view import View
 from trustbound.threat import Access
 
 T = TypeVar("T")
-Apply = Callable[[Tensor, Tensor | slice], Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Slope:
-    """What one forward and backward tell: gradient (R, *P), outputs (R, C), loss (R,), points (R, *F) asked about."""
-
-    gradient: Tensor
-    outputs: Tensor
-    loss: Tensor
-    points: Tensor
 
 
 class Oracle:
@@ -58,6 +47,7 @@ class Oracle:
         silenced    the examples' clean inputs (examples, *F), where an input on which the model raises an exception,
                     asked about it alone, is to count as one that it does not answer: a row of NaN, noted in `events`.
                     None lets the exception surface.
+        view        through which outputs are seen where they are no logits of classes: scores (R, M) for every attack.
 
     Restored on exit: weights' requires_grad, buffers, hooks, global random state. Modes and `.grad` are never
     touched: gradients are taken with respect to the inputs alone.
@@ -82,8 +72,10 @@ class Oracle:
         task: str = "",
         names: Tensor | None = None,
         silenced: Tensor | None = None,
+        view: View | None = None,
     ) -> None:
         self.model = model
+        self.view = view
         self.names = names
         self.silenced = silenced
         self._asking = Asking(model.name, task, names)
@@ -95,7 +87,7 @@ class Oracle:
         self.detector = model.adaptation.detector
         self.rejections = [0, 0]  # inputs that the detector rejected, of so many that it was asked about
         self.events: list[str] = []
-        self._width = 0  # of the outputs; not known before the first call
+        self._shape: tuple[int, ...] | None = None  # of an output as it is seen; not known before the first call
         self._key = key
         compiles = compile and self.draws == 1 and not isinstance(model.module, Predictor)
         self._compiled = programs(model, self.batch_size) if compiles else None
@@ -137,7 +129,10 @@ class Oracle:
         return self.passes.booking(purpose)
 
     def outputs(self, points: Tensor, owner: Tensor) -> Tensor:
-        """Logits (R, C) of points (R, *F), each row owned by an example; one-hot for decisions only."""
+        """Outputs (R, *O) of points (R, *F), each row owned by an example; one-hot for decisions only.
+
+        Logits (R, C) of a classification, scores (R, M) where there is a view.
+        """
         granted = self.passes.grant(owner, self.price)
         if granted is not None:
             outputs = self._outputs(points[granted], owner[granted]) if len(granted) else self._nothing(points)
@@ -153,20 +148,29 @@ class Oracle:
                 seen="decisions" if self.access is Access.DECISIONS else "scores",
             )
         outputs = (parts[0] if len(parts) == 1 else torch.cat(parts)).detach()  # some modules turn gradients on
-        self._width = outputs.shape[1]
         if self.access is Access.DECISIONS:
-            chosen = nn.functional.one_hot(outputs.argmax(dim=1), outputs.shape[1]).to(outputs.dtype)
-            return chosen.masked_fill(~answered(outputs).unsqueeze(1), torch.nan)
-        return outputs
+            outputs = self.model.task.decisions(outputs)
+        return self._seen(outputs, owner)
+
+    def look_through(self, view: View | None, outputs: Tensor) -> Tensor:
+        """See outputs through a view from here on; returns those of all examples, in their order, as it shows them."""
+        self.view = view
+        return self._seen(outputs, torch.arange(len(outputs), device=outputs.device))
+
+    def _seen(self, outputs: Tensor, owner: Tensor) -> Tensor:
+        """Outputs (R, *O) of examples as they are seen, whose shape is remembered."""
+        seen = outputs if self.view is None else self.view(outputs, owner)
+        self._shape = tuple(seen.shape[1:])
+        return seen
 
     def _nothing(self, points: Tensor) -> Tensor:
-        """The outputs of no rows, (0, C)."""
-        if not self._width:
+        """The outputs of no rows, (0, *O)."""
+        if self._shape is None:
             raise InputError(
                 f"the budget must pay for one look at an example, {self.price} forwards beside what is kept back for "
                 f"the last check; it is {self.passes.budget}. Raise it."
             )
-        return points.new_zeros(0, self._width)
+        return points.new_zeros(0, *self._shape)
 
     def rejected(self, points: Tensor, owner: Tensor, asked: Tensor) -> Tensor:
         """Which of the points (R, *F) that are asked about, (R,) bool, the declared detector rejects, (R,) bool.
@@ -217,7 +221,7 @@ class Oracle:
         """Gradient of a surrogate with respect to θ (R, *P).
 
         Parameters
-            surrogate   (outputs, rows) → (r,) to climb, for one chunk of rows.
+            surrogate   (scores, rows) → (r,) to climb, for one chunk of rows; of bare outputs where its `raw` is true.
             apply       (θ of some rows, the rows) → adversarial inputs; the identity when None.
             smooth      a smoother derivative for ReLU-like activations in the backward pass.
 
@@ -260,7 +264,6 @@ class Oracle:
             lambda rows: self._flat(theta[rows], owner[rows], points(theta[rows], rows)),
             seen="gradients",
         )
-        self._width = parts[0].outputs.shape[1]
         if len(parts) == 1:
             return parts[0]
         return Slope(
@@ -279,7 +282,7 @@ class Oracle:
         apply: Apply | None,
         smooth: SmoothBackward | None,
     ) -> Slope:
-        if self._compiled is not None and apply is None and smooth is None:
+        if self._compiled is not None and apply is None and smooth is None and self.view is None:
             part = theta[rows].detach()
             # A batch that is filled up asks about rows that nobody paid for.
             whole = self.passes.budget is None or len(part) == self.batch_size
@@ -291,19 +294,16 @@ class Oracle:
             points = leaf if apply is None else apply(leaf, rows)
             with contextlib.nullcontext() if smooth is None else smooth.on(rows, len(points)):
                 outputs = self._averaged(points, owner, rows)
-            loss = surrogate(outputs, rows)
+            seen = self._seen(outputs, owner[rows])
+            loss = surrogate(outputs if getattr(surrogate, "raw", False) else seen, rows)
             gradient = None
             if loss.requires_grad:
                 with self._asking(points, owner, rows, BackwardError):
                     gradient = torch.autograd.grad(loss, leaf, torch.ones_like(loss), allow_unused=True)[0]
         if gradient is None:
-            raise UnsupportedError(
-                f"no gradient flows from the outputs of {self.model.name} to its inputs: an operation breaks "
-                "the graph. Declare a differentiable stand-in (Adaptation(stand_ins={'module.path': …})), or "
-                "use an attack that needs scores only, such as square."
-            )
+            raise flat(self.model.name)
         # An expanded gradient (of a sum over features, say) is one number in memory: attacks write into theirs.
-        return Slope(gradient.contiguous(), outputs.detach(), loss.detach(), points.detach())
+        return Slope(gradient.contiguous(), seen.detach(), loss.detach(), points.detach())
 
     def _averaged(self, points: Tensor, owner: Tensor, rows: slice) -> Tensor:
         with self._asking(points, owner, rows):
@@ -312,20 +312,21 @@ class Oracle:
             return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
 
     def _unanswered(self, points: Tensor, owner: Tensor) -> Tensor:
-        """The outputs of rows that the model does not answer, (R, C), once it has answered their clean inputs alone.
+        """The outputs of rows that the model does not answer, (R, *O), once it has answered their clean inputs alone.
 
         Raises      ModelError when it does not: then it is no matter of the inputs that were tried.
         """
         assert self.silenced is not None
         self.passes.count(owner, forwards=1)
         with torch.no_grad(), self._asking(points, owner):
-            width = self.model(self.silenced[owner.to(self.silenced.device)]).shape[1]
-        return points.new_full((len(points), width), torch.nan)
+            shape = self.model(self.silenced[owner.to(self.silenced.device)]).shape[1:]
+        return points.new_full((len(points), *shape), torch.nan)
 
     def _flat(self, theta: Tensor, owner: Tensor, points: Tensor) -> Slope:
         """What is known of rows that the model does not answer: nothing to climb."""
         outputs = self._unanswered(points, owner)
-        return Slope(torch.zeros_like(theta), outputs, outputs[:, 0], points)
+        nothing = outputs.new_full((len(points),), torch.nan)
+        return Slope(torch.zeros_like(theta), self._seen(outputs, owner), nothing, points)
 
     def _each(
         self,

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Apply, Oracle, Slope
+from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.window.compiled import Climb
+from trustbound.attacks.window.slope import Apply, Slope
 from trustbound.attacks.window.smoothing import SmoothBackward
-from trustbound.attacks.window.surrogate import Custom
+from trustbound.attacks.window.surrogate import Custom, OnOutputs
 from trustbound.errors import UnsupportedError
 from trustbound.measure.losses import Loss
 from trustbound.threat import Neighbourhood, Objective, Random
@@ -259,15 +260,20 @@ class Problem:
             climbed = climbed.select(owner)
 
         unit = self.unit if self.unit is None or owner is None else self.unit[owner]
-        surrogate: Climb | Custom
-        if isinstance(loss, str) and climbed.led:
+        surrogate: Climb | Custom | OnOutputs
+        if not isinstance(loss, str) and (view := self.oracle.view) is not None:
+            surrogate = OnOutputs(loss, view.labels[place.to(view.labels.device)])
+        elif isinstance(loss, str) and climbed.led:
             surrogate = Climb(loss, climbed.labels, climbed.targets, unit)
         else:
             surrogate = Custom(climbed, None if isinstance(loss, str) else loss)
         apply = None if self.neighbourhood.additive else self._apply(owner)
         slope = self.oracle.gradient(theta, place, surrogate, apply, smooth)
         outputs = self._observed(theta, slope.points, slope.outputs, place, owner)
-        return slope if outputs is slope.outputs else dataclasses.replace(slope, outputs=outputs)
+        climbed_to = slope.loss if self.oracle.view is None else slope.loss.to(theta.dtype)
+        if outputs is slope.outputs and climbed_to is slope.loss:
+            return slope
+        return dataclasses.replace(slope, outputs=outputs, loss=climbed_to)
 
     def select(self, rows: Tensor) -> Problem:
         """The same task for some of the examples."""
@@ -306,7 +312,8 @@ class Problem:
             margin = margin.masked_fill(rejected, torch.inf)
             outputs = _withheld(objective, outputs, rejected)
         self.trail.observe(theta, margin, place, self.neighbourhood, owner)
-        return outputs
+        # What decides is in float64; what guides the steps needs no more than they have.
+        return outputs if self.oracle.view is None else outputs.to(theta.dtype)
 
 
 def _withheld(objective: Objective, outputs: Tensor, rejected: Tensor) -> Tensor:

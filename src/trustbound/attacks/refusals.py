@@ -13,7 +13,11 @@ from torch import Tensor
 from trustbound.attacks.registry import ATTACKS, AttackRow
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.measure.losses import loss
+from trustbound.measure.registry import LOSSES
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 from trustbound.threat import Access, Threat
+from trustbound.threat.binding import check_task
 
 if TYPE_CHECKING:
     from trustbound.attacks.searching import Attack
@@ -72,9 +76,15 @@ def check_shown(model: Model, threat: Threat) -> None:
         )
 
 
-def check_request(row: AttackRow, threat: Threat) -> None:
+def check_request(row: AttackRow, threat: Threat, task: Task = CLASSIFICATION) -> None:
     """Refuse what an attack cannot serve."""
     check_goal(threat)
+    check_task(threat.goal, task, decisions=threat.access is Access.DECISIONS)
+    if row.linear and not task.smooth:
+        raise UnsupportedError(
+            f"{row.name} takes the margin for a linear function of the inputs; that of {task.name} is counted and has "
+            "no slope of its own. `trustbound list attacks` shows which attacks need none: pgd, apgd, square …"
+        )
     if threat.access < Access[row.needs.upper()]:
         raise UnsupportedError(
             f"{row.name} needs access to {row.needs}; the threat gives {threat.access.name.lower()}. "
@@ -89,7 +99,7 @@ def check_request(row: AttackRow, threat: Threat) -> None:
         raise UnsupportedError(f"{row.name} serves the goal {', '.join(row.goals)}; the threat's is {threat.goal}.")
 
 
-def check_attack(method: Attack, threat: Threat) -> None:
+def check_attack(method: Attack, threat: Threat, task: Task = CLASSIFICATION) -> None:
     """The same for an attack that came as an object: one of the registry serves what its row says."""
     wanted = ("fit",) if getattr(method, "shared", False) else ("init", "step")
     if not isinstance(getattr(method, "needs", None), Access) or not all(hasattr(method, name) for name in wanted):
@@ -98,8 +108,9 @@ def check_attack(method: Attack, threat: Threat) -> None:
             f"{method!r}"
         )
     check_goal(threat)
+    check_task(threat.goal, task, decisions=threat.access is Access.DECISIONS)
     if (row := ATTACKS.row_of(method)) is not None:
-        check_request(row, threat)
+        check_request(row, threat, task)
     if threat.access < method.needs:
         raise UnsupportedError(
             f"{type(method).__name__} needs access to {method.needs.name.lower()}; the threat gives "
@@ -107,7 +118,7 @@ def check_attack(method: Attack, threat: Threat) -> None:
         )
 
 
-def check_numbers(method: Attack) -> None:
+def check_numbers(method: Attack, task: Task = CLASSIFICATION) -> None:
     """Refuse numbers with which nothing would be searched: it would read as a robust model."""
     for name in ("steps", "restarts"):
         whole(name, getattr(method, name))
@@ -129,6 +140,8 @@ def check_numbers(method: Attack) -> None:
     climbed = getattr(method, "loss", None)
     if isinstance(climbed, str):
         loss(climbed)
+        if LOSSES.find(climbed).space == "errors" and task.name != "regression":
+            raise InputError(f"{climbed} is a loss of the task regression; the model's is {task.name}. Choose another.")
     elif climbed is not None and not callable(climbed):
         raise InputError(f"`loss` must be a name or a function of logits and labels; got {climbed!r}")
 

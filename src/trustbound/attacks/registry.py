@@ -23,6 +23,7 @@ class AttackRow:
         norms       norm balls that it serves.
         any_set     whether it serves every other set too.
         seeks       "any" success or the "smallest" change.
+        linear      whether its steps take the margin for a linear function: no margin that is counted will do.
         factor      on closed-form models, at what multiple of the true radius it must succeed with its
                     default numbers.
         goals       that it serves, none for every one.
@@ -36,6 +37,7 @@ class AttackRow:
     norms: tuple[str, ...] = ("linf", "l2", "l1", "l0")
     any_set: bool = False
     seeks: str = "any"
+    linear: bool = False
     factor: float = 1.05
     goals: tuple[str, ...] = ()
     shared: bool = False
@@ -127,6 +129,7 @@ ATTACKS = Registry(
         line="Smallest change by projections onto the linearised boundary that is nearest.",
         norms=("linf", "l2", "l1"),
         seeks="smallest",
+        linear=True,
     ),
     AttackRow(
         name="fab-t",
@@ -134,18 +137,21 @@ ATTACKS = Registry(
         line="fab along the boundary with one class after another, largest logit first.",
         norms=("linf", "l2", "l1"),
         seeks="smallest",
+        linear=True,
     ),
     AttackRow(
         name="boundary-walk",
         target="trustbound.attacks.methods.boundary_walk:BoundaryWalk",
         line="Crosses the boundary at any distance, then slides along it back towards the input.",
         norms=("linf", "l2", "l1"),
+        linear=True,
     ),
     AttackRow(
         name="fmn",
         target="trustbound.attacks.methods.fmn:FMN",
         line="Smallest change in any norm, by steps in a ball that closes in on the boundary.",
         seeks="smallest",
+        linear=True,
     ),
     AttackRow(
         name="ddn",
@@ -153,6 +159,7 @@ ATTACKS = Registry(
         line="Smallest l2 change: the gradient turns it, success sets its length.",
         norms=("l2",),
         seeks="smallest",
+        linear=True,
     ),
     AttackRow(
         name="margin-pgd",
@@ -173,5 +180,6 @@ ATTACKS = Registry(
         norms=("linf", "l2"),
         goals=("misclassify",),
         shared=True,
+        linear=True,
     ),
 )

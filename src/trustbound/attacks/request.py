@@ -17,6 +17,7 @@ from trustbound.attacks.shared.perturbation import SharedPerturbation
 from trustbound.errors import InputError, ModelError
 from trustbound.measure.inside import placed
 from trustbound.model.wrapping import Model, wrap
+from trustbound.tasks.task import Task
 from trustbound.threat import Threat, new_key
 
 
@@ -24,8 +25,8 @@ from trustbound.threat import Threat, new_key
 class Request:
     """Examples of a model, on its device and inside its box, and the method that is to serve the threat on them.
 
-    Shapes      inputs (B, *F), labels (B,) int64; ids (B,) int64: who each example is to the per-example randomness;
-                names (B,) int64: its row, as errors call it.
+    Shapes      inputs (B, *F), labels (B, *L) of the model's task; ids (B,) int64: who each example is to the
+                per-example randomness; names (B,) int64: its row, as errors call it.
     """
 
     name: str
@@ -97,7 +98,7 @@ def requested(
     shape = tuple(inputs.shape[1:])
     threat.allowed.check(model.box, shape)
     if isinstance(name, str):
-        check_request(ATTACKS.find(name), threat)
+        check_request(ATTACKS.find(name), threat, model.task)
         method = ATTACKS.build(name, **numbers)
     else:
         if numbers:
@@ -105,17 +106,17 @@ def requested(
                 f"an attack that comes as an object has its own numbers; got {', '.join(numbers)} beside it"
             )
         method = name
-        check_attack(method, threat)
+        check_attack(method, threat, model.task)
         if isinstance(method, SharedPerturbation):
             method.check(threat, shape)
-    check_numbers(method)
+    check_numbers(method, model.task)
     check_options(len(inputs), ids, batch_size, budget, price_of(model), looks=5 if fits(method) else 2)
     return Request(
         name=name if isinstance(name, str) else type(name).__name__,
         method=method,
         model=model,
         inputs=placed(inputs.to(model.device, model.input_dtype), model.box),
-        labels=labels.to(model.device, torch.int64),
+        labels=model.task.checked_labels(labels).to(model.device),
         threat=threat,
         ids=(torch.arange(len(inputs)) if ids is None else ids).to(model.device, torch.int64),
         names=torch.arange(len(inputs), device=model.device),
@@ -140,13 +141,17 @@ def check_batch(model: Model, inputs: Tensor, labels: Tensor) -> None:
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
         came = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
-    if not isinstance(labels, Tensor) or labels.shape != inputs.shape[:1] or labels.is_floating_point():
+    like = isinstance(labels, Tensor) and labels.shape[:1] == inputs.shape[:1]
+    if not like or (model.task.plain and (labels.dim() != 1 or labels.is_floating_point())):
         came = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
-        raise InputError(f"`labels` must be int64 of shape ({len(inputs)},); got {came}")
+        kind = f"int64 of shape ({len(inputs)},)" if model.task.plain else f"a tensor of {len(inputs)} labels"
+        raise InputError(f"`labels` must be {kind}; got {came}")
     if not len(inputs):
         raise InputError("`inputs` must hold at least one example; got none")
     placed(inputs, model.box)
-    if int(labels.min()) < 0:
+    if not model.task.plain:
+        model.task.checked_labels(labels)
+    elif int(labels.min()) < 0:
         raise InputError(f"`labels` must be classes ≥ 0; got {int(labels.min())}")
 
 
@@ -197,17 +202,7 @@ def _answers_one(oracle: Oracle, inputs: Tensor) -> bool:
     return True
 
 
-def check_clean(outputs: Tensor, labels: Tensor) -> None:
-    """Refuse clean outputs (B, C) that are no finite numbers, and labels that the model cannot answer."""
-    broken = ~torch.isfinite(outputs).all(dim=1)
-    if bool(broken.any()):
-        raise InputError(
-            f"the model must answer clean inputs with finite logits; {int(broken.sum())} of {len(outputs)} "
-            f"rows hold NaN or infinity, the first at row {int(broken.nonzero()[0])}. Check the weights and "
-            "the box."
-        )
-    if int(labels.max()) >= outputs.shape[1]:
-        raise InputError(
-            f"`labels` must be classes 0..{outputs.shape[1] - 1}, as many as the model's outputs; "
-            f"got {int(labels.max())}"
-        )
+def check_clean(task: Task, outputs: Tensor, labels: Tensor) -> None:
+    """Refuse clean outputs (B, *O) that are no finite numbers, and labels that do not belong to such outputs."""
+    task.check_clean(outputs)
+    task.check_fit(labels, tuple(outputs.shape[1:]))

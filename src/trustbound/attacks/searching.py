@@ -60,7 +60,8 @@ class Found:
                 are one where the set is additive; success (B,) bool; size (B,) float64 of the change, infinite
                 where a smallest one was sought and none found; margin (B,) the smallest seen; prediction (B,) int64
                 and confidence (B,) float64 of `adversarial`, measured afresh, -1 and NaN where the model gave no
-                answer (NaN or infinity);
+                answer (NaN or infinity); of another task than classification the place of the largest score, 0 for
+                the right answer, and no confidence;
                 forwards, backwards, queries (B,) int64. Of an attack that is shared by all inputs also fitted (B,)
                 bool, what it was fitted to, and perturbation (*F); None elsewhere.
     """
@@ -250,6 +251,8 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
     if lost:
         task.oracle.events.append(f"{lost} successes were not confirmed by a fresh forward")
     prediction, confidence = decide(outputs)
+    if task.oracle.view is not None:
+        confidence = torch.full_like(confidence, torch.nan)
     silent = int((success & ~answered(outputs)).sum())
     if silent:
         said = f"{silent} successes are inputs to which the model gives no answer: NaN or infinity"

@@ -15,6 +15,8 @@ from trustbound.attacks.methods.margin_pgd import VARIED, Run
 from trustbound.attacks.refusals import check_goal
 from trustbound.attacks.registry import ATTACKS
 from trustbound.errors import InputError, UnsupportedError
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 from trustbound.threat import Access, Threat
 
 
@@ -230,8 +232,8 @@ _BLIND: dict[Access, dict[str, Stage]] = {
 }
 
 
-def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
-    """The stages of a budget that can serve a threat.
+def suite(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> tuple[Stage, ...]:
+    """The stages of a budget that can serve a threat, in a task.
 
     Raises      InputError for an unknown budget, UnsupportedError when no attack can serve the threat.
 
@@ -241,14 +243,15 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     if not isinstance(budget, str) or budget not in SUITES:
         raise InputError(f"the budget must be one of {', '.join(SUITES)}; got {budget!r}")
     check_goal(threat)
-    kept = tuple(stage for stage in SUITES[budget] if _serves(stage, threat))
+    kept = tuple(stage for stage in SUITES[budget] if _serves(stage, threat, task))
     blind = _BLIND.get(threat.access, {}).get(budget)
     if not threat.allowed.norm:
-        scored = (blind,) if blind is not None and _serves(blind, threat) else ()
+        scored = (blind,) if blind is not None and _serves(blind, threat, task) else ()
         kept = (*_FEW_PARAMETERS[budget], *scored, *(stage for stage in kept if not stage.control))
     elif threat.access is Access.GRADIENTS:
-        kept = _with_own(kept, _OWN.get((budget, threat.allowed.name), ()))
-    elif blind is not None and all(stage.control for stage in kept) and _serves(blind, threat):
+        own = _OWN.get((budget, threat.allowed.name), ())
+        kept = _with_own(kept, tuple(stage for stage in own if _serves(stage, threat, task)))
+    elif blind is not None and all(stage.control for stage in kept) and _serves(blind, threat, task):
         kept = (blind, *kept)
     if not any(not stage.control for stage in kept):
         raise UnsupportedError(
@@ -257,7 +260,7 @@ def suite(budget: str, threat: Threat) -> tuple[Stage, ...]:
     return kept
 
 
-def shared_attacks(budget: str, threat: Threat) -> tuple[str, ...]:
+def shared_attacks(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> tuple[str, ...]:
     """The attacks of a budget that fit one perturbation for all inputs, by their names.
 
     >>> shared_attacks("thorough", Threat.parse("l2:0.5")), shared_attacks("thorough", Threat.parse("l1:3"))
@@ -268,6 +271,7 @@ def shared_attacks(budget: str, threat: Threat) -> tuple[str, ...]:
         row.name
         for row in rows
         if row.serves(threat.allowed)
+        and (task.smooth or not row.linear)
         and threat.access >= Access[row.needs.upper()]
         and (not row.goals or threat.goal.name in row.goals)
     )
@@ -279,14 +283,14 @@ def _with_own(stages: tuple[Stage, ...], own: tuple[Stage, ...]) -> tuple[Stage,
     return (*stages[:1], *own, *(stage for stage in stages[1:] if stage.name not in replaced))
 
 
-def rounds(budget: str, threat: Threat) -> Rounds:
+def rounds(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> Rounds:
     """What the search of a budget goes on with: nothing for `quick`, and for `autoattack`, whose attacks are published.
 
     >>> [kind.name for kind in rounds("standard", Threat.parse("l0:9")).kinds]
     ['fmn', 'climb']
     """
     found = _ROUNDS.get(budget, Rounds())
-    kinds = [kind for kind in found.kinds if _serves(kind, threat)]
+    kinds = [kind for kind in found.kinds if _serves(kind, threat, task)]
     first = _FIRST_ROUND.get(threat.allowed.name, "")
     kinds.sort(key=lambda kind: kind.attack != first)
     if kinds and kinds[0].attack == first and threat.allowed.name in _TRIED_ON_FEW:
@@ -294,6 +298,8 @@ def rounds(budget: str, threat: Threat) -> Rounds:
     return replace(found, kinds=tuple(kinds))
 
 
-def _serves(stage: Stage, threat: Threat) -> bool:
+def _serves(stage: Stage, threat: Threat, task: Task) -> bool:
     row = ATTACKS.find("margin-pgd" if stage.attack == "margin" else stage.attack)
+    if row.linear and not task.smooth:
+        return False
     return threat.access >= Access[row.needs.upper()] and row.serves(threat.allowed)

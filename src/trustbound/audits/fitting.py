@@ -9,18 +9,19 @@ import torch
 
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.refusals import check_shown
-from trustbound.attacks.request import check_batch, check_clean, clean_outputs
+from trustbound.attacks.request import check_batch, clean_outputs
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.model.wrapping import Model
-from trustbound.threat import Threat
+from trustbound.threat import Access, Threat
+from trustbound.threat.binding import bind, check_task
 
 #: Examples looked at together.
 PART = 1024
 
 
 def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int:
-    """Refuse examples or threats that a model cannot be asked about; returns its number of classes.
+    """Refuse examples or threats that a model cannot be asked about; returns its number of outputs, or classes.
 
     Looks at    the box, the epsilon of each threat, what the model answers to two examples, the labels, the classes
                 that a goal names.
@@ -39,8 +40,14 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
         raise InputError(
             f"each threat can be asked about once; got {', '.join(twice)} again. Leave the second one out."
         )
+    if data.task.name != model.task.name:
+        raise InputError(
+            f"model and data must be of one task; the model's is {model.task.name}, the data's {data.task.name}. Pass "
+            "task= to wrap or load_model (--task), and to load_data or LabelledSet."
+        )
     _check_box(model, data)
     for threat in threats:
+        check_task(threat.goal, model.task, decisions=threat.access is Access.DECISIONS)
         check_shown(model, threat)
         threat.allowed.check(model.box, data.shape)
     rows = torch.arange(min(2, len(data)))
@@ -48,10 +55,12 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
     with Oracle(model, examples=len(rows)) as oracle:
         outputs = clean_outputs(oracle, inputs)
     classes = outputs.shape[1]
-    data.check_labels(classes)
-    check_clean(outputs, data.labels[rows].to(outputs.device))
+    if model.task.plain:
+        data.check_labels(classes)
+    model.task.check_clean(outputs)
+    model.task.check_fit(data.labels, tuple(outputs.shape[1:]))
     for threat in threats:
-        threat.goal.bind(data.labels[:1], classes)
+        bind(threat.goal, model.task, data.labels[:1], classes)
     return classes
 
 

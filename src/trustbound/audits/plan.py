@@ -22,6 +22,7 @@ from trustbound.audits.stages.sharing import FITTED
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
+from trustbound.tasks.task import Task
 from trustbound.threat import Threat
 
 
@@ -104,10 +105,10 @@ class Plan:
 def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str, curve: int | None) -> Plan:
     """Lay out the stages and time one batch."""
     seconds, ratio = _timed(model, data)
-    lines = [line for threat in threats for line in _lines(threat, budget, len(data))]
+    lines = [line for threat in threats for line in _lines(threat, budget, len(data), model.task)]
     count = curve_count(curve, budget, len(data))
     if count:
-        lines += [line for threat in threats if drawable(threat) for line in _curve_lines(threat, count)]
+        lines += [line for threat in threats if drawable(threat, model.task) for line in _curve_lines(threat, count)]
     draws, look = model.adaptation.draws, price_of(model)
     lines = [replace(line, forwards=look * line.forwards, backwards=draws * line.backwards) for line in lines]
     single = seconds / draws
@@ -126,9 +127,9 @@ def choose(
     return "quick", data.stratified(fitting, seed)
 
 
-def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
+def _lines(threat: Threat, budget: str, examples: int, task: Task) -> list[Line]:
     control = min(examples, max(50, math.ceil(0.05 * examples)))
-    stages = suite(budget, threat)
+    stages = suite(budget, threat, task)
     lines = []
     for climb in [stage for stage in stages if stage.attack == "margin"][:1]:
         lines.append(_line(threat, "trial-plain", *climb.method(smooth=False), min(TRIAL, examples)))
@@ -142,8 +143,10 @@ def _lines(threat: Threat, budget: str, examples: int) -> list[Line]:
             continue
         likely = min(1.0, (chosen + control) / examples)
         lines.append(replace(_line(threat, stage.name, name, numbers, examples), likely=likely))
-    lines += _round_lines(threat, rounds(budget, threat), examples, lines)
-    return lines + [line for name in shared_attacks(budget, threat) for line in _shared_lines(threat, name, examples)]
+    lines += _round_lines(threat, rounds(budget, threat, task), examples, lines)
+    return lines + [
+        line for name in shared_attacks(budget, threat, task) for line in _shared_lines(threat, name, examples)
+    ]
 
 
 def _round_lines(threat: Threat, further: Rounds, examples: int, before: Sequence[Line]) -> list[Line]:

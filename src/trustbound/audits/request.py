@@ -75,6 +75,8 @@ def described(
     """
     own = [contents_digest(threat.goal, code=True) if _own(threat) else "" for threat in threats]
     return {
+        # Said of other tasks alone: a run of a classifier that an earlier version began is the same question.
+        **({} if model.task.plain else {"task": str(model.task)}),
         **({"goals": own} if any(map(_own, threats)) else {}),
         "model": model.sha256,
         "layers": hashlib.sha256(_ADDRESS.sub("", repr(model.module)).encode()).hexdigest(),

@@ -25,7 +25,7 @@ from trustbound.audits.stages.bracket import Search
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_unit, same_answers
 from trustbound.audits.stages.context import Context, Progress, Silent
 from trustbound.audits.stages.curve import curve, curve_count
-from trustbound.audits.stages.doubting import attacked_logits, doubt, witnesses
+from trustbound.audits.stages.doubting import attacked_outputs, doubt, witnesses
 from trustbound.audits.stages.health import after_search, before_search, weighed
 from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.stages.telling import example_rows, exhibits, model_facts
@@ -53,6 +53,7 @@ from trustbound.record.files import write_record
 from trustbound.record.interval import binomial_interval
 from trustbound.record.scores import Assessment
 from trustbound.record.store import Store
+from trustbound.tasks.task import Task
 from trustbound.threat import Threat
 
 
@@ -115,7 +116,7 @@ def audit(
     if not isinstance(training, LabelledSet | None):
         raise InputError(f"`training` must be a LabelledSet, or None; got {type(training).__name__}")
     whole("seed", seed, least=0)
-    asked = _asked(threats, budget)
+    asked = _asked(threats, budget, model.task)
     if run is not None:
         check_told_apart(model, asked)
     subject = Subject(model=model, data=data, threats={str(threat): threat for threat in asked})
@@ -178,6 +179,7 @@ class _Answer:
     steps: list[StepFacts]
     curve: Curve | None
     doubt: Assessment | None
+    measures: dict[str, float]
     examples: list[ExampleRow]
     gallery: list[Exhibit]
     shared: list[SharedFacts]
@@ -232,6 +234,15 @@ def _audit(
         backward_cost=price,
         exit_code=3 if unsound or any(check.verdict == "FAIL" and check.severity == "error" for check in checks) else 0,
         events=(*dict.fromkeys(store.events()), f"wall clock {time.perf_counter() - started:.1f} s"),
+        task=str(model.task),
+        measures={
+            state: found
+            for state, found in (
+                ("clean", dict(model.task.summary(clean.outputs, data.labels))),
+                *((threat, answer.measures) for threat, answer in answers.items()),
+            )
+            if found
+        },
     )
     if keep:
         _write(store.run, record, pictures)
@@ -257,30 +268,31 @@ def _answer(
     search = Search(context, threat, ledger, [])
     search.run()
     drawn = curve(context, threat, ledger, curve_examples, smooth=search.smooth)
-    logits = attacked_logits(context, threat, ledger, clean)
+    outputs = attacked_outputs(context, threat, ledger, clean)
     found = witnesses(context, threat, ledger)
     pictures |= {f"shared/{facts.key}": one.float().cpu().contiguous() for facts, one in search.shared}
     return _Answer(
         bracket=search.bracket(),
         steps=search.facts,
         curve=drawn,
-        doubt=doubt(context, clean, logits),
-        examples=example_rows(context, threat, ledger, clean, logits),
-        gallery=exhibits(context, threat, ledger, clean, logits, found, pictures),
+        doubt=doubt(context, clean, outputs),
+        measures=dict(context.model.task.summary(outputs, context.data.labels)),
+        examples=example_rows(context, threat, ledger, clean, outputs),
+        gallery=exhibits(context, threat, ledger, clean, outputs, found, pictures),
         shared=[facts for facts, _ in search.shared],
         checks=after_search(context, threat, ledger, clean, search.facts, found, untouched),
         unsound=ledger.conflicts(),
     )
 
 
-def _asked(threats: str | Threat | Sequence[Threat | str], budget: str) -> tuple[Threat, ...]:
+def _asked(threats: str | Threat | Sequence[Threat | str], budget: str, task: Task) -> tuple[Threat, ...]:
     """The threats, each served by some attack of the budget."""
     listed = [threats] if isinstance(threats, str | Threat) else threats
     if not isinstance(listed, Sequence) or not listed:
         raise InputError(f"an audit needs at least one threat, e.g. 'linf:8/255', or a list of them; got {listed!r}")
     asked = tuple(Threat.parse(threat) for threat in listed)
     for threat in asked:
-        suite(budget, threat)
+        suite(budget, threat, task)
         if any(other != threat and str(other) == str(threat) for other in asked):
             raise InputError(
                 f"an audit tells its threats apart by their text, and two goals read {str(threat)!r}. Give them names "

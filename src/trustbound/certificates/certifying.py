@@ -19,6 +19,8 @@ from trustbound.certificates.specification import Bound, Certifier
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.measure.inside import check_fits
 from trustbound.record.box import Box, Limit
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 
 if TYPE_CHECKING:
     from trustbound.threat.threat import Threat
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
 class Proof:
     """What was proven of each example.
 
-    Shapes      certified (B,) bool; margin (B,) float64, a lower bound over the region of min over j of
-                (logit of y − logit of j) in exact arithmetic; slack (B,), what rounding in the precision in which
-                the model computes may take, ∞ where it may overflow or round beyond all bounds.
+    Shapes      certified (B,) bool; margin (B,) float64, a lower bound over the region of the task's margin in exact
+                arithmetic, of a classification min over j of (logit of y − logit of j); slack (B,), what rounding in
+                the precision in which the model computes may take, ∞ where it may overflow or round beyond all bounds.
 
     `certified` says that the margin is larger than the slack. False proves nothing. For a wrongly classified
     input it is always False. `lost` (B,) bool says where rounding alone costs the proof.
@@ -57,12 +59,13 @@ def certify(
     *,
     batch_size: int | None = None,
     box: Box | tuple[Limit, Limit] | None = None,
+    task: Task | None = None,
 ) -> Proof:
     """Prove what can be proven of inputs (B, *F) with labels (B,) under a threat, to ε + τ.
 
     `name` is a row of the registry or a certifier with its numbers set; `model` a module or a graph that `read`
-    has made of it; the box is the model's own unless it is given. Batches are cut to fit the certifier's memory;
-    `batch_size` cuts further.
+    has made of it; box and task are the model's own unless they are given, and classification where it has none.
+    Batches are cut to fit the certifier's memory; `batch_size` cuts further.
 
     Raises      UnsupportedError when the model, the norm or the goal has no proof: the layer is named.
                 InputError for an unknown name, wrong shapes, labels that are no class, inputs outside the box.
@@ -87,7 +90,14 @@ def certify(
         raise UnsupportedError(
             f"no proof: certificates serve the goals misclassify and target; got {goal}. Audit without a proof."
         )
-    labels = _classes(inputs, labels)
+    task = _judging(task, model)
+    if task.no_proof:
+        raise UnsupportedError(f"no proof: {task.no_proof}")
+    if not task.plain and goal != "misclassify":
+        raise UnsupportedError(
+            f"no proof: the goal {threat.goal} names a class, of which {task.name} has none. Certify misclassify."
+        )
+    labels = _labels(inputs, labels, task)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise InputError(f"`batch_size` must be a whole number ≥ 1, or None; got {batch_size!r}")
     limits = box if box is not None else getattr(model, "box", None)
@@ -99,7 +109,14 @@ def certify(
     check_kernels(graph)
     features = inputs[0].numel()
     radius = threat.allowed.epsilon + threat.allowed.tolerance(limits, features)
-    targets = threat.goal.bind(labels, graph.classes).targets
+    targets = threat.goal.bind(labels, graph.classes).targets if task.plain else None
+    if not task.plain:
+        task.check_fit(labels, (graph.classes,))
+        if graph.head != len(graph.operations) - 1:
+            raise UnsupportedError(
+                "no proof: the network ends in log-softmax, which is bounded for classes alone; the task is "
+                f"{task.name}"
+            )
     # A target that is the label itself cannot be reached by an attack: nothing is to be proven there.
     rows = torch.arange(len(inputs)) if targets is None else (targets != labels).nonzero()[:, 0].cpu()
     margin = torch.full((len(inputs),), float("nan"), dtype=torch.float64, device=graph.device)
@@ -111,7 +128,7 @@ def certify(
         at = part.to(graph.device)
         region = Region.around(inputs[at], limits, norm, wide[at])
         wanted = None if targets is None else targets.to(graph.device)[at]
-        bound = _margins(certifier, graph, region, labels[at], wanted)
+        bound = _margins(certifier, graph, region, labels[at], wanted, task)
         margin[at], slack[at] = bound.value, bound.slack
         certified[at] = bound.proven
     return Proof(
@@ -121,6 +138,22 @@ def certify(
         slack=slack,
         seconds=time.perf_counter() - started,
     )
+
+
+def _judging(task: Task | None, model: object) -> Task:
+    """Return the task that is given, else the model's own."""
+    own: Task = getattr(model, "task", CLASSIFICATION) if task is None else task
+    return own.judging()
+
+
+def _labels(inputs: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Return labels as the task keeps them; refuse what is no labelled batch."""
+    if task.plain:
+        return _classes(inputs, labels)
+    if not isinstance(labels, Tensor) or labels.shape[:1] != inputs.shape[:1]:
+        came = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise InputError(f"`labels` must be a tensor of {len(inputs)} labels, one for each input; got {came}")
+    return task.checked_labels(labels)
 
 
 def _classes(inputs: Tensor, labels: Tensor) -> Tensor:
@@ -146,15 +179,17 @@ def _rounded_away(inputs: Tensor, working: torch.dtype, norm: str) -> Tensor:
     return length * (1 + growth(away.shape[1])) + vanished(away.shape[1])
 
 
-def _margins(certifier: Certifier, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None) -> Bound:
+def _margins(
+    certifier: Certifier, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None, task: Task
+) -> Bound:
     """Bound the smallest margins; in exact arithmetic once more where a coarse precision blurs that bound too."""
-    bound = certifier.margins(graph, region, labels, targets)
+    bound = certifier.margins(graph, region, labels, targets, task)
     if all(step.dtype in (torch.float64, torch.float32, None) for step in graph.operations):
         return bound
     rows = (~bound.proven).nonzero()[:, 0]
     if len(rows):
         wanted = None if targets is None else targets[rows]
-        exact = certifier.margins(graph.without_rounding(), region.select(rows), labels[rows], wanted)
+        exact = certifier.margins(graph.without_rounding(), region.select(rows), labels[rows], wanted, task)
         bound = bound.separate()
         bound.value[rows] = torch.fmax(bound.value[rows], exact.value)
     return bound

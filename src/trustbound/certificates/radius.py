@@ -12,6 +12,8 @@ from trustbound.certificates.slack import check_kernels
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 
 
 def certified_radius(
@@ -25,6 +27,7 @@ def certified_radius(
     cap: float = float("inf"),
     steps: int = 12,
     tolerance: float = 0.0,
+    task: Task = CLASSIFICATION,
 ) -> Tensor:
     """Return for each example a radius (B,) that is proven, as large as bisection finds; 0 where none is.
 
@@ -52,7 +55,7 @@ def certified_radius(
     proven = torch.zeros(len(inputs), dtype=torch.float64, device=graph.device)
     failed = torch.full_like(proven, most)
     # A radius of 0 leaves rounding alone: whoever is not proven there never will be.
-    alive = _proves(certifier, graph, inputs, labels, limits, norm, proven + tolerance)
+    alive = _proves(certifier, graph, inputs, labels, limits, norm, proven + tolerance, task)
     open_ = torch.ones_like(alive)
     for step in range(steps + _DOUBLINGS):
         rows = (alive & (failed > proven)).nonzero()[:, 0]
@@ -61,7 +64,7 @@ def certified_radius(
         growing = open_[rows] & (step < _DOUBLINGS)
         first = torch.where(proven[rows] > 0, 2 * proven[rows], most / 2 ** (_DOUBLINGS - 1))
         trial = torch.where(growing, first.clamp(max=most), (proven[rows] + failed[rows]) / 2)
-        held = _proves(certifier, graph, inputs[rows], labels[rows], limits, norm, trial + tolerance)
+        held = _proves(certifier, graph, inputs[rows], labels[rows], limits, norm, trial + tolerance, task)
         proven[rows] = torch.where(held, trial, proven[rows])
         failed[rows] = torch.where(held, failed[rows], trial)
         open_[rows] &= held
@@ -79,13 +82,14 @@ def _proves(
     box: Box,
     norm: str,
     radius: Tensor,
+    task: Task,
 ) -> Tensor:
     """Say which examples are proven at their radius, (B,) bool: intervals first, then the certifier."""
     if not len(inputs):
         return torch.zeros(0, dtype=torch.bool, device=graph.device)
     region = Region.around(inputs, box, norm, radius)
-    held = Interval(memory=certifier.memory).margins(graph, region, labels).proven
+    held = Interval(memory=certifier.memory).margins(graph, region, labels, task=task).proven
     rest = (~held).nonzero()[:, 0]
     if len(rest) and not isinstance(certifier, Interval):
-        held[rest] = certifier.margins(graph, region.select(rest), labels[rest]).proven
+        held[rest] = certifier.margins(graph, region.select(rest), labels[rest], task=task).proven
     return held

@@ -12,28 +12,8 @@ from torch import Tensor
 from trustbound.certificates.graph.listing import Graph
 from trustbound.certificates.region import Region
 from trustbound.errors import InputError
-
-
-def margin_rows(labels: Tensor, classes: int, targets: Tensor | None = None) -> Tensor:
-    """Return the rows e_y − e_j, (B, C − 1, C) for all j ≠ y, or (B, 1, C) for the target alone.
-
-    Raises      InputError when a label or target is no class, or a target is the label itself.
-
-    >>> margin_rows(torch.tensor([1]), 3)
-    tensor([[[-1.,  1.,  0.],
-             [ 0.,  1., -1.]]], dtype=torch.float64)
-    """
-    for name, given in (("labels", labels), ("targets", targets)):
-        if given is not None and not bool(((given >= 0) & (given < classes)).all()):
-            raise InputError(f"`{name}` must lie in 0 … {classes - 1}; got {int(given.min())} … {int(given.max())}")
-    unit = torch.eye(classes, dtype=torch.float64, device=labels.device)
-    if targets is not None:
-        if bool((targets == labels).any()):
-            raise InputError("`targets` must differ from `labels`; got the same class for some examples")
-        return (unit[labels] - unit[targets]).unsqueeze(1)
-    others = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
-    others = others + (others >= labels.unsqueeze(1))
-    return unit[labels].unsqueeze(1) - unit[others]
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,6 +41,15 @@ class Bound:
     def better(self, other: Bound) -> Bound:
         """Return the larger of two, one by one; NaN knows nothing."""
         return Bound(value=torch.fmax(self.value, other.value), run=torch.fmax(self.run, other.run))
+
+    def shifted(self, by: Tensor) -> Bound:
+        """Return bounds of rows that a number is added to, less what the sums round.
+
+        >>> float(Bound(value=torch.tensor([1.0]), run=torch.tensor([0.5])).shifted(torch.tensor([2.0])).run) < 2.5
+        True
+        """
+        value, run = ((kept + by) - 2.0**-51 * (kept.abs() + by.abs()) for kept in (self.value, self.run))
+        return Bound(value=value, run=run)
 
     def separate(self) -> Bound:
         """Return the same in tensors of their own, to be written into."""
@@ -95,10 +84,20 @@ class Certifier(ABC):
         """Bound ⟨row, logits⟩ from below over the region: rows (B, K, C) to (B, K)."""
         return self._cut(graph, region, specification, least=False)
 
-    def margins(self, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None = None) -> Bound:
-        """Bound the smallest margin min over j of (logit of y − logit of j) from below: (B,)."""
-        rows = margin_rows(labels, graph.classes, targets)
-        return self._cut(graph, region, rows, least=True).least()
+    def margins(
+        self,
+        graph: Graph,
+        region: Region,
+        labels: Tensor,
+        targets: Tensor | None = None,
+        task: Task = CLASSIFICATION,
+    ) -> Bound:
+        """Bound the task's margin from below, (B,): of a classification min over j of (logit of y − logit of j)."""
+        required = task.requirement(labels, graph.classes, targets)
+        if required.shift is None:
+            return self._cut(graph, region, required.rows, least=True).least()
+        # Which row is the smallest is known behind the shift alone.
+        return self._cut(graph, region, required.rows, least=False).shifted(required.shift).least()
 
     @abstractmethod
     def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:

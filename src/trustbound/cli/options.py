@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from trustbound.data.registry import DATA
 from trustbound.errors import InputError
+from trustbound.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
@@ -51,6 +53,7 @@ def model_options(function: F) -> F:
                 type=click.Choice(["decisions", "scores", "gradients"]),
                 help="What is seen of the model, also by the adversary where a threat does not say (gradients).",
             ),
+            click.option("--task", help="What outputs mean, one of: " + ", ".join(row.example for row in TASKS) + "."),
             click.option("--classes", type=click.IntRange(min=2), help="Of a function that shows decisions."),
             click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
             click.option("--trust-pickle", is_flag=True, help="Unpickle weights: runs whatever code they hold."),
@@ -63,7 +66,7 @@ def data_options(function: F) -> F:
     """--data and how to read it."""
     return _stack(
         [
-            click.option("--data", required=True, help="digits, mnist, fashion-mnist, cifar10, or a path."),
+            click.option("--data", required=True, help=", ".join(DATA.names) + ", or a path."),
             click.option("--split", help="Which part of the data, where it has parts (default: test)."),
             click.option("--limit", type=click.IntRange(min=1), help="At most so many examples, drawn stratified."),
             click.option("--data-dir", type=click.Path(), help="Where named data sets are looked for first."),
@@ -121,6 +124,7 @@ def read_model(options: dict[str, Any]) -> Model:
         trust_pickle=take("trust_pickle"),
         shows=None if access == "gradients" else access,
         classes=take("classes"),
+        task=take("task"),
     )
 
 
@@ -146,6 +150,7 @@ def read_data(options: dict[str, Any], seed: int, model: Model | None = None) ->
         class_index=take("class_index"),
         label_column=take("label_column"),
         box=chosen,
+        task=None if model is None else model.task,
     )
 
 

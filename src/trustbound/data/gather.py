@@ -16,6 +16,8 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
+from trustbound.tasks.naming import parse_task
+from trustbound.tasks.task import Task
 
 
 def gather(
@@ -26,6 +28,7 @@ def gather(
     box: Box | tuple[Limit, Limit] = (0.0, 1.0),
     class_names: Sequence[str] | None = None,
     name: str | None = None,
+    task: Task | str | None = None,
 ) -> LabelledSet:
     """Read (input, label) pairs from a map-style or iterable dataset, or batches from a DataLoader.
 
@@ -46,7 +49,7 @@ def gather(
     class_names = class_names or _names(source)
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
-        rows = _listed(source, limit, seed)
+        rows = _listed(source, limit, seed) if parse_task(task).plain else None
         if rows is not None:
             inputs, labels = _stack([source[int(row)] for row in rows])
             if not np.array_equal(labels, np.asarray(source.targets)[rows]):
@@ -57,7 +60,7 @@ def gather(
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-    data = LabelledSet(inputs, labels, box=box, class_names=class_names, name=str(name), indices=rows)
+    data = LabelledSet(inputs, labels, box=box, class_names=class_names, name=str(name), indices=rows, task=task)
     return data if rows is not None else data.stratified(limit, seed)
 
 

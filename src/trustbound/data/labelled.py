@@ -15,6 +15,9 @@ from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
 from trustbound.measure.inside import outside
 from trustbound.record.box import Box, Limit
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.naming import parse_task
+from trustbound.tasks.task import Task
 
 
 class LabelledSet:
@@ -23,13 +26,14 @@ class LabelledSet:
     Parameters
         inputs       (B, *F) tensor or array. uint8 stays uint8 and is scaled to the box when it is read,
                      value / 255 · (high - low) + low; floats must lie in the box already.
-        labels       (B,) class numbers, 0 or above.
+        labels       (B,) class numbers, 0 or above; of another task what that takes, as in `tasks.registry`.
         box          the valid inputs (low, high), a number or one per feature.
         class_names  one per class, in the order of the labels.
         name         what records and tables call the set, e.g. "mnist/test".
         indices      (B,) row numbers in the set it was taken from; counted from 0 unless given.
+        task         what the labels are of, classification unless given: a name, its text form, or a Task.
 
-    Raises      InputError: empty, NaN or infinite, outside the box, no class numbers, lengths that differ.
+    Raises      InputError: empty, NaN or infinite, outside the box, labels of another task, lengths that differ.
     Deviations  floats outside the box by at most 1e-6 of its width are rounding and are clamped.
 
     >>> data = LabelledSet(torch.tensor([[0, 255], [51, 102]], dtype=torch.uint8), [1, 0])
@@ -48,19 +52,21 @@ class LabelledSet:
         class_names: Sequence[str] | None = None,
         name: str = "tensors",
         indices: Any = None,
+        task: Task | str | None = None,
     ) -> None:
         self.name = name
         self.box = Box.of(box)
-        self.labels: Tensor = _checked_labels(labels)
+        self.task = CLASSIFICATION if task is None else parse_task(task)
+        self.labels: Tensor = _checked_labels(labels, self.task)
         self._stored: Tensor = _checked_inputs(inputs, self.box, len(self.labels))
         self.class_names = None if class_names is None else tuple(str(one) for one in class_names)
-        if self.class_names is not None and len(self.class_names) <= int(self.labels.max()):
+        if self.class_names is not None and self.task.plain and len(self.class_names) <= int(self.labels.max()):
             raise InputError(
                 f"`class_names` must name every class; got {len(self.class_names)} names and a label "
                 f"{int(self.labels.max())}. Give one name per class, in label order."
             )
         rows = torch.arange(len(self.labels)) if indices is None else torch.as_tensor(indices)
-        if rows.shape != self.labels.shape or rows.dtype != torch.int64:
+        if rows.shape != self.labels.shape[:1] or rows.dtype != torch.int64:
             raise InputError(
                 f"`indices` must be {len(self.labels)} whole row numbers; got shape {tuple(rows.shape)}, {rows.dtype}"
             )
@@ -105,13 +111,18 @@ class LabelledSet:
             class_names=self.class_names,
             name=self.name,
             indices=self.indices[rows],
+            task=self.task,
         )
 
     def stratified(self, limit: int | None, seed: int = 0) -> LabelledSet:
-        """At most `limit` examples with the class proportions kept to ±1, in their old order."""
+        """At most `limit` examples with the class proportions kept to ±1, in their old order.
+
+        Of a task whose labels are no classes, any `limit` of them.
+        """
         if isinstance(limit, int) and not isinstance(limit, bool) and limit >= len(self):
             return self
-        return self.take(torch.from_numpy(draw_stratified(self.labels.numpy(), limit, seed)))
+        strata = self.labels if self.task.plain else torch.zeros(len(self), dtype=torch.int64)
+        return self.take(torch.from_numpy(draw_stratified(strata.numpy(), limit, seed)))
 
     def check_labels(self, classes: int) -> None:
         """Refuse labels that a model with this many classes cannot give.
@@ -179,26 +190,18 @@ def _rows(rows: Any, total: int) -> Any:
     return chosen.to(torch.int64)
 
 
-def _checked_labels(labels: Any) -> Tensor:
+def _checked_labels(labels: Any, task: Task) -> Tensor:
     try:
         came = torch.as_tensor(np.asarray(labels) if isinstance(labels, list | tuple) else labels)
     except (TypeError, ValueError, RuntimeError) as error:
+        kind = "class numbers" if task.plain else f"labels of a {task.name}"
         raise InputError(
-            f"`labels` must be a tensor or array of class numbers; got {type(labels).__name__}: {error}"
+            f"`labels` must be a tensor or array of {kind}; got {type(labels).__name__}: {error}"
         ) from error
     came = came.detach().cpu()
-    if came.dim() != 1:
-        hint = "For one-hot rows pass labels.argmax(1)." if came.dim() == 2 else "Pass one number each."
-        raise InputError(f"`labels` must have shape (B,); got shape {tuple(came.shape)}. {hint}")
-    if came.numel() == 0:
+    if came.dim() and not came.numel():
         raise InputError("a labelled set needs at least 1 example; got none")
-    if came.is_floating_point() or came.is_complex() or came.dtype == torch.bool:
-        raise InputError(f"`labels` must be whole class numbers; got {came.dtype}. Convert them with labels.long().")
-    came = came.to(torch.int64)
-    if int(came.min()) < 0:
-        row = int((came < 0).nonzero()[0])
-        raise InputError(f"`labels` must be 0 or above; got {int(came[row])} at row {row}. Count from 0.")
-    return came
+    return task.checked_labels(came)
 
 
 def _checked_inputs(inputs: Any, box: Box, count: int) -> Tensor:

@@ -14,6 +14,8 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.data.registry import DATA, PublishedSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
+from trustbound.tasks.naming import parse_task
+from trustbound.tasks.task import Task
 
 
 def load_data(
@@ -29,18 +31,20 @@ def load_data(
     class_index: ClassIndex | None = None,
     label_column: str | None = None,
     box: Any = None,
+    task: Task | str | None = None,
 ) -> LabelledSet:
     """Load labelled examples by name or path.
 
     Parameters
-        spec          `digits`, `mnist`, `fashion-mnist`, `cifar10`; or a path: a folder of class folders of
-                      pictures, an archive of one (.tar, .tar.gz, .tgz, .zip …), an .npz, or a .csv.
+        spec          `digits`, `mnist`, `fashion-mnist`, `cifar10`, `diabetes`, `shapes`; or a path: a folder of class
+                      folders of pictures, an archive of one (.tar, .tar.gz, .tgz, .zip …), an .npz, or a .csv.
         split         which part, where there are parts; `test` unless given. Refused where there are none.
         limit, seed   at most so many examples, class proportions kept, the same ones for the same seed.
         data_dir      where named sets are looked for first; then $TRUSTBOUND_DATA, the user cache, mirrors.
         resize, crop, interpolation, class_index   pictures only, see `formats.pictures.read_pictures`.
         label_column  tables only, see `formats.table.read_table`.
         box           the valid inputs; (0, 1) unless given, for tables each column's range.
+        task          what the labels are of; a named set knows its own, else classification.
 
     Raises      InputError when the spec is unknown, an option does not apply, or the data is damaged.
 
@@ -56,16 +60,21 @@ def load_data(
     if str(spec) in DATA.names:
         row = DATA.find(str(spec))
         _refuse(str(spec), {**pictures, "label_column": label_column, **({} if row.files else {"data_dir": data_dir})})
-        return _named(row, split or DEFAULT, data_dir, _plain(box)).stratified(limit, seed)
+        return _named(row, split or DEFAULT, data_dir, _plain(box), task).stratified(limit, seed)
     path = Path(spec).expanduser()
     if not path.exists():
         raise _unknown(str(spec))
     name = path.name.lower()
+    wanted = parse_task(task)
     _refuse(str(spec), {"data_dir": data_dir})
     if path.is_dir() or name.endswith(ARCHIVES):
         from trustbound.data.formats.pictures import read_pictures
 
         _refuse(str(spec), {"label_column": label_column})
+        if not wanted.plain:
+            raise InputError(
+                f"a folder of pictures holds classes; the task is {wanted.name}. Give an .npz with inputs and labels."
+            )
         return read_pictures(
             path,
             split,
@@ -82,17 +91,24 @@ def load_data(
         from trustbound.data.formats.npz import read_npz
 
         _refuse(str(spec), {"label_column": label_column})
-        return read_npz(path, split, box=_plain(box)).stratified(limit, seed)
+        return read_npz(path, split, box=_plain(box), task=wanted).stratified(limit, seed)
     if name.endswith(".csv"):
         from trustbound.data.formats.table import read_table
 
         refuse_part(path, split)
         ranges = _plain(box) if isinstance(box, tuple | list) else box
-        return read_table(path, label_column=label_column, box=ranges).stratified(limit, seed)
+        return read_table(path, label_column=label_column, box=ranges, task=wanted).stratified(limit, seed)
     raise InputError(f"data must be a folder, an archive ({', '.join(ARCHIVES)}), an .npz or a .csv; got {str(spec)!r}")
 
 
-def _named(row: PublishedSet, split: str, data_dir: str | Path | None, box: Box | None) -> LabelledSet:
+def _named(
+    row: PublishedSet, split: str, data_dir: str | Path | None, box: Box | None, task: Task | str | None
+) -> LabelledSet:
+    if task is not None and parse_task(task).name != row.task:
+        raise InputError(
+            f"{row.name} holds labels of the task {row.task}; got {parse_task(task).name}. Name that task, or other "
+            "data."
+        )
     if split not in row.splits:
         raise InputError(f"{row.name} has the splits {', '.join(row.splits)}; got {split!r}")
     read = DATA.load(row.name)

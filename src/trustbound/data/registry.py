@@ -36,6 +36,7 @@ class PublishedSet:
     mirrors: tuple[str, ...] = ()
     files: tuple[PublishedFile, ...] = ()
     folders: tuple[str, ...] = ()
+    task: str = "classification"
 
     def files_of(self, split: str) -> tuple[PublishedFile, ...]:
         """The files that one split needs."""
@@ -56,6 +57,22 @@ DATA = Registry(
         line="scikit-learn's 8×8 handwritten digits, embedded, 1,797 real pictures",
         shape=(1, 8, 8),
         class_names=tuple("0123456789"),
+    ),
+    PublishedSet(
+        name="diabetes",
+        target="trustbound.data.formats.diabetes:read_diabetes",
+        line="scikit-learn's diabetes study, embedded, 442 patients, 10 measurements, a number to predict",
+        shape=(10,),
+        class_names=(),
+        task="regression",
+    ),
+    PublishedSet(
+        name="shapes",
+        target="trustbound.data.formats.shapes:read_shapes",
+        line="discs, squares and triangles drawn on a textured ground, 32×32 colour, a class for each pixel, 400 + 100",
+        shape=(3, 32, 32),
+        class_names=("ground", "disc", "square", "triangle"),
+        task="segmentation",
     ),
     PublishedSet(
         name="mnist",

@@ -150,6 +150,31 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     return ascent / (ranked[:, 0] - low).clamp_min(max(1e-12, torch.finfo(logits.dtype).tiny))
 
 
+def absolute_error(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Mean absolute error of a regression, of scores that hold each error from above and from below.
+
+    Shapes      scores (B, 1 + 2 K) of `tasks.regression`: 0, error − tolerance, −error − tolerance, and so on.
+
+    >>> absolute_error(torch.tensor([[0.0, 3.0, -7.0]]), torch.tensor([0]))
+    tensor([5.])
+    """
+    return _errors(scores).abs().mean(1)
+
+
+def squared_error(scores: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
+    """Mean squared error of a regression; see `absolute_error`.
+
+    >>> squared_error(torch.tensor([[0.0, 3.0, -7.0]]), torch.tensor([0]))
+    tensor([25.])
+    """
+    return _errors(scores).square().mean(1)
+
+
+def _errors(scores: Tensor) -> Tensor:
+    """Prediction minus target, (B, K)."""
+    return (scores[:, 1::2] - scores[:, 2::2]) / 2
+
+
 def f1(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
     """Carlini and Wagner's f1, negated to be climbed: log 2 - CE_t; >= 0 means target probability >= 1/2.
 

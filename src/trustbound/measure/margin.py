@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trustbound.errors import InputError
+
 
 def pick(values: Tensor, classes: Tensor) -> Tensor:
     """The entry of each row that belongs to the row's class: values (B, C), classes (B,) -> (B,).
@@ -88,3 +90,25 @@ def rounding_error(logits: Tensor, precision: torch.dtype | None = None) -> Tens
     size = logits.detach().double().abs()
     largest = size.masked_fill(size.isinf(), 0.0).amax(1)
     return 4.0 * max(kind.eps for kind in kinds) * largest.clamp_min(max(kind.tiny for kind in kinds))
+
+
+def margin_rows(labels: Tensor, classes: int, targets: Tensor | None = None) -> Tensor:
+    """Return the rows e_y − e_j, (B, C − 1, C) for all j ≠ y, or (B, 1, C) for the target alone.
+
+    Raises      InputError when a label or target is no class, or a target is the label itself.
+
+    >>> margin_rows(torch.tensor([1]), 3)
+    tensor([[[-1.,  1.,  0.],
+             [ 0.,  1., -1.]]], dtype=torch.float64)
+    """
+    for name, given in (("labels", labels), ("targets", targets)):
+        if given is not None and not bool(((given >= 0) & (given < classes)).all()):
+            raise InputError(f"`{name}` must lie in 0 … {classes - 1}; got {int(given.min())} … {int(given.max())}")
+    unit = torch.eye(classes, dtype=torch.float64, device=labels.device)
+    if targets is not None:
+        if bool((targets == labels).any()):
+            raise InputError("`targets` must differ from `labels`; got the same class for some examples")
+        return (unit[labels] - unit[targets]).unsqueeze(1)
+    others = torch.arange(classes - 1, device=labels.device).expand(len(labels), -1)
+    others = others + (others >= labels.unsqueeze(1))
+    return unit[labels].unsqueeze(1) - unit[others]

@@ -62,6 +62,18 @@ LOSSES = Registry(
         space="logits",
     ),
     LossRow(
+        name="absolute-error",
+        target="trustbound.measure.losses:absolute_error",
+        line="mean absolute error of a regression",
+        space="errors",
+    ),
+    LossRow(
+        name="squared-error",
+        target="trustbound.measure.losses:squared_error",
+        line="mean squared error of a regression",
+        space="errors",
+    ),
+    LossRow(
         name="f1",
         target="trustbound.measure.losses:f1",
         line="Carlini-Wagner f1: log 2 minus the target's cross-entropy",

@@ -21,6 +21,9 @@ from trustbound.model.registry import ZOO
 from trustbound.model.wrapping import Model, check_agrees, wrap
 from trustbound.model.zoo.build import build
 from trustbound.record.box import Box, Limit
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.naming import parse_task
+from trustbound.tasks.task import Task
 
 _FORMS = (
     "zoo-name:weights.safetensors, weights.safetensors (written by save_model), path/file.py:function, "
@@ -41,6 +44,7 @@ def load_model(
     trust_pickle: bool = False,
     shows: str | None = None,
     classes: int | None = None,
+    task: Task | str | None = None,
 ) -> Model:
     """Load a model and put it under test, in eval mode.
 
@@ -56,6 +60,7 @@ def load_model(
         trust_pickle  unpickle what cannot be read otherwise, which runs the code in it.
         shows         of a function that takes arrays, one argument, and is the model itself: "scores" (B, C), or
                       "decisions" (B,), of `classes` classes; of a fitted classifier, which of them.
+        task          what the outputs mean, classification unless given, e.g. "regression:tolerance=50".
 
     `model.origin` keeps every file with its SHA-256, and what loading executed.
 
@@ -72,6 +77,7 @@ def load_model(
     """
     place = _device(device)
     given = _arguments(arguments)
+    told = None if task is None else parse_task(task).judging()
     text = str(spec)
     zoo, path, function = _parse(text, weights)
     files: list[tuple[str, str]] = []
@@ -81,7 +87,7 @@ def load_model(
         if zoo is not None:
             module, notes, given = _from_zoo(zoo, path, given, trust_pickle)
         elif function is not None:
-            module = _from_function(text, path, function, given, files, shows, classes)
+            module = _from_function(text, path, function, given, files, shows, classes, told or CLASSIFICATION)
             executed.append(text)
         else:
             assert path is not None
@@ -102,7 +108,7 @@ def load_model(
     box = box if box is not None else noted_box(notes)
     mean, std = (notes.get(name) if said is None else said for name, said in (("mean", mean), ("std", std)))
     if isinstance(module, Model):  # the function wrapped it already
-        check_agrees(module, box=box, mean=mean, std=std, output=output)
+        check_agrees(module, box=box, mean=mean, std=std, output=output, task=told)
         model = module.to(place)
         model._sha256 = model._sha256 if weights is None else origin.sha256
     else:
@@ -117,6 +123,7 @@ def load_model(
             sha256=_digest(module, text, origin) if weights is None and function is not None else origin.sha256,
             input_shape=None if shape is None else tuple(shape),
             classes=given.get("classes") if zoo is not None else None,
+            task=told,
         )
     model.origin = origin
     return model.eval()
@@ -189,11 +196,12 @@ def _from_function(
     files: list[tuple[str, str]],
     shows: str | None,
     classes: int | None,
+    task: Task,
 ) -> nn.Module:
     if path is None:
-        return factory.from_package(spec.rpartition(":")[0], function, given, shows, classes)
+        return factory.from_package(spec.rpartition(":")[0], function, given, shows, classes, task)
     files.append((str(path), sha256_of(path)))
-    return factory.from_file(path, function, given, shows, classes)
+    return factory.from_file(path, function, given, shows, classes, task)
 
 
 def _from_program(path: Path, given: dict[str, Any], weights: str | Path | None, trust_pickle: bool) -> nn.Module:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from trustbound.errors import InputError
 from trustbound.model.files.contents import contents_digest
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 
 Array = np.ndarray[Any, Any]
 
@@ -25,6 +27,8 @@ _LEAST = 1e-12
 class Predictor(nn.Module):
     """A callable over arrays in place of a module: inputs (B, *F) in, scores (B, C) or decisions (B,) out.
 
+    Of another task than classification the scores are its outputs: of a regression numbers (B,) or (B, K).
+
     Arrays are float32, as the search holds its inputs. Decisions become one-hot rows. The callable must answer each row
     by itself, and the same row the same way.
 
@@ -32,6 +36,7 @@ class Predictor(nn.Module):
         function    (B, *F) array → (B, C) scores or, with `shows` "decisions", (B,) class numbers.
         shows       "decisions" or "scores".
         classes     how many there are; needed for decisions.
+        task        what the scores mean.
         gradient    (inputs (B, *F), weights (B, C)) → (B, *F): the gradient of the weighted sum of scores. With it the
                     predictor shows gradients too.
 
@@ -49,6 +54,7 @@ class Predictor(nn.Module):
         shows: str = "scores",
         classes: int | None = None,
         gradient: Callable[[Array, Array], Any] | None = None,
+        task: Task = CLASSIFICATION,
     ) -> None:
         super().__init__()
         _check_shows(shows)
@@ -56,7 +62,10 @@ class Predictor(nn.Module):
             raise InputError(
                 "a predictor that shows decisions needs `classes`, the number of its classes, and has no gradient"
             )
+        if shows == "decisions" and not task.plain:
+            raise InputError(f"decisions are class numbers, which {task.name} has none of; show scores: {task.returns}")
         self.function = function
+        self.task = task
         self.shows = "gradients" if gradient is not None else shows
         self.classes = classes
         self.gradient = gradient
@@ -76,10 +85,14 @@ class Predictor(nn.Module):
         said = np.asarray(self.function(_array(inputs)))
         if self.shows == "decisions":
             return self._one_hot(said, len(inputs)).to(inputs.device, torch.float64)
-        if said.ndim != 2 or said.shape[0] != len(inputs) or said.dtype.kind not in "fiu":
+        numbers = said.dtype.kind in "fiu" and said.ndim and said.shape[0] == len(inputs)
+        if not numbers or (self.task.plain and said.ndim != 2):
             raise InputError(
                 f"a predictor that shows scores must give ({len(inputs)}, C) numbers for {len(inputs)} inputs; got "
                 f"shape {said.shape}, {said.dtype}. For class numbers say that it shows decisions."
+                if self.task.plain
+                else f"a predictor of the task {self.task.name} must give {self.task.returns} for B = {len(inputs)} "
+                f"inputs; got shape {said.shape}, {said.dtype}"
             )
         return torch.from_numpy(np.ascontiguousarray(said, dtype=np.float64)).to(inputs.device)
 
@@ -178,6 +191,17 @@ class _Probabilities:
         return cast(Array, np.log(np.maximum(chances, _LEAST)))
 
 
+class _Predictions:
+    """What a regressor predicts; pictures are flattened."""
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def __call__(self, inputs: Array) -> Array:
+        """(B, *F) → (B,) or (B, K)."""
+        return cast(Array, np.asarray(self.estimator.predict(inputs.reshape(len(inputs), -1))))
+
+
 class _Decisions:
     """The places of an estimator's answers among its classes; pictures are flattened."""
 
@@ -191,9 +215,13 @@ class _Decisions:
 
 
 def predictor_of(
-    given: Any, shows: str | None, classes: int | None, gradient: Callable[[Any, Any], Any] | None
+    given: Any,
+    shows: str | None,
+    classes: int | None,
+    gradient: Callable[[Any, Any], Any] | None,
+    task: Task = CLASSIFICATION,
 ) -> Predictor:
-    """A classifier or a callable over arrays as a module.
+    """A classifier, a regressor or a callable over arrays as a module.
 
     Raises      InputError for anything else.
 
@@ -203,17 +231,20 @@ def predictor_of(
     if shows is not None:
         _check_shows(shows)
     plain = shows is None and gradient is None
-    if (plain or not callable(given)) and (found := from_estimator(given, shows, classes)) is not None:
+    told = from_estimator(given, shows, classes) if task.plain and (plain or not callable(given)) else None
+    if told is not None:
         if gradient is not None:
             raise InputError(
                 f"`gradient` belongs to a function of scores, and {type(given).__name__} is a classifier. Wrap a "
                 "function over arrays that gives the scores whose gradient it is."
             )
-        return found
+        return told
+    if plain and not task.plain and hasattr(given, "predict") and not isinstance(given, type):
+        return Predictor(_Predictions(given), task=task)
     if not callable(given) or isinstance(given, type):
         came = f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__
         raise InputError(
             "`module` must be a torch.nn.Module, a fitted classifier with predict_proba or predict, or a callable over "
-            f"arrays; got {came}"
+            f"arrays; got {came}. A fitted regressor needs task='regression:tolerance=…'."
         )
-    return Predictor(given, shows=shows or "scores", classes=classes, gradient=gradient)
+    return Predictor(given, shows=shows or "scores", classes=classes, gradient=gradient, task=task)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,9 @@ from trustbound.model.defences import Adaptation
 from trustbound.model.files.digest import add_to
 from trustbound.model.predictor import Predictor, predictor_of
 from trustbound.record.box import Box, Limit
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.naming import parse_task
+from trustbound.tasks.task import Task
 
 if TYPE_CHECKING:
     from trustbound.model.files.origin import Origin
@@ -27,11 +29,12 @@ _WATCHED = 2
 
 
 class Model(nn.Module):
-    """Inputs in the box → logits. Normalisation happens inside, never in the caller.
+    """Inputs in the box → outputs of its task, logits unless another is named. Normalisation happens inside.
 
-    Shapes      inputs (B, *F) in `box`; mean, std (F₁,) or (1,), one number per channel; returns logits (B, C).
-    Raises      InputError when the module returns anything but a (B, C) tensor, C ≥ 2, and for inputs that have
-                not as many channels as mean and std.
+    Shapes      inputs (B, *F) in `box`; mean, std (F₁,) or (1,), one number per channel; returns outputs (B, *O),
+                for classification logits (B, C).
+    Raises      InputError when the module returns anything but outputs of its task, and for inputs that have not as
+                many channels as mean and std.
 
     The module is held, not copied: its weights and modes are the caller's, and every public function of
     trustbound leaves them as they came.
@@ -57,6 +60,7 @@ class Model(nn.Module):
         sha256: str | None = None,
         input_shape: tuple[int, ...] | None = None,
         classes: int | None = None,
+        task: Task = CLASSIFICATION,
     ) -> None:
         super().__init__()
         self.module = module
@@ -68,6 +72,7 @@ class Model(nn.Module):
         self.name = name
         self.input_shape = input_shape
         self.classes = classes
+        self.task = task
         self.origin: Origin | None = None
         self._sha256 = sha256
         self.training = module.training
@@ -76,7 +81,7 @@ class Model(nn.Module):
         self._watched = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Logits (B, C) of inputs (B, *F) in the box; they stay as they are, whatever the module does with its own."""
+        """Outputs (B, *O) of inputs (B, *F) in the box, which stay as they are, whatever the module does."""
         given = inputs
         if inputs.dtype != (dtype := self.dtype):
             inputs = inputs.to(dtype)
@@ -84,10 +89,10 @@ class Model(nn.Module):
             inputs = inputs - self._per_channel("mean", self.mean, inputs)
         if self.std is not None:
             inputs = inputs / self._per_channel("std", self.std, inputs)
-        outputs = self._logits(self.module(inputs) if inputs is not given else self._kept(inputs))
+        outputs = self._outputs(self.module(inputs) if inputs is not given else self._kept(inputs))
         if outputs.shape[0] != inputs.shape[0]:  # a length would tie an exported program to one batch size
             raise InputError(
-                f"the model must answer each input of a batch, axis 0 of inputs and logits; got logits of shape "
+                f"the model must answer each input of a batch, axis 0 of inputs and outputs; got outputs of shape "
                 f"{tuple(outputs.shape)} for inputs of shape {tuple(inputs.shape)}. Put the batch first inside the "
                 "module, or pass `output=` to wrap or load_model."
             )
@@ -130,24 +135,23 @@ class Model(nn.Module):
                 self._writes = False
         return outputs
 
-    def _logits(self, outputs: Any) -> Tensor:
+    def _outputs(self, outputs: Any) -> Tensor:
         if callable(self.output):
             outputs = self.output(outputs)
         elif isinstance(self.output, int):
             outputs = outputs[self.output]
         elif isinstance(self.output, str):
             outputs = outputs[self.output] if isinstance(outputs, Mapping) else getattr(outputs, self.output)
-        if isinstance(outputs, Tensor) and outputs.dim() == 2 and outputs.shape[1] >= 2 and outputs.is_floating_point():
-            return outputs
+        fitted = self.task.fitted(outputs)
+        if fitted is not None:
+            return fitted
         came = (
             f"a tensor of shape {tuple(outputs.shape)}, {outputs.dtype}"
             if isinstance(outputs, Tensor)
             else f"{type(outputs).__name__}{_parts(outputs)}"
         )
         raise InputError(
-            f"the model must return logits (B, C) with C ≥ 2, in floating point; got {came}. "
-            "Pass `output=` to wrap or load_model: a position, a key, an attribute name or a callable"
-            f"{_hint(outputs)}."
+            f"the model must return {self.task.returns}, in floating point; got {came}. {self.task.advice(outputs)}"
         )
 
     def _floating(self) -> Iterator[Tensor]:
@@ -221,16 +225,6 @@ class Model(nn.Module):
             return None
 
 
-def _hint(outputs: Any) -> str:
-    """The callable that fits outputs of a common shape."""
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else ()
-    if len(shape) in (1, 2) and math.prod(shape[1:]) == 1:  # one logit of two classes
-        return ", here lambda one: torch.stack((-one.flatten(), one.flatten()), 1)"
-    if len(shape) > 2 and shape[1] >= 2 and math.prod(shape[2:]) == 1:
-        return ", here lambda maps: maps.flatten(1)"
-    return ""
-
-
 def _parts(outputs: Any) -> str:
     if isinstance(outputs, Mapping):
         return f" with keys {sorted(map(str, outputs))}"
@@ -253,6 +247,8 @@ def wrap(
     classes: int | None = None,
     shows: str | None = None,
     gradient: Callable[[Any, Any], Any] | None = None,
+    task: Task | str | None = None,
+    **params: Any,
 ) -> Model:
     """Put a model that is already in memory under test.
 
@@ -264,6 +260,8 @@ def wrap(
         output      where the logits are when the module returns a tuple, a dict or an object.
         shows       "scores" or "decisions", what a callable gives or a classifier is to show (`model.predictor`).
         gradient    a callable's own, (inputs, weights) → gradient of the weighted scores.
+        task        what the outputs mean, classification unless given: a name, its text form, or a Task, and
+        params      the task's own numbers, as in task="regression", tolerance=50.
 
     Raises      InputError when `module` is none of these, mean and std are no finite numbers or do not match, or a
                 `Model` comes with a box, a normalisation or anything else that is not its own.
@@ -272,9 +270,11 @@ def wrap(
     >>> model.box
     Box(low=0.0, high=1.0)
     """
+    told = None if task is None and not params else parse_task(task, **params).judging()
     if isinstance(module, Model):
         check_agrees(
             module,
+            task=told,
             box=box,
             mean=mean,
             std=std,
@@ -290,7 +290,7 @@ def wrap(
         return module
     if not isinstance(module, nn.Module):
         name = name or getattr(module, "__name__", type(module).__name__)
-        module = predictor_of(module, shows, classes, gradient)
+        module = predictor_of(module, shows, classes, gradient, told or CLASSIFICATION)
     elif shows is not None or gradient is not None:
         raise InputError(
             "`shows` and `gradient` are said of a classifier or a callable over arrays; a torch module shows "
@@ -332,6 +332,7 @@ def wrap(
         sha256=sha256,
         input_shape=input_shape,
         classes=classes,
+        task=told or CLASSIFICATION,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from trustbound.record.cost import Cost
 from trustbound.record.migrations import RECORD_SCHEMA
@@ -185,19 +186,22 @@ class Check:
 class Exhibit:
     """One adversarial example for the gallery; its arrays lie in `gallery.safetensors` under `key`.
 
-    The file holds `clean/KEY` and `adversarial/KEY`, float32 (*F).
+    The file holds `clean/KEY` and `adversarial/KEY`, float32 (*F), and the maps of a task that has some:
+    `clean-prediction/KEY`, `clean-label/KEY` …, float32 (H, W) class numbers. Label, predictions and confidences are
+    None where the task has no classes; `detail` then says what it knows, as in `ExampleRow`.
     """
 
     threat: str
     key: str
     index: int
-    label: int
-    clean_prediction: int
-    clean_confidence: float
-    adversarial_prediction: int
-    adversarial_confidence: float
+    label: int | None
+    clean_prediction: int | None
+    clean_confidence: float | None
+    adversarial_prediction: int | None
+    adversarial_confidence: float | None
     size: float
     broken_by: str
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,13 +213,16 @@ class ExampleRow:
         rounded     its proof was lost to rounding alone.
         adversarial_prediction, adversarial_confidence      None where it is not broken, or where the model gives no
                     answer (NaN or infinity) to its witness.
+        label, prediction, confidence       None where the task has no classes.
+        detail      what another task than classification keeps: of a regression target, prediction and error, of a
+                    segmentation the pixel accuracy; the same under attack with the prefix `adversarial_`.
     """
 
     threat: str
     index: int
-    label: int
-    prediction: int
-    confidence: float
+    label: int | None
+    prediction: int | None
+    confidence: float | None
     verdict: str
     settled_by: str = ""
     size: float | None = None
@@ -225,6 +232,7 @@ class ExampleRow:
     certified_margin: float | None = None
     tie: bool = False
     rounded: bool = False
+    detail: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +242,10 @@ class AuditRecord:
     `exit_code` 0 done, and thresholds met where some were set · 1 a threshold missed, `misses` says which · 3 finished
     but not to be trusted.
     `backward_cost` is r, the measured price of a backward in forwards. `doubts` holds one assessment a threat: the
-    clean part is the same in each; empty with too few examples.
+    clean part is the same in each; empty with too few examples, and for a task without a confidence.
+    `task` is the text form of what the outputs mean; `clean_accuracy` is the share that it counts as right. `measures`
+    holds the task's own measures of quality, such as MAE or mean IoU, by state: "clean", and each threat (on the
+    witnesses, the clean inputs where there is none).
     """
 
     command: str
@@ -260,6 +271,8 @@ class AuditRecord:
     misses: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
     shared: tuple[SharedFacts, ...] = ()
+    task: str = "classification"
+    measures: dict[str, dict[str, float]] = field(default_factory=dict)
     schema: int = RECORD_SCHEMA
 
     @property

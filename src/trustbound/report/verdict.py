@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from trustbound.record.audit import UNCONCERNED, AuditRecord, Bracket, Check
 from trustbound.report.numbers import amount, count, interval, share
-from trustbound.report.wording import Noun, change_words, kept, noun
+from trustbound.report.wording import Noun, change_words, kept, noun, task_of, unmeasured
 
 _READ_FIRST = ("FAIL", "WARN", "PASS", "SKIP")
 
@@ -60,11 +60,14 @@ def judge(record: AuditRecord) -> Verdict:
     what = noun(record.model.input_shape)
     reasons = _distrust(record)
     beyond = {step.threat: step.settled for step in record.steps if step.name == UNCONCERNED}
-    claims = tuple(_claim(bracket, what, bool(reasons), beyond.get(bracket.threat, 0)) for bracket in record.brackets)
+    task = task_of(record)
+    claims = tuple(
+        _claim(bracket, what, bool(reasons), beyond.get(bracket.threat, 0), task.right) for bracket in record.brackets
+    )
     right = round(record.clean_accuracy * record.data.n)
     clean = (
         f"Without interference {share(record.clean_accuracy)} of {count(record.data.n)} "
-        f"{what.of(record.data.n)} ({count(right)}) are classified correctly "
+        f"{what.of(record.data.n)} ({count(right)}) are {task.right} "
         f"(95 % interval {interval(record.clean_interval)})."
     )
     if reasons:
@@ -133,10 +136,10 @@ def _bracketed(record: AuditRecord, what: Noun) -> str:
     return f"Of {count(n)} {what.of(n)}, {'; '.join(parts)}."
 
 
-def _claim(bracket: Bracket, what: Noun, distrusted: bool, beyond: int) -> Claim:
+def _claim(bracket: Bracket, what: Noun, distrusted: bool, beyond: int, right: str) -> Claim:
     """The sentences of one threat; `beyond` of the certified are none of the goal's concern."""
     n, changed = bracket.n, change_words(bracket, what)
-    state = kept(bracket)
+    state = kept(bracket, right)
     said = [
         f"Of {count(n)} {what.of(n)}, at least {share(bracket.lower)} and at most {share(bracket.upper)} are "
         f"{state} under {changed}."
@@ -161,7 +164,7 @@ def _claim(bracket: Bracket, what: Noun, distrusted: bool, beyond: int) -> Claim
     if bracket.certified and bracket.no_proof:
         said.append(f"Where proof was not possible: {bracket.no_proof}.")
     said.append(
-        f"At most: {amount(bracket.broken, what.one, what.many)} of those classified correctly "
+        f"At most: {amount(bracket.broken, what.one, what.many)} of those {right} "
         f"{'was' if bracket.broken == 1 else 'were'} broken by a change that was checked, and "
         f"{amount(bracket.misclassified, what.one, what.many)} "
         f"{'was' if bracket.misclassified == 1 else 'were'} wrong from the start "
@@ -223,7 +226,7 @@ def _limits(record: AuditRecord, what: Noun) -> tuple[str, ...]:
     if not record.checks:
         said.append("No check of the evaluation's health was made: the upper bounds may be too high.")
     if record.doubt is None:
-        said.append("Nothing is claimed about confidence: it was not measured.")
+        said.append(f"Nothing is claimed about confidence: {unmeasured(record)}.")
     return tuple(said)
 
 

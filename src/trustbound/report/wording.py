@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from trustbound.record.audit import AuditRecord, Bracket
 from trustbound.report.numbers import amount
+from trustbound.tasks.registry import TASKS, TaskRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +61,39 @@ def change_words(bracket: Bracket, what: Noun) -> str:
     return f"any change that {bracket.threat} allows" + (f" ({said})" if said else "")
 
 
-def kept(bracket: Bracket) -> str:
+def task_of(record: AuditRecord) -> TaskRow:
+    """The row of the record's task; of a task that has none, what can be said of every task."""
+    name = record.task.partition(":")[0]
+    known = next((row for row in TASKS if row.name == name), None)
+    return known or TaskRow(
+        name=name, target="", line="", example=name, returns="", labels="", right="answered rightly", smooth=False
+    )
+
+
+def kept(bracket: Bracket, right: str) -> str:
     """What an example does that counts for the bounds: the opposite of the adversary's goal.
+
+    Parameters
+        right   what the task says of an example that counts as right.
 
     Out of reach of a goal does not mean right under every change: another wrong class may be within reach.
     """
     if is_misclassify(bracket):
-        return "classified correctly"
-    return "classified correctly when nothing is changed, and out of reach of the adversary's goal"
+        return right
+    return f"{right} when nothing is changed, and out of reach of the adversary's goal"
 
 
 def is_misclassify(bracket: Bracket) -> bool:
     """Whether the goal is the usual one: any wrong class."""
     return bracket.goal.strip().lower().startswith("misclassify")
+
+
+def unmeasured(record: AuditRecord) -> str:
+    """Why a record says nothing of confidence."""
+    task = task_of(record)
+    if task.calibrated:
+        return "it was not measured"
+    return f"it is not defined for the task {task.name}, whose outputs are no probabilities of one answer"
 
 
 def precision_words(bracket: Bracket) -> tuple[str, ...]:

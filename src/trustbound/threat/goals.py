@@ -120,7 +120,7 @@ class Misclassify:
 
     def concerns(self, labels: Tensor) -> Tensor:
         """All."""
-        return torch.ones_like(labels, dtype=torch.bool)
+        return torch.ones(len(labels), dtype=torch.bool, device=labels.device)
 
     def margin(self, outputs: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
         """True logit minus the best other."""

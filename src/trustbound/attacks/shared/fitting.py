@@ -17,6 +17,7 @@ from trustbound.attacks.searching import reached_by
 from trustbound.attacks.shared.perturbation import SharedAttack, SharedPerturbation, around_nothing
 from trustbound.errors import InputError
 from trustbound.threat import Access, Neighbourhood, Objective, Random, Threat
+from trustbound.threat.binding import bind
 
 
 def fit_perturbation(
@@ -80,8 +81,9 @@ def fitted(asked: Request) -> SharedPerturbation:
     with asked.oracle(everyone, key=asked.key) as oracle:
         with oracle.booking("clean"):
             clean = clean_outputs(oracle, asked.inputs)
-            check_clean(clean, asked.labels)
-            objective = asked.threat.goal.bind(asked.labels, clean.shape[1])
+            check_clean(asked.model.task, clean, asked.labels)
+            objective, view = bind(asked.threat.goal, asked.model.task, asked.labels, clean.shape[1])
+            clean = oracle.look_through(view, clean)
             place = torch.arange(len(asked), device=clean.device)
             reached = reached_by(oracle, objective, asked.inputs, clean, place)
         neighbourhood = asked.threat.allowed.around(asked.inputs, asked.model.box)

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from trustbound.attacks.window.compiled import Climb
+from trustbound.attacks.window.surrogate import OnOutputs
 
 Surrogate = Callable[[Tensor, slice], Tensor]
 
 
 def chosen(surrogate: Surrogate, granted: Tensor) -> Surrogate:
     """A surrogate of all rows as one of those that were granted."""
-    if isinstance(surrogate, Climb):
+    if isinstance(surrogate, Climb | OnOutputs):
         return surrogate.select(granted)
     return lambda outputs, rows: surrogate(outputs, granted[rows])  # type: ignore[arg-type]
 

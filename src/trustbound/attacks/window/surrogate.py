@@ -39,12 +39,43 @@ class Custom:
             climbed = self.loss(outputs, ours.labels)
         else:
             climbed = self.loss(outputs, ours.labels, ours.targets)
-        if climbed.shape != outputs.shape[:1]:
-            raise InputError(
-                f"a loss must give one number for each example, here ({len(outputs)},), larger for the adversary; got "
-                f"shape {tuple(climbed.shape)}. Leave its mean out (reduction='none')."
-            )
-        return climbed
+        return _each(climbed, outputs)
+
+
+@dataclass(frozen=True, eq=False)
+class OnOutputs:
+    """A loss of the caller's on the outputs of another task than classification, as they are, upwards.
+
+    Called with outputs (r, *O) of some rows, returns (r,); labels (R, *L) of all.
+
+    >>> import torch
+    >>> OnOutputs(lambda outputs, targets: (outputs[:, 0] - targets).square(), torch.tensor([1.0, 2.0]))(
+    ...     torch.tensor([[5.0]]), slice(1, 2)
+    ... )
+    tensor([9.])
+    """
+
+    loss: Loss
+    labels: Tensor
+    raw = True
+
+    def __call__(self, outputs: Tensor, rows: Tensor | slice) -> Tensor:
+        """What is climbed of some rows."""
+        return _each(self.loss(outputs, self.labels[rows].to(outputs.device)), outputs)
+
+    def select(self, rows: Tensor) -> OnOutputs:
+        """The same loss for some of the rows."""
+        return OnOutputs(self.loss, self.labels[rows.to(self.labels.device)])
+
+
+def _each(climbed: Tensor, outputs: Tensor) -> Tensor:
+    """One number for each row, else refused."""
+    if climbed.shape != outputs.shape[:1]:
+        raise InputError(
+            f"a loss must give one number for each example, here ({len(outputs)},), larger for the adversary; got "
+            f"shape {tuple(climbed.shape)}. Leave its mean out (reduction='none')."
+        )
+    return climbed
 
 
 def _takes_targets(loss: Loss) -> bool:

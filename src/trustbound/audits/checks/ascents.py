@@ -17,27 +17,29 @@ from torch import Tensor
 from trustbound.attacks import Attack, build
 from trustbound.attacks.methods.margin_pgd import MarginPGD, Run
 from trustbound.attacks.methods.smooth_pgd import SmoothPGD
-from trustbound.attacks.oracle import Slope
 from trustbound.attacks.problem import Problem
 from trustbound.attacks.suites import Stage, suite
+from trustbound.attacks.window.slope import Slope
 from trustbound.record.audit import StepFacts
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 from trustbound.threat import Access, Threat
 
 
-def planned(budget: str, threat: Threat) -> tuple[Attack, ...]:
+def planned(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> tuple[Attack, ...]:
     """The gradient attacks of a budget's suite, with the plain backward pass where the suite would choose.
 
     >>> [type(attack).__name__ for attack in planned("standard", Threat.parse("linf:0.1"))]
     ['MarginPGD', 'MarginPGD', 'MarginPGD', 'MarginPGD', 'APGD']
     """
-    return _gradient(_built(stage, smooth=False) for stage in suite(budget, threat))
+    return _gradient(_built(stage, smooth=False) for stage in suite(budget, threat, task))
 
 
-def ran(budget: str, threat: Threat, steps: Sequence[StepFacts]) -> tuple[Attack, ...]:
+def ran(budget: str, threat: Threat, steps: Sequence[StepFacts], task: Task = CLASSIFICATION) -> tuple[Attack, ...]:
     """The gradient attacks that a search ran, as its steps say; trials of what was not chosen are left out."""
     methods = {step.name: step.method for step in steps if step.threat == str(threat) and step.kind != "proof"}
     smooth = "smooth-pgd" in methods.values()
-    return _gradient(_built(stage, smooth=smooth) for stage in suite(budget, threat) if stage.name in methods)
+    return _gradient(_built(stage, smooth=smooth) for stage in suite(budget, threat, task) if stage.name in methods)
 
 
 def _built(stage: Stage, *, smooth: bool) -> Attack:

@@ -47,7 +47,7 @@ def deaths(context: Before) -> tuple[list[Death], float, Cost]:
                 innermost is named.
     """
     model, inputs = context.model, context.inputs.to(context.model.device)
-    labels = context.labels.to(inputs.device)
+    labels = context.right.to(inputs.device)
     names = {part: path for path, part in model.module.named_modules()}
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -64,7 +64,7 @@ def deaths(context: Before) -> tuple[list[Death], float, Cost]:
         alive.update(_gradients(values, seen))
         return values
 
-    with Oracle(model, examples=len(inputs), batch_size=len(inputs), key=context.key) as oracle:
+    with Oracle(model, examples=len(inputs), batch_size=len(inputs), key=context.key, view=context.view) as oracle:
         handles = []
         try:
             for part in names:

@@ -31,6 +31,7 @@ class MonotoneBudget(HealthCheck[After]):
     """
 
     name: ClassVar[str] = "monotone-budget"
+    classes: ClassVar[bool] = True
     needs: ClassVar[Access] = Access.GRADIENTS
 
     examples: int = 64

@@ -14,6 +14,7 @@ from trustbound.attacks import Attack
 from trustbound.audits.checks.ascents import planned
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
+from trustbound.tasks.view import View, right_answers
 from trustbound.threat import Threat
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Before:
 
     Parameters
         inputs      (N, *F), as they came: a check must be able to see inputs outside the box.
-        labels      (N,) int64.
+        labels      (N, *L) of the model's task.
         key         seeds every random choice of the checks.
         training    the training set, for the overlap check.
         attacks     the gradient attacks of the search; those of the quick budget when empty.
@@ -64,9 +65,19 @@ class Before:
         """Which examples the goal asks about at all, (N,) bool."""
         return self.threat.goal.concerns(self.labels)
 
+    @property
+    def view(self) -> View | None:
+        """Through which the outputs of all examples are seen as scores; None where they are some."""
+        return right_answers(self.model.task, self.labels)[0]
+
+    @property
+    def right(self) -> Tensor:
+        """Which of the scores is that of the right answer, (N,) int64: the labels of a classification."""
+        return right_answers(self.model.task, self.labels)[1]
+
     def ascents(self) -> tuple[Attack, ...]:
         """The gradient attacks that the search runs."""
-        return self.attacks or planned("quick", self.threat)
+        return self.attacks or planned("quick", self.threat, self.model.task)
 
     def sample(self: AnyBefore, limit: int) -> AnyBefore:
         """At most `limit` examples, drawn by the key, in their old order."""
@@ -86,7 +97,7 @@ class Evidence:
     """What a search found, as plain tensors, one row an example under test. None: not measured.
 
     Parameters
-        clean_outputs   (N, C) outputs of the clean inputs.
+        clean_outputs   (N, C) outputs of the clean inputs, as scores.
         broken          (N,) bool, some attack succeeded (clean mistakes are not broken).
         adversarial     (N, *F) the witnesses; rows that are not broken are ignored.
         certified       (N,) bool, some proof succeeded.

@@ -51,6 +51,7 @@ class FiniteDifferences(HealthCheck[Before]):
 
     name: ClassVar[str] = "finite-differences"
     needs: ClassVar[Access] = Access.GRADIENTS
+    slopes: ClassVar[bool] = True
 
     examples: int = 24
     allowed: float = 0.1
@@ -87,7 +88,7 @@ class FiniteDifferences(HealthCheck[Before]):
 
     def _measured(self, context: Before, model: Model, dtype: torch.dtype) -> Finding:
         inputs = context.inputs.to(model.device, dtype)
-        labels = context.labels.to(inputs.device)
+        labels = context.right.to(inputs.device)
         low, high = (
             torch.as_tensor(limit, dtype=dtype, device=inputs.device) for limit in (model.box.low, model.box.high)
         )
@@ -98,7 +99,7 @@ class FiniteDifferences(HealthCheck[Before]):
         # Generic points: half a hundredth of the box off the faces, then moved by up to as much again.
         points = torch.minimum(torch.maximum(inputs, low + 0.01 * side), high - 0.01 * side)
         points = points + (noise - 0.5) * 0.01 * side
-        with Oracle(model, examples=len(inputs), batch_size=4096, key=context.key) as oracle:
+        with Oracle(model, examples=len(inputs), batch_size=4096, key=context.key, view=context.view) as oracle:
             places = torch.arange(len(inputs))
 
             def asked(at: Tensor) -> Tensor:

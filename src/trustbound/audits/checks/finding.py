@@ -97,11 +97,15 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
         name    of its registry row.
         needs   least access; under a threat that gives less the question does not arise.
         balls   whether it arises under norm balls only.
+        classes     whether it arises for classes only.
+        slopes      whether it arises only where margins are smooth functions of the outputs.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Access] = Access.DECISIONS
     balls: ClassVar[bool] = False
+    classes: ClassVar[bool] = False
+    slopes: ClassVar[bool] = False
 
     @abc.abstractmethod
     def measure(self, context: AnyContext) -> Finding:
@@ -114,6 +118,10 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
             finding = idle(f"needs {self.needs.name.lower()}; the threat gives {context.threat.access.name.lower()}")
         elif self.balls and not context.threat.allowed.norm:
             finding = idle(f"is a question about norm balls; the threat is {context.threat.allowed}")
+        elif self.classes and not context.model.task.plain:
+            finding = idle(f"is a question about classes; the task is {context.model.task.name}")
+        elif self.slopes and not context.model.task.smooth:
+            finding = idle(f"is a question about slopes; margins of {context.model.task.name} are counted")
         else:
             try:
                 finding = self.measure(context)

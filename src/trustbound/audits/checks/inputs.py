@@ -94,6 +94,7 @@ class LabelOrder(HealthCheck[Before]):
     """
 
     name: ClassVar[str] = "label-order"
+    classes: ClassVar[bool] = True
 
     examples: int = 4000
 
@@ -190,7 +191,7 @@ class SampleSize(HealthCheck[After]):
         total, known = len(context), context.evidence
         unbroken = total // 2
         if known.broken is not None and known.clean_outputs is not None:
-            wrong = known.clean_outputs.argmax(dim=1).cpu() != context.labels.cpu()
+            wrong = known.clean_outputs.argmax(dim=1).cpu() != context.right.cpu()
             unbroken = int((~known.broken.cpu() & ~wrong).sum())
         low, high = binomial_interval(unbroken, total)
         half = (high - low) / 2
@@ -220,7 +221,7 @@ class TrainTestOverlap(HealthCheck[Before]):
         """Compare digests."""
         if context.training is None:
             return idle("no training set was given")
-        test = LabelledSet(context.inputs, context.labels, box=context.model.box)
+        test = LabelledSet(context.inputs, context.labels, box=context.model.box, task=context.model.task)
         rows = overlap(context.training, test).tolist()
         return Finding(
             value=len(rows) / len(test),

@@ -18,6 +18,7 @@ from trustbound.model.defences import Adaptation
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Objective, Threat
+from trustbound.threat.binding import bind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,16 +128,17 @@ def coarsest(model: Model, inputs: Tensor) -> float:
 
 
 def answers(context: Before, points: Tensor, model: Model | None = None) -> tuple[Tensor, Cost]:
-    """Outputs (R, C) of points, without a trace in the model, and what they cost."""
+    """Outputs (R, C) of points, one for each example, as scores; without a trace in the model, and what they cost."""
     ours = context.model if model is None else model
-    with Oracle(ours, examples=len(points), key=context.key) as oracle:
+    with Oracle(ours, examples=len(points), key=context.key, view=context.view) as oracle:
         outputs = oracle.outputs(points.to(ours.device), torch.arange(len(points)))
     return outputs, oracle.cost
 
 
 def objective_of(context: Before, outputs: Tensor) -> Objective:
     """The threat's goal for the context's examples."""
-    return context.threat.goal.bind(context.labels.to(outputs.device), outputs.shape[1])
+    labels = context.labels.to(outputs.device)
+    return bind(context.threat.goal, context.model.task, labels, outputs.shape[1])[0]
 
 
 def correct_rows(context: Before, outputs: Tensor) -> Tensor:
@@ -153,6 +155,7 @@ def _parts(model: Model) -> dict[str, Any]:
         "output": model.output,
         "adaptation": model.adaptation,
         "name": model.name,
+        "task": model.task,
     }
 
 

@@ -126,6 +126,7 @@ class SilentSuccess(HealthCheck[After]):
     """
 
     name: ClassVar[str] = "silent-success"
+    classes: ClassVar[bool] = True
     needs: ClassVar[Access] = Access.GRADIENTS
     balls: ClassVar[bool] = True
 

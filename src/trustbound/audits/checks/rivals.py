@@ -104,6 +104,7 @@ class TransferSuccess(HealthCheck[After]):
     """
 
     name: ClassVar[str] = "transfer-success"
+    classes: ClassVar[bool] = True
     needs: ClassVar[Access] = Access.GRADIENTS
 
     examples: int = 128

@@ -48,6 +48,7 @@ class SaturatedOutput(HealthCheck[Before]):
     """
 
     name: ClassVar[str] = "saturated-output"
+    classes: ClassVar[bool] = True
     needs: ClassVar[Access] = Access.GRADIENTS  # who uses none misses none
 
     examples: int = 128
@@ -127,6 +128,7 @@ class LogitScaleInvariance(HealthCheck[After]):
     """
 
     name: ClassVar[str] = "logit-scale-invariance"
+    classes: ClassVar[bool] = True
     needs: ClassVar[Access] = Access.GRADIENTS
 
     examples: int = 64

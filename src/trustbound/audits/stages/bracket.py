@@ -57,7 +57,7 @@ class Search:
 
     def run(self) -> None:
         """All stages and proofs, in order of their price."""
-        stages = suite(self.context.budget, self.threat)
+        stages = suite(self.context.budget, self.threat, self.context.model.task)
         provers, left_out = certifiers(self.context, self.threat)
         self._unconcerned()
         self.smooth = self._trial(stages)
@@ -73,10 +73,10 @@ class Search:
                 self.spread(stage, max(stage.least, math.ceil(stage.share * survivors)))
         if self._refused() and ATTACKS.find(WITHOUT_GRADIENTS.attack).serves(self.threat.allowed):
             self._attack(WITHOUT_GRADIENTS, self.ledger.open())
-        until_dry(self, rounds(self.context.budget, self.threat))
+        until_dry(self, rounds(self.context.budget, self.threat, self.context.model.task))
         for name in provers[1:]:
             self._prove(name)
-        for name in shared_attacks(self.context.budget, self.threat):
+        for name in shared_attacks(self.context.budget, self.threat, self.context.model.task):
             self._share(Sharing(self.context, self.threat, name))
         for stage in stages:
             if stage.control:

@@ -13,7 +13,8 @@ from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.pricing import price
 from trustbound.errors import InputError
 from trustbound.measure.decision import decide
-from trustbound.measure.margin import margin, rounding_error
+from trustbound.measure.margin import margin
+from trustbound.tasks.view import seen
 
 STEP = "clean"
 
@@ -25,11 +26,13 @@ SAMPLE = 8
 class Clean:
     """What the model says without an attack.
 
-    Shapes      logits (N, C); prediction (N,); confidence (N,); correct (N,) bool, of the label's class and not
-                rejected by a declared detector; tie (N,) bool, the margin is within rounding error, so that another
-                precision may decide otherwise; all on the CPU.
+    Shapes      outputs (N, *O); logits (N, C), which they are in classification, else the scores that they come to;
+                prediction (N,); confidence (N,), NaN but for classification; correct (N,) bool, the right answer and
+                not rejected by a declared detector; tie (N,) bool, the margin is within rounding error, so that
+                another precision may decide otherwise; all on the CPU.
     """
 
+    outputs: Tensor
     logits: Tensor
     prediction: Tensor
     confidence: Tensor
@@ -43,14 +46,18 @@ def clean_pass(context: Context) -> Clean:
     Raises      InputError for logits that are no finite numbers or labels that the model cannot answer.
     """
     context.run(STEP, "clean", torch.arange(len(context.data)))
+    task = context.model.task
     parts = list(context.tensors(STEP, whole=True))
-    logits = torch.cat([part["logits"] for part in parts])
+    outputs = torch.cat([part["logits"] for part in parts])
     # A run that an earlier version began knows of no detector.
     rejected = torch.cat([part.get("rejected", torch.zeros(len(part["logits"]), dtype=torch.bool)) for part in parts])
+    logits, right = seen(task, outputs, context.data.labels)
     prediction, confidence = decide(logits)
-    gaps = margin(logits.double(), context.data.labels)
-    tie = gaps.abs() <= rounding_error(logits, context.model.precision)
-    return Clean(logits, prediction, confidence, (prediction == context.data.labels) & ~rejected, tie)
+    if not task.calibrated:
+        confidence = torch.full_like(confidence, torch.nan)
+    gaps = margin(logits.double(), right)
+    tie = gaps.abs() <= task.rounding_error(outputs, context.data.labels, context.model.precision)
+    return Clean(outputs, logits, prediction, confidence, (prediction == right) & ~rejected, tie)
 
 
 def logit_unit(context: Context) -> float:
@@ -60,8 +67,10 @@ def logit_unit(context: Context) -> float:
     """
 
     def measured() -> float:
-        parts = [spread(part["logits"]) for part in context.tensors(STEP, whole=True)]
-        return unit(float(torch.cat(parts).median()))
+        parts = list(context.tensors(STEP, whole=True))
+        labels = context.data.labels[torch.cat([part["position"] for part in parts])]
+        logits, _ = seen(context.model.task, torch.cat([part["logits"] for part in parts]), labels)
+        return unit(float(spread(logits).median()))
 
     return float(context.store.fact("logit-unit", measured))
 
@@ -74,7 +83,7 @@ def same_answers(context: Context) -> None:
     """
     rows = torch.arange(min(SAMPLE, len(context.data)))
     with Oracle(context.model, examples=len(rows), key=context.key) as oracle:
-        outputs = oracle.outputs(context.inputs(rows), rows).double().cpu()
+        outputs = oracle.outputs(context.inputs(rows), rows).double().cpu().flatten(1)
     known = context.store.fact("first-answers", lambda: [[str(value) for value in row] for row in outputs.tolist()])
     before = torch.tensor([[float(value) for value in row] for row in known], dtype=torch.float64)
     if before.shape != outputs.shape or not bool(
@@ -91,7 +100,9 @@ def _reach(logits: Tensor) -> Tensor:
 
     A thousandth of the spread of a row, whatever its scale, and what float32 loses where all of a row is shifted.
     """
-    spread = logits.amax(dim=1, keepdim=True) - logits.amin(dim=1, keepdim=True)
+    # A single number has no spread of its own: that of all rows takes its place.
+    like = logits if logits.shape[1] > 1 else logits.reshape(1, -1)
+    spread = like.amax(dim=1, keepdim=True) - like.amin(dim=1, keepdim=True)
     return 1e-3 * spread + 64 * torch.finfo(torch.float32).eps * logits.abs().amax(dim=1, keepdim=True)
 
 

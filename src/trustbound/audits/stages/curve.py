@@ -21,6 +21,8 @@ from trustbound.errors import InputError
 from trustbound.record.audit import Curve
 from trustbound.record.interval import binomial_interval
 from trustbound.record.store import EvidenceRow
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 from trustbound.threat import Access, Misclassify, Threat
 
 #: Points of the curve, evenly spaced from nothing to twice the audit's epsilon.
@@ -57,7 +59,7 @@ def curve(
 
     Returns None where no curve is drawn: no examples, a goal without certifiers, an adversary without gradients.
     """
-    if not (count and drawable(threat)):
+    if not (count and drawable(threat, context.model.task)):
         return None
     epsilon, norm = threat.allowed.epsilon, threat.allowed.norm
     chosen = context.drawn("curve", torch.arange(len(context.data)), count)
@@ -97,14 +99,14 @@ def curve(
     )
 
 
-def drawable(threat: Threat) -> bool:
-    """Whether distances can be searched for under a threat.
+def drawable(threat: Threat, task: Task = CLASSIFICATION) -> bool:
+    """Whether distances can be searched for under a threat, in a task.
 
     >>> drawable(Threat.parse("linf:0.1")), drawable(Threat.parse("linf:0.1;access=scores"))
     (True, False)
     """
     fits = threat.access >= Access.GRADIENTS and ATTACKS.find("fmn").serves(threat.allowed)
-    return fits and isinstance(threat.goal, Misclassify) and threat.allowed.epsilon > 0
+    return fits and task.smooth and isinstance(threat.goal, Misclassify) and threat.allowed.epsilon > 0
 
 
 def _radii(

@@ -15,6 +15,7 @@ from trustbound.measure.decision import decide
 from trustbound.record.cost import Cost
 from trustbound.record.scores import Assessment
 from trustbound.record.store import EvidenceRow
+from trustbound.tasks.view import seen
 from trustbound.threat import Threat
 from trustbound.uncertainty.assess import assess
 
@@ -36,14 +37,14 @@ def witnesses(context: Context, threat: Threat, ledger: Ledger) -> dict[int, Ten
     return found
 
 
-def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Clean) -> Tensor:
-    """Logits (N, C) on the witnesses, the clean ones where there is none."""
-    found = witnesses(context, threat, ledger)
-    logits = clean.logits.clone()
+def attacked_outputs(context: Context, threat: Threat, ledger: Ledger, clean: Clean) -> Tensor:
+    """Outputs (N, *O) on the witnesses, the clean ones where there is none; logits of a classification."""
+    found, task = witnesses(context, threat, ledger), context.model.task
+    kept = clean.outputs.clone()
     step = f"{threat}/attacked"
     positions = torch.tensor(sorted(found), dtype=torch.int64)
     if not len(positions):
-        return logits
+        return kept
 
     def work(unit: WorkUnit) -> UnitResult:
         started = time.perf_counter()
@@ -52,13 +53,17 @@ def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Cle
         with window as oracle, oracle.booking("uncertainty"):
             outputs = oracle.outputs(inputs, torch.arange(len(inputs)))
             cost = oracle.cost + Cost(seconds=time.perf_counter() - started)
-        prediction, confidence = decide(outputs)
+        labels = context.labels(unit.rows)
+        prediction, confidence = decide(seen(task, outputs, labels)[0])
+        sure = confidence.tolist() if task.calibrated else [None] * len(labels)
+        columns = (unit.positions, prediction.tolist(), sure, task.payload(outputs, labels))
         evidence = [
-            EvidenceRow(position=place, found=False, prediction=chosen, confidence=sure, forwards=1)
-            for place, chosen, sure in zip(unit.positions, prediction.tolist(), confidence.tolist(), strict=True)
+            EvidenceRow(position=place, found=False, prediction=chosen, confidence=share, forwards=1, payload=told)
+            for place, chosen, share, told in zip(*columns, strict=True)
         ]
-        silent = int((~outputs.isfinite().all(dim=1)).sum())
-        said = f"{silent} adversarial inputs have no finite logits: calibration under attack is not measured"
+        silent = int((~outputs.flatten(1).isfinite().all(dim=1)).sum())
+        said = f"{silent} adversarial inputs have no finite {task.called}"
+        said += ": calibration under attack is not measured" if task.calibrated else ""
         return UnitResult(
             rows=evidence,
             cost=cost,
@@ -68,17 +73,17 @@ def attacked_logits(context: Context, threat: Threat, ledger: Ledger, clean: Cle
 
     context.here(step, positions, work)
     for part in context.tensors(step, whole=True):
-        logits[part["position"]] = part["logits"].to(logits.dtype)
-    return logits
+        kept[part["position"]] = part["logits"].to(kept.dtype)
+    return kept
 
 
 def doubt(context: Context, clean: Clean, attacked: Tensor | None) -> Assessment | None:
-    """Scores of the softmax network; None with too few examples.
+    """Scores of the softmax network; None with too few examples, and for a task without a confidence.
 
     The clean logits are finite, as the clean pass saw to it; where attacked ones are not, which `attacked_logits` has
     noted, the clean scores stand alone.
     """
-    if len(clean.logits) < LEAST:
+    if len(clean.logits) < LEAST or not context.model.task.calibrated:
         return None
     if attacked is not None and not bool(attacked.isfinite().all()):
         attacked = None

@@ -39,7 +39,7 @@ def before_search(context: Context, training: LabelledSet | None) -> tuple[Check
             threat=threat,
             key=derived_key(context.key, "checks"),
             training=training,
-            attacks=planned(context.budget, threat),
+            attacks=planned(context.budget, threat, context.model.task),
         )
         scope = None if number == most else "threat"
         checks += _kept(context, f"{threat}/checks-before", probe, scope)
@@ -83,7 +83,7 @@ def after_search(
         threat=threat,
         key=derived_key(context.key, "checks"),
         evidence=evidence,
-        attacks=ran(context.budget, threat, facts),
+        attacks=ran(context.budget, threat, facts, context.model.task),
     )
     return _kept(context, f"{threat}/checks-after", probe, None)
 

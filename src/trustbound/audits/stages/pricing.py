@@ -15,6 +15,7 @@ from trustbound.attacks.oracle import Oracle
 from trustbound.errors import UnsupportedError
 from trustbound.measure.margin import margin
 from trustbound.model.wrapping import Model
+from trustbound.tasks.view import right_answers
 from trustbound.threat import Access
 
 #: Pairs measured at most and at least: a median of three survives one disturbed pair.
@@ -71,7 +72,10 @@ def price(
     >>> price(wrap(torch.nn.Linear(4, 3)), torch.rand(8, 4), torch.zeros(8, dtype=torch.int64)).backward >= 0.0
     True
     """
-    with Oracle(model, examples=len(inputs), batch_size=batch_size, key=key, task="the measurement of costs") as oracle:
+    view, labels = right_answers(model.task, labels)
+    with Oracle(
+        model, examples=len(inputs), batch_size=batch_size, key=key, task="the measurement of costs", view=view
+    ) as oracle:
         inputs, labels = inputs[: oracle.batch_size], labels[: oracle.batch_size]
         rows = torch.arange(len(inputs))
 

@@ -21,6 +21,7 @@ from trustbound.record.cost import Cost
 from trustbound.record.document import from_document
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Access, Objective, Random
+from trustbound.threat.binding import bind
 
 #: Examples of the data, drawn at random, from which a search without scores may start.
 DONORS = 256
@@ -50,8 +51,9 @@ def attacked(attack: Attack, unit: WorkUnit, subject: Subject) -> UnitResult:
         threat = replace(threat, allowed=threat.allowed.resized(math.inf))
         sizes = torch.tensor(unit.sizes, dtype=torch.float64, device=model.device)
     neighbourhood = threat.allowed.around(inputs, model.box, sizes)
-    objective = threat.goal.bind(labels, unit.classes)
-    with subject.oracle(unit, access=threat.access, silenced=inputs) as oracle:
+    objective, view = bind(threat.goal, model.task, labels, unit.classes)
+    scale = torch.full((len(rows),), unit.logit_unit, dtype=torch.float64, device=inputs.device)
+    with subject.oracle(unit, access=threat.access, silenced=inputs, view=view) as oracle:
         found = search(
             attack,
             oracle,
@@ -60,11 +62,11 @@ def attacked(attack: Attack, unit: WorkUnit, subject: Subject) -> UnitResult:
             Random(unit.key, subject.ids(rows).to(model.device)).stream(unit.step),
             reached=torch.zeros(len(rows), dtype=torch.bool, device=inputs.device),
             donors=_donors(unit, subject) if attack.needs is Access.DECISIONS else None,
-            unit=None if unit.logit_unit == 1.0 else torch.full_like(labels, unit.logit_unit, dtype=torch.float64),
+            unit=None if unit.logit_unit == 1.0 else scale,
         )
         found = _concerned(found, objective)
     verified = verify(
-        model, subject.double.model, neighbourhood, objective, found, oracle.batch_size, unit.seed("/check")
+        model, subject.double.model, neighbourhood, objective, found, oracle.batch_size, unit.seed("/check"), view
     )
     broken = verified.confirmed.nonzero()[:, 0].cpu()
     tensors = {}

@@ -13,6 +13,7 @@ from trustbound.measure.decision import decide
 from trustbound.measure.margin import margin
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
+from trustbound.tasks.view import seen
 
 
 def clean(unit: WorkUnit, subject: Subject) -> UnitResult:
@@ -21,25 +22,33 @@ def clean(unit: WorkUnit, subject: Subject) -> UnitResult:
     Raises      InputError for logits that are no finite numbers or labels that the model cannot answer.
     """
     started = time.perf_counter()
-    rows = unit.rows
+    rows, task = unit.rows, subject.model.task
     inputs, labels = subject.inputs(rows), subject.labels(rows)
     with subject.oracle(unit) as oracle, oracle.booking("clean"):
-        logits = oracle.outputs(inputs, torch.arange(len(rows)))
-        rejected = oracle.rejected(inputs, torch.arange(len(rows)), torch.ones_like(labels, dtype=torch.bool))
+        outputs = oracle.outputs(inputs, torch.arange(len(rows)))
+        rejected = oracle.rejected(inputs, torch.arange(len(rows)), torch.ones(len(rows), dtype=torch.bool))
         cost, forwards = oracle.cost, oracle.forwards.tolist()
-    check_clean(logits, labels)
+    check_clean(task, outputs, labels)
+    logits, right = seen(task, outputs, labels)
     prediction, confidence = decide(logits)
-    gaps = margin(logits.double(), labels)
+    gaps, sure = margin(logits.double(), right), confidence.tolist() if task.calibrated else [None] * len(rows)
+    columns = (unit.positions, gaps.tolist(), prediction.tolist(), sure, forwards, task.payload(outputs, labels))
     found = [
-        EvidenceRow(position=position, found=False, margin=gap, prediction=said, confidence=sure, forwards=made)
-        for position, gap, said, sure, made in zip(
-            unit.positions, gaps.tolist(), prediction.tolist(), confidence.tolist(), forwards, strict=True
+        EvidenceRow(
+            position=position,
+            found=False,
+            margin=gap,
+            prediction=said,
+            confidence=share,
+            forwards=made,
+            payload=kept,
         )
+        for position, gap, said, share, made, kept in zip(*columns, strict=True)
     ]
     said = f"the detector rejects {int(rejected.sum())} of {len(rows)} clean inputs: they count as not answered rightly"
     return UnitResult(
         rows=found,
         cost=cost + Cost(seconds=time.perf_counter() - started),
-        tensors={"position": rows, "logits": logits, "rejected": rejected},
+        tensors={"position": rows, "logits": outputs, "rejected": rejected},
         events=(said,) if subject.model.adaptation.detector is not None else (),
     )

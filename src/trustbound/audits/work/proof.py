@@ -26,7 +26,7 @@ def proof(unit: WorkUnit, subject: Subject) -> UnitResult:
     inputs, labels = subject.inputs(unit.rows), subject.labels(unit.rows)
     threat, box = subject.threats[unit.threat], subject.model.box
     try:
-        found = certify(_certifier(unit), subject.graph, inputs, labels, threat, box=box)
+        found = certify(_certifier(unit), subject.graph, inputs, labels, threat, box=box, task=subject.model.task)
     except UnsupportedError as error:
         rows = [EvidenceRow(position=position, found=False) for position in unit.positions]
         return UnitResult(rows=rows, cost=Cost(seconds=time.perf_counter() - started), events=(str(error),))
@@ -61,6 +61,7 @@ def radius(unit: WorkUnit, subject: Subject) -> UnitResult:
             cap=max(unit.sizes),
             steps=HALVINGS,
             tolerance=tolerance,
+            task=subject.model.task,
         ).tolist()
     except UnsupportedError as error:
         sizes, events = [0.0] * len(unit.positions), (str(error),)

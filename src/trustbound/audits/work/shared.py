@@ -16,6 +16,7 @@ from trustbound.errors import ModelError, UnsupportedError
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Random
+from trustbound.threat.binding import bind
 
 
 def fit(unit: WorkUnit, subject: Subject) -> UnitResult:
@@ -27,15 +28,16 @@ def fit(unit: WorkUnit, subject: Subject) -> UnitResult:
     rows, threat = unit.rows, subject.threats[unit.threat]
     inputs, labels = subject.inputs(rows), subject.labels(rows)
     try:
-        with subject.oracle(unit, access=threat.access, silenced=inputs) as oracle:
+        objective, view = bind(threat.goal, subject.model.task, labels, unit.classes)
+        with subject.oracle(unit, access=threat.access, silenced=inputs, view=view) as oracle:
             found = fitting.fit(
                 unit.method,
                 ATTACKS.build(unit.method, **unit.params),
                 oracle,
                 threat.allowed.around(inputs, subject.model.box),
-                threat.goal.bind(labels, unit.classes),
+                objective,
                 Random(unit.key, subject.ids(rows).to(inputs.device)).stream(unit.step),
-                torch.zeros_like(labels, dtype=torch.bool),
+                torch.zeros(len(rows), dtype=torch.bool, device=inputs.device),
                 threat,
             )
     except (UnsupportedError, ModelError) as error:

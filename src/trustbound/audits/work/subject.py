@@ -17,6 +17,7 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.errors import UnsupportedError
 from trustbound.model.doubling import Double, double
 from trustbound.model.wrapping import Model
+from trustbound.tasks.view import View
 from trustbound.threat import Access, Threat
 
 #: Examples that the float64 copy and the list of operations are tried on.
@@ -58,7 +59,14 @@ class Subject:
         """Their identities: row numbers of the whole set."""
         return torch.as_tensor(self.data.indices, dtype=torch.int64)[positions]
 
-    def oracle(self, unit: WorkUnit, *, access: Access = Access.GRADIENTS, silenced: Tensor | None = None) -> Oracle:
+    def oracle(
+        self,
+        unit: WorkUnit,
+        *,
+        access: Access = Access.GRADIENTS,
+        silenced: Tensor | None = None,
+        view: View | None = None,
+    ) -> Oracle:
         """The window to the model for one unit: seeded, and with names for what the model may raise."""
         return Oracle(
             self.model,
@@ -69,6 +77,7 @@ class Subject:
             task=unit.step,
             names=self.ids(unit.rows),
             silenced=silenced,
+            view=view,
         )
 
     @cached_property
@@ -81,6 +90,8 @@ class Subject:
     @cached_property
     def readable(self) -> Readable:
         """The model as a list of operations, which proofs are about."""
+        if self.model.task.no_proof:
+            return Readable(None, f"no proof: {self.model.task.no_proof}")
         if self.model.shows != "gradients":
             return Readable(None, f"no proof: only {self.model.shows} of the model are seen, and no layers to bound")
         try:

@@ -14,6 +14,7 @@ from trustbound.measure.decision import answered
 from trustbound.measure.margin import rounding_error
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
+from trustbound.tasks.view import View
 from trustbound.threat import Neighbourhood, Objective
 
 
@@ -43,6 +44,7 @@ def verify(
     found: Found,
     batch_size: int,
     key: int = 0,
+    view: View | None = None,
 ) -> Verified:
     """Measure successes again: fresh forwards at the model's dtype, others in float64, θ applied and sized in float64.
 
@@ -56,8 +58,10 @@ def verify(
     again = ours.at(torch.float64)
     forwards = torch.zeros(len(found.success), dtype=torch.int64)
     rejected = torch.zeros_like(rows, dtype=torch.bool)
+    shown = None if view is None else view.select(rows)
 
-    def measured(asked: Model) -> tuple[Tensor, Tensor, Cost]:
+    def measured(asked: Model, precision: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor, Cost]:
+        """Scores, margins, and below which size these are ties."""
         dtype = asked.input_dtype
         clean, names = ours.inputs.to(dtype), torch.arange(len(rows), device=rows.device)
         adversarial = found.adversarial[rows] if asked is model else again.apply(theta.to(torch.float64))
@@ -66,23 +70,28 @@ def verify(
         )
         with window as oracle, oracle.booking("recheck"):
             outputs = oracle.outputs(adversarial.to(dtype), names)
+            if shown is None:
+                error = rounding_error(outputs, precision)
+            else:
+                error = shown.rounding_error(outputs, names, precision)
+                outputs = shown(outputs, names)
             margin = goal.margin(outputs).double()
             if asked is model:
                 rejected.copy_(oracle.rejected(adversarial, names, margin < 0))
         forwards[rows.cpu()] += oracle.forwards
-        return outputs, margin, oracle.cost
+        return outputs, margin, error, oracle.cost
 
     tie, confirmed, silent = (torch.zeros_like(found.success) for _ in range(3))
     margins = torch.full(found.success.shape, math.nan, dtype=torch.float64, device=found.success.device)
     if not len(rows):
         return Verified(confirmed, tie, silent, margins, forwards, Cost())
-    outputs, margin, cost = measured(model)
-    near, agrees = margin.abs() <= rounding_error(outputs, model.precision), margin < 0
+    outputs, margin, error, cost = measured(model, model.precision)
+    near, agrees = margin.abs() <= error, margin < 0
     speechless = agrees & ~answered(outputs)
     if double is not None:
-        outputs, exact, more = measured(double)
+        outputs, exact, error, more = measured(double)
         known = answered(outputs)
-        near |= known & (exact.abs() <= rounding_error(outputs))
+        near |= known & (exact.abs() <= error)
         agrees &= ~known | (exact < 0)
         margins[rows] = exact.masked_fill(~known, math.nan)
         cost = cost + more

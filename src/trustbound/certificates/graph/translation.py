@@ -127,6 +127,8 @@ class Translator:
     def shape(self) -> tuple[int, ...]:
         """The features of the current node's value, whose leading axis must be the batch."""
         shape = tuple(self.value.shape)
+        if len(shape) == 1 and self._is_batch(shape[0]):
+            raise self.refusal("one number for each example, without a features' axis; keep the axis (x[:, :1])")
         if len(shape) < 2 or not self._is_batch(shape[0]) or any(isinstance(size, torch.SymInt) for size in shape[1:]):
             raise self.refusal(f"a value of shape {shape} that loses the batch axis")
         return tuple(int(size) for size in shape[1:])

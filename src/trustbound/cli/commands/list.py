@@ -62,6 +62,12 @@ def _sets() -> Rows:
     return [{"name": row.name, "unit": row.unit, "example": row.example, "line": row.line} for row in SETS]
 
 
+def _tasks() -> Rows:
+    from trustbound.tasks.registry import TASKS
+
+    return [{"name": row.name, "example": row.example, "outputs": row.returns, "line": row.line} for row in TASKS]
+
+
 KINDS: dict[str, Callable[[], Rows]] = {
     "attacks": _attacks,
     "certifiers": _certifiers,
@@ -71,6 +77,7 @@ KINDS: dict[str, Callable[[], Rows]] = {
     "models": _models,
     "objectives": _objectives,
     "sets": _sets,
+    "tasks": _tasks,
 }
 
 

@@ -16,12 +16,14 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
 from trustbound.record.disk.unpacking import DAMAGED, check_zip
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 
 INPUTS = ("inputs", "x", "images")
 LABELS = ("labels", "y")
 
 
-def read_npz(path: Path, split: str | None, *, box: Box | None = None) -> LabelledSet:
+def read_npz(path: Path, split: str | None, *, box: Box | None = None, task: Task = CLASSIFICATION) -> LabelledSet:
     """Inputs from the key `inputs`, `x` or `images`, labels from `labels` or `y`; nothing is unpickled.
 
     Splits      where keys end in `_train` and `_test` (`x_test`, `y_test`) the split's keys are read, those of
@@ -56,7 +58,9 @@ def read_npz(path: Path, split: str | None, *, box: Box | None = None) -> Labell
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     name = f"{path.stem}/{part}" if split_keys else path.stem
-    return LabelledSet(_channels_first(inputs), labels, box=box or Box(0.0, 1.0), class_names=names, name=name)
+    return LabelledSet(
+        _channels_first(inputs), labels, box=box or Box(0.0, 1.0), class_names=names, name=name, task=task
+    )
 
 
 def _check_arrays(path: Path) -> None:

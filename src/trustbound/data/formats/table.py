@@ -18,6 +18,8 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.measure.inside import outside
 from trustbound.record.box import Box
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 
 Ranges = Mapping[str, Sequence[float]]
 _LABELS = ("label", "class", "target")
@@ -31,6 +33,7 @@ def read_table(
     *,
     label_column: str | None = None,
     box: Box | Ranges | str | Path | None = None,
+    task: Task = CLASSIFICATION,
 ) -> LabelledSet:
     """Rows of numbers with a header line; separated by commas, semicolons or tabs.
 
@@ -38,6 +41,7 @@ def read_table(
         label_column  which column holds the class; None takes the one named label, class or target.
                       Whole numbers are class numbers as they stand, 3.0 too; other texts are numbered in sorted
                       order, see `class_index.class_numbers`.
+        task          of another task than classification the label is a number.
         box           one range for all features, or {"column": [low, high]}, a mapping or a JSON file of
                       one; None takes each column's smallest and largest value in this file.
 
@@ -52,10 +56,10 @@ def read_table(
     for number, (row, line) in enumerate(zip(rows, lines, strict=True)):
         cells = [cell for at, cell in enumerate(row) if at != place]
         values[number] = [_number(path, line, column, cell) for column, cell in zip(columns, cells, strict=True)]
-    labels, names = _classes([row[place].strip() for row in rows], path, lines)
+    labels, names = _labels([row[place].strip() for row in rows], header[place], path, lines, task)
     limits = _box(path, columns, values, box)
     _refuse_outside(path, columns, values, lines, limits)
-    return LabelledSet(values, labels, box=limits, class_names=names, name=path.stem)
+    return LabelledSet(values, labels, box=limits, class_names=names, name=path.stem, task=task)
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
@@ -98,6 +102,15 @@ def _number(path: Path, line: int, column: str, cell: str) -> float:
             "Encode categories as numbers and fill or drop missing values first."
         )
     return value
+
+
+def _labels(
+    cells: list[str], column: str, path: Path, lines: list[int], task: Task
+) -> tuple[NDArray[Any], list[str] | None]:
+    """Class numbers and names, or the numbers that the cells hold."""
+    if task.plain:
+        return _classes(cells, path, lines)
+    return np.array([_number(path, line, column, cell) for cell, line in zip(cells, lines, strict=True)]), None
 
 
 def _classes(cells: list[str], path: Path, lines: list[int]) -> tuple[NDArray[np.int64], list[str] | None]:

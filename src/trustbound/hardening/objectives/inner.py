@@ -13,12 +13,13 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Apply, Oracle, Slope
+from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, Trail, Unkept
 from trustbound.attacks.refusals import check_attack, check_numbers
 from trustbound.attacks.request import fits
 from trustbound.attacks.searching import Attack
 from trustbound.attacks.window.granted import Surrogate
+from trustbound.attacks.window.slope import Apply, Slope
 from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrapping import Model

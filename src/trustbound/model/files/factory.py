@@ -14,7 +14,9 @@ from typing import Any
 from torch import nn
 
 from trustbound.errors import InputError, TrustboundError
-from trustbound.model.predictor import Predictor, from_estimator
+from trustbound.model.predictor import Predictor, from_estimator, predictor_of
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
 
 #: How modules are called that are made of a file: nobody else can import them.
 MADE = "trustbound_model_"
@@ -26,6 +28,7 @@ def from_file(
     arguments: Mapping[str, Any],
     shows: str | None = None,
     classes: int | None = None,
+    task: Task = CLASSIFICATION,
 ) -> nn.Module:
     """Execute a Python file and call one of its functions; its folder can be imported from meanwhile.
 
@@ -44,7 +47,7 @@ def from_file(
     sys.modules[name] = module  # so that the file's dataclasses and pickles find their own module
     try:
         specification.loader.exec_module(module)
-        return _call(getattr(module, function, None), f"{path}:{function}", arguments, shows, classes)
+        return _call(getattr(module, function, None), f"{path}:{function}", arguments, shows, classes, task)
     except TrustboundError:
         raise
     except (Exception, SystemExit) as error:  # sys.exit at import would end the command, with 0 as if all were well
@@ -60,6 +63,7 @@ def from_package(
     arguments: Mapping[str, Any],
     shows: str | None = None,
     classes: int | None = None,
+    task: Task = CLASSIFICATION,
 ) -> nn.Module:
     """Import a module and call one of its functions, or take as it is what is a model already."""
     try:
@@ -76,13 +80,15 @@ def from_package(
     target: Any = module
     for part in function.split("."):
         target = getattr(target, part, None)
-    return _call(target, f"{package}:{function}", arguments, shows, classes)
+    return _call(target, f"{package}:{function}", arguments, shows, classes, task)
 
 
-def _call(function: Any, spec: str, arguments: Mapping[str, Any], shows: str | None, classes: int | None) -> nn.Module:
+def _call(
+    function: Any, spec: str, arguments: Mapping[str, Any], shows: str | None, classes: int | None, task: Task
+) -> nn.Module:
     if function is None:
         raise InputError(f"{spec} must name a function that returns a module, or a model; there is none of that name")
-    if (standing := _standing(function, shows, classes)) is not None:
+    if (standing := _standing(function, shows, classes, task)) is not None:
         if arguments:
             raise InputError(
                 f"{spec} is a model already and takes no arguments; got {dict(arguments)}. Leave them out."
@@ -94,7 +100,7 @@ def _call(function: Any, spec: str, arguments: Mapping[str, Any], shows: str | N
             f"with predict_proba or predict; it is a {type(function).__name__}"
         )
     if not arguments and _takes_arrays(function):
-        return Predictor(function, shows=shows or "scores", classes=classes)
+        return Predictor(function, shows=shows or "scores", classes=classes, task=task)
     try:
         made = function(**arguments)
     except TrustboundError:
@@ -105,6 +111,8 @@ def _call(function: Any, spec: str, arguments: Mapping[str, Any], shows: str | N
         ) from error
     if isinstance(made, nn.Module):
         return made
+    if not task.plain and hasattr(made, "predict"):
+        return predictor_of(made, None, None, None, task)
     if (found := from_estimator(made, shows, classes)) is None:
         raise InputError(
             f"{spec} must return a torch.nn.Module or a fitted classifier with predict_proba or predict; got "
@@ -113,10 +121,13 @@ def _call(function: Any, spec: str, arguments: Mapping[str, Any], shows: str | N
     return found
 
 
-def _standing(target: Any, shows: str | None, classes: int | None) -> nn.Module | None:
+def _standing(target: Any, shows: str | None, classes: int | None, task: Task) -> nn.Module | None:
     """What is a model as it stands; None for what is to be called."""
     if isinstance(target, nn.Module):
         return target
+    if not task.plain:
+        known = hasattr(target, "predict") and not isinstance(target, type)
+        return predictor_of(target, None, None, None, task) if known else None
     return None if inspect.isroutine(target) else from_estimator(target, shows, classes)
 
 

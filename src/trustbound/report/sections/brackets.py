@@ -6,6 +6,7 @@ from trustbound.record.audit import VERDICTS, AuditRecord
 from trustbound.report.figures.bracket import NARROW, bracket_picture
 from trustbound.report.numbers import count, counted, share_with_interval
 from trustbound.report.sections.blocks import Block, Code, Paragraph, Picture, Section, Table, missing
+from trustbound.report.sections.measures import example_blocks, task_blocks
 from trustbound.report.wording import change_words, noun, precision_words
 
 #: Beside the verdicts, of which these examples have one: margins within rounding error, proofs that rounding took.
@@ -57,6 +58,7 @@ def brackets_section(record: AuditRecord) -> Section:
         ),
     ]
     blocks += [missing(f"{b.threat}: {b.no_proof}.") for b in record.brackets if b.no_proof]
+    blocks += task_blocks(record)
     blocks += [Paragraph(text=each) for b in record.brackets for each in precision_words(b)]
     rows = tuple(
         (threat, verdict, count(len(indices)), Code(text=" ".join(map(str, indices)) or "none"))
@@ -75,6 +77,7 @@ def brackets_section(record: AuditRecord) -> Section:
         )
     else:
         blocks.append(missing("The record lists no single examples."))
+    blocks += example_blocks(record)
     return Section(id="brackets", title="Brackets", blocks=tuple(blocks))
 
 

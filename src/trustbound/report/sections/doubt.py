@@ -20,17 +20,24 @@ from trustbound.report.numbers import (
     share_with_interval,
 )
 from trustbound.report.sections.blocks import Block, Paragraph, Picture, Section, Table, missing
+from trustbound.report.wording import task_of, unmeasured
 
 _RISK_ROWS = 20
-_UNMEASURED = "Confidence was not measured in this audit."
 _UNATTACKED = "Confidence under attack was not measured in this audit."
+
+
+def _unmeasured(record: AuditRecord) -> str:
+    """Why there is nothing to show."""
+    if task_of(record).calibrated:
+        return "Confidence was not measured in this audit."
+    return f"No confidence is examined: {unmeasured(record)}."
 
 
 def reliability_section(record: AuditRecord) -> Section:
     """Accuracy against confidence, clean and attacked."""
     title = "Reliability of the confidence"
     if record.doubt is None:
-        return Section(id="reliability", title=title, blocks=(missing(_UNMEASURED),))
+        return Section(id="reliability", title=title, blocks=(missing(_unmeasured(record)),))
     states = _states(record)
     blocks: list[Block] = [
         Paragraph(
@@ -70,7 +77,7 @@ def risk_section(record: AuditRecord) -> Section:
     """Errors among the most confident share, clean and attacked."""
     title = "Risk and coverage"
     if record.doubt is None:
-        return Section(id="risk-coverage", title=title, blocks=(missing(_UNMEASURED),))
+        return Section(id="risk-coverage", title=title, blocks=(missing(_unmeasured(record)),))
     states = [(state, doubt) for state, doubt in _states(record) if doubt.risk_coverage.coverage]
     if not states:
         return Section(id="risk-coverage", title=title, blocks=(missing("No coverages were recorded."),))
@@ -118,7 +125,7 @@ def doubt_section(record: AuditRecord) -> Section:
     title = "Doubt in numbers"
     found = record.doubt
     if found is None:
-        return Section(id="doubt", title=title, blocks=(missing(_UNMEASURED),))
+        return Section(id="doubt", title=title, blocks=(missing(_unmeasured(record)),))
     columns: list[tuple[str, Doubt]] = _states(record)
     if found.scaled_clean is not None:
         columns.append(("clean, scaled", found.scaled_clean))

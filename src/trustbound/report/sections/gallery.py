@@ -25,11 +25,24 @@ from trustbound.report.sections.blocks import (
     Table,
     missing,
 )
+from trustbound.report.sections.measures import plain, sentence
 from trustbound.report.wording import class_name, is_picture
 
 #: At most so many exhibits are shown in all; larger pictures than SIDE pixels are shown reduced.
 MOST, SIDE = 12, 112
 _FEATURES = 8
+
+#: Colours of the classes of a map, told apart by colour-blind readers too (Okabe and Ito 2008); the first is dark.
+_PAINTS = (
+    (0.15, 0.17, 0.21),
+    (0.90, 0.62, 0.00),
+    (0.34, 0.71, 0.91),
+    (0.00, 0.62, 0.45),
+    (0.94, 0.89, 0.26),
+    (0.80, 0.47, 0.65),
+    (0.84, 0.37, 0.00),
+    (0.00, 0.45, 0.70),
+)
 
 Array = NDArray[np.float32]
 
@@ -116,8 +129,10 @@ def _chosen(exhibits: tuple[Exhibit, ...]) -> list[Exhibit]:
 def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) -> ExhibitView:
     """One exhibit laid out."""
     title = f"{exhibit.threat}, example {exhibit.index}"
-    note = f"True class {class_name(record, exhibit.label)}; size {number(exhibit.size)}; "
-    note += f"broken by {exhibit.broken_by}."
+    note = f"True class {class_name(record, exhibit.label)}; " if exhibit.label is not None else ""
+    note += f"size {number(exhibit.size)}; broken by {exhibit.broken_by}."
+    if exhibit.detail:
+        note += f" {sentence(exhibit.detail)[:1].upper()}{sentence(exhibit.detail)[1:]}."
     clean, adversarial = (arrays.get(f"{part}/{exhibit.key}") for part in ("clean", "adversarial"))
     if clean is None or adversarial is None or np.shape(clean) != np.shape(adversarial):
         return ExhibitView(title=title, note=f"{note} The inputs were not at hand.")
@@ -130,7 +145,9 @@ def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) ->
         (exhibit.clean_prediction, exhibit.clean_confidence),
         (exhibit.adversarial_prediction, exhibit.adversarial_confidence),
     )
-    names = [f"{class_name(record, wanted)}, {share(confidence)}" for wanted, confidence in said]
+    names = [
+        "" if wanted is None else f"{class_name(record, wanted)}, {share(confidence)}" for wanted, confidence in said
+    ]
     height, width = before.shape[-2:]
     panes = tuple(
         Pane(
@@ -147,8 +164,48 @@ def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) ->
             ((after - low) / (high - low), "adversarial", names[1]),
         )
     )
+    panes += _maps(record, exhibit, arrays)
     reduced = f" Shown reduced from {width} × {height}." if max(width, height) > SIDE else ""
     return ExhibitView(title=title, note=note + reduced, panes=panes)
+
+
+def _maps(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) -> tuple[Pane, ...]:
+    """The maps of class numbers that a task keeps beside the inputs, each class in a colour of its own."""
+    shown = (
+        (f"clean-label/{exhibit.key}", "labels"),
+        (f"clean-prediction/{exhibit.key}", "said of the clean input"),
+        (f"adversarial-prediction/{exhibit.key}", "said of the adversarial"),
+    )
+    found = [(np.asarray(arrays[key]), caption) for key, caption in shown if key in arrays]
+    return tuple(
+        Pane(
+            png=png(painted(values)),
+            width=values.shape[-1],
+            height=values.shape[-2],
+            alternative=f"{caption}, example {exhibit.index}: " + ", ".join(_classes(record, values)),
+            caption=caption,
+            detail=", ".join(_classes(record, values)),
+        )
+        for values, caption in found
+    )
+
+
+def _classes(record: AuditRecord, values: Array) -> list[str]:
+    """The classes on a map, the largest first."""
+    known, counts = np.unique(values[values < record.model.classes].astype(np.int64), return_counts=True)
+    return [class_name(record, int(one)) for one in known[np.argsort(-counts, kind="stable")]]
+
+
+def painted(values: Array) -> Array:
+    """A map of class numbers (H, W) as colours (3, H, W) in [0, 1]; what is no class of the palette is grey.
+
+    >>> painted(np.array([[0.0, 1.0, 255.0]]))[:, 0].round(2).tolist()
+    [[0.15, 0.9, 0.5], [0.17, 0.62, 0.5], [0.21, 0.0, 0.5]]
+    """
+    numbers = values.astype(np.int64)
+    known = (numbers >= 0) & (numbers < len(_PAINTS))
+    colours = np.array([*_PAINTS, (0.5, 0.5, 0.5)], dtype=np.float32)
+    return colours[np.where(known, numbers, len(_PAINTS))].transpose(2, 0, 1)
 
 
 def _features(before: Array, after: Array) -> Table:
@@ -168,6 +225,23 @@ def _features(before: Array, after: Array) -> Table:
 
 def _table(record: AuditRecord, exhibits: list[Exhibit]) -> Table:
     """The numbers of the gallery."""
+    if all(each.label is None for each in exhibits):
+        names = list(dict.fromkeys(name for each in exhibits for name in each.detail))
+        return Table(
+            caption="The gallery in numbers.",
+            head=("threat", "example", *(name.replace("_", " ") for name in names), "size", "by"),
+            rows=tuple(
+                (
+                    each.threat,
+                    str(each.index),
+                    *(plain(each.detail, name) for name in names),
+                    number(each.size),
+                    each.broken_by,
+                )
+                for each in exhibits
+            ),
+            words=(0, len(names) + 3),
+        )
     return Table(
         caption="The gallery in numbers; class and confidence as the network gave them.",
         head=(
