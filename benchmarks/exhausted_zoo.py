@@ -29,7 +29,12 @@ RESULTS = Path(__file__).parent / "results" / "exhausted_zoo.json"
 def audited(model: tb.Model, examples: tb.LabelledSet, threat: str, rounds: bool) -> dict[str, Any]:
     """What one audit left unbroken, and what its check says."""
     old = {"standard": Rounds()} if not rounds else {}
-    with mock.patch.dict(suites._ROUNDS, old), mock.patch.dict(suites._OWN, {}, clear=not rounds):
+    own = {} if rounds else {"clear": True}
+    with (
+        mock.patch.dict(suites._ROUNDS, old),
+        mock.patch.dict(suites._OWN, {}, **own),
+        mock.patch.dict(suites._OWN_ROUNDS, {}, **own),
+    ):
         record = tb.audit(model, examples, [threat], budget="standard", curve_examples=0, batch_size=250)
     bracket = record.brackets[0]
     check = next(one for one in record.checks if one.name == "search-exhausted")

@@ -34,6 +34,7 @@ def weak(monkeypatch, **rounds):
     near = stage.named("near")
     monkeypatch.setitem(suites.SUITES, "standard", (stage, near))
     monkeypatch.setattr(suites, "_OWN", {})
+    monkeypatch.setattr(suites, "_OWN_ROUNDS", {})
     kinds = (
         suites.Stage(name="one", attack="margin", numbers={"steps": 2, "runs": (Run(start="random"),)}, share=0.3),
         suites.Stage(name="two", attack="boundary-walk", numbers={"targets": 1, "steps": 6}, share=0.3),

@@ -87,13 +87,15 @@ def _margin(name: str, share: float, *runs: Run, steps: int = 10, sharpness: tup
     )
 
 
-def _walk(name: str, share: float, targets: int, **numbers: Any) -> Stage:
+def _walk(name: str, share: float, targets: int, *, least: int = 32, **numbers: Any) -> Stage:
     """Along the boundary; the climb inside the set and the walk outside of it find what the other does not."""
     numbers = {"targets": targets, "sharpness": 16.0, **numbers}
-    return Stage(name=name, attack="boundary-walk", share=share, numbers=numbers)
+    return Stage(name=name, attack="boundary-walk", share=share, numbers=numbers, least=least)
 
 
 _FIRST = _margin("first", 1.0, Run())
+_WIDE = _margin("wide", 0.6, Run(target=1))
+_NEAR = _margin("near", 0.2, Run(start="random"), Run(target=2))
 *_KINDS, _POLISH = VARIED
 
 SUITES: dict[str, tuple[Stage, ...]] = {
@@ -104,8 +106,8 @@ SUITES: dict[str, tuple[Stage, ...]] = {
     ),
     "standard": (
         _FIRST,
-        _margin("wide", 0.6, Run(target=1)),
-        _margin("near", 0.2, Run(start="random"), Run(target=2)),
+        _WIDE,
+        _NEAR,
         _margin("last", 0.06, *VARIED, steps=20, sharpness=(16.0, 32.0)),
         Stage(name="control-apgd", attack="apgd", numbers={"steps": 50}, control=True),
         Stage(name="control-square", attack="square", numbers={"steps": 300}, control=True),
@@ -131,24 +133,25 @@ SUITES: dict[str, tuple[Stage, ...]] = {
 }
 
 
-def _sparse(name: str, share: float, loss: str, steps: int = 50) -> Stage:
+def _sparse(name: str, share: float, loss: str, steps: int) -> Stage:
     """Along few coordinates, from balls of larger radius: what an l1 ball calls for, in place of dense climbs."""
     numbers = {"steps": steps, "loss": loss}
     return Stage(name=name, attack="apgd", share=share, numbers=numbers, replaces=("wide", "near"))
 
 
+_LAST = replace(_margin("last", 0.06, *VARIED, sharpness=(16.0, 32.0)), pays=0.04)
 _FAB = Stage(name="fab-t", attack="fab-t", numbers={"seeks": "any"}, share=0.5)
 
 #: What follows the first stage under a set that does not limit each coordinate by itself.
 _OWN: dict[tuple[str, str], tuple[Stage, ...]] = {
     ("standard", "l0"): (Stage(name="fmn", attack="fmn", numbers={"steps": 200}),),
     ("thorough", "l0"): (Stage(name="fmn", attack="fmn", numbers={"steps": 200}),),
-    ("standard", "l2"): (_walk("walk", 0.6, 1),),
+    ("standard", "l2"): (_walk("walk", 0.6, 1), _WIDE, _NEAR, _LAST),
     ("standard", "l1"): (
         _sparse("sparse", 1.0, "probability-margin", 30),
-        _sparse("sparse-ce", 0.6, "ce"),
-        _sparse("sparse-margin", 0.4, "margin"),
-        _margin("last", 0.06, *VARIED, sharpness=(16.0, 32.0)),
+        _sparse("sparse-ce", 0.6, "ce", 30),
+        _sparse("sparse-margin", 0.4, "margin", 30),
+        _LAST,
     ),
     ("thorough", "l2"): (_walk("walk", 1.0, 3), _FAB),
     ("thorough", "l1"): (
@@ -159,12 +162,6 @@ _OWN: dict[tuple[str, str], tuple[Stage, ...]] = {
         _FAB,
     ),
 }
-
-#: What opens the rounds under a set: few coordinates at a time; or, where the climb is at home, the walk.
-_FIRST_ROUND = {"l1": "apgd-t", "linf": "boundary-walk"}
-
-#: Where the first round is a trial on a few examples.
-_TRIED_ON_FEW = ("linf",)
 
 #: What opens the search of a set with parameters of its own: draws and a grid see as much as a gradient there.
 _FEW_PARAMETERS: dict[str, tuple[Stage, ...]] = {
@@ -180,18 +177,23 @@ _FEW_PARAMETERS: dict[str, tuple[Stage, ...]] = {
     "autoattack": (),
 }
 
+
+def _targets(share: float) -> Stage:
+    """Short climbs towards each of nine classes: what stands after many runs towards few falls to other classes."""
+    numbers = {"steps": 20, "targets": 9, "candidates": 9}
+    return Stage(name="targeted", attack="apgd-t", numbers=numbers, share=share, pays=0.04)
+
+
+_CHANGE = Stage(name="fmn", attack="fmn", numbers={"steps": 100, "seeks": "any"}, share=0.2)
+_CLIMB = _margin("climb", 0.2, *_KINDS, _POLISH, steps=20, sharpness=(16.0, 32.0))
+_FEW_TARGETS = Stage(name="targeted", attack="apgd-t", numbers={"steps": 50, "targets": 3, "candidates": 4}, share=0.2)
+_FEW_FAB = Stage(name="fab-t", attack="fab-t", numbers={"targets": 3, "seeks": "any"}, share=0.2)
+_SQUARE = Stage(name="square", attack="square", numbers={"steps": 1000}, share=0.2)
+
+_STANDARD = (_CHANGE, _walk("walk", 0.2, 3, start="random"), _CLIMB, _FEW_TARGETS, _FEW_FAB, _SQUARE)
+
 _ROUNDS = {
-    "standard": Rounds(
-        kinds=(
-            Stage(name="fmn", attack="fmn", numbers={"steps": 100, "seeks": "any"}, share=0.2),
-            _walk("walk", 0.2, 3, start="random"),
-            _margin("climb", 0.2, *_KINDS, _POLISH, steps=20, sharpness=(16.0, 32.0)),
-            Stage(name="targeted", attack="apgd-t", numbers={"steps": 50, "targets": 3, "candidates": 4}, share=0.2),
-            Stage(name="fab-t", attack="fab-t", numbers={"targets": 3, "seeks": "any"}, share=0.2),
-            Stage(name="square", attack="square", numbers={"steps": 1000}, share=0.2),
-        ),
-        limit=800,
-    ),
+    "standard": Rounds(kinds=_STANDARD, limit=800),
     "thorough": Rounds(
         kinds=(
             Stage(name="fmn", attack="fmn", numbers={"steps": 200, "seeks": "any"}, share=0.3),
@@ -202,6 +204,28 @@ _ROUNDS = {
         ),
         limit=12_000,
         quiet=5,
+    ),
+}
+
+_MANY_WALKS = replace(_walk("walk", 0.3, 5, start="random"), pays=0.04)
+
+#: The rounds of a set where other kinds pay first: where the climb is at home, the walk on a few examples, a trial
+#: whether it beats the climb there; under l2 and l1, where masked gradients lead past them, more classes.
+_OWN_ROUNDS: dict[tuple[str, str], Rounds] = {
+    ("standard", "linf"): Rounds(
+        kinds=(
+            _walk("walk", 0.05, 3, start="random", least=16),
+            _CHANGE,
+            _CLIMB,
+            _FEW_TARGETS,
+            _FEW_FAB,
+            _SQUARE,
+        ),
+        limit=800,
+    ),
+    ("standard", "l2"): Rounds(kinds=(_targets(0.3), _MANY_WALKS, _CLIMB, _CHANGE, _FEW_FAB, _SQUARE), limit=800),
+    ("standard", "l1"): Rounds(
+        kinds=(_targets(0.2), replace(_CHANGE, pays=0.04), _MANY_WALKS, _CLIMB, _FEW_FAB, _SQUARE), limit=800
     ),
 }
 
@@ -289,13 +313,8 @@ def rounds(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> Rounds:
     >>> [kind.name for kind in rounds("standard", Threat.parse("l0:9")).kinds]
     ['fmn', 'climb']
     """
-    found = _ROUNDS.get(budget, Rounds())
-    kinds = [kind for kind in found.kinds if _serves(kind, threat, task)]
-    first = _FIRST_ROUND.get(threat.allowed.name, "")
-    kinds.sort(key=lambda kind: kind.attack != first)
-    if kinds and kinds[0].attack == first and threat.allowed.name in _TRIED_ON_FEW:
-        kinds[:1] = [replace(kinds[0], share=0.05, least=16)]
-    return replace(found, kinds=tuple(kinds))
+    found = _OWN_ROUNDS.get((budget, threat.allowed.name)) or _ROUNDS.get(budget, Rounds())
+    return replace(found, kinds=tuple(kind for kind in found.kinds if _serves(kind, threat, task)))
 
 
 def _serves(stage: Stage, threat: Threat, task: Task) -> bool:
