@@ -339,6 +339,15 @@ def test_model_and_data_must_be_of_one_task():
         tb.load_data("digits", task="regression")
 
 
+def test_training_is_for_classes_and_says_so():
+    data = tb.LabelledSet(torch.rand(8, 2), torch.rand(8), task="regression")
+    from trustbound.hardening import Recipe
+
+    for model in (nn.Linear(2, 2), tb.wrap(nn.Linear(2, 1), task="regression:tolerance=1")):
+        with pytest.raises(InputError, match="objectives are those of a classification; got the task regression"):
+            tb.train(model, data, Recipe(epochs=1))
+
+
 class Gap(nn.Linear):
     """A regressor that has no answer beyond 0.5 of its first feature."""
 

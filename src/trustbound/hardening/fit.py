@@ -154,7 +154,13 @@ def _check(model: Model, data: LabelledSet, recipe: Recipe, validation: Labelled
 
 
 def _check_outputs(model: Model, data: LabelledSet, sets: Mapping[str, LabelledSet]) -> None:
-    """One forward pass on two examples, in eval mode and without a trace."""
+    """One forward pass on two examples, in eval mode and without a trace; classes alone are trained for."""
+    for task in (model.task, *(one.task for one in sets.values())):
+        if not task.plain:
+            raise InputError(
+                f"the training objectives are those of a classification; got the task {task.name}. Train the module "
+                "yourself, as in examples/regression_diabetes.py, and audit it."
+            )
     inputs = data.batch(slice(0, 2)).to(model.device)
     try:
         with measuring(model), Oracle(model, examples=len(inputs)) as oracle:
