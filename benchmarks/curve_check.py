@@ -141,10 +141,10 @@ def examine(net: nn.Module, name: str, norm: str, data: tb.LabelledSet, scale: f
     threat = f"{norm}:{EPSILON[name][norm]}"
     record = tb.audit(model, data, [threat], budget="standard", curve_examples=len(data))
     curve, bracket = record.curves[0], record.brackets[0]
-    left = known or {rival: standing(net, data, norm, curve.epsilons, rival) for rival in RIVALS}
+    left = known or {runner_up: standing(net, data, norm, curve.epsilons, runner_up) for runner_up in RIVALS}
     excess = {
-        rival: max(100.0 * (ours - theirs) for ours, theirs in zip(curve.upper, shares, strict=True))
-        for rival, shares in left.items()
+        runner_up: max(100.0 * (ours - theirs) for ours, theirs in zip(curve.upper, shares, strict=True))
+        for runner_up, shares in left.items()
     }
     return {
         "network": name,
@@ -171,7 +171,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        above = " | ".join(f"{row['excess'][rival]:+.1f} points" for rival in RIVALS)
+        above = " | ".join(f"{row['excess'][runner_up]:+.1f} points" for runner_up in RIVALS)
         norm, _, epsilon = row["threat"].partition(":")
         lines.append(
             f"| {TITLES[row['network']]}, {norm.replace('linf', 'l∞')} {epsilon} | {row['scale']:g} | {above} | "

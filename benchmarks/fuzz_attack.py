@@ -42,9 +42,9 @@ def margins(outputs: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
     others = values.scatter(-1, index, -torch.inf)
     wanted = targets.clamp(min=0).reshape(-1, *[1] * (values.ndim - 1)).expand(*values.shape[:-1], 1)
     aimed = values.gather(-1, wanted).squeeze(-1)
-    rival = torch.where((targets >= 0).reshape(-1, *[1] * (values.ndim - 2)), aimed, others.amax(-1))
+    runner_up = torch.where((targets >= 0).reshape(-1, *[1] * (values.ndim - 2)), aimed, others.amax(-1))
     # ∞ against ∞ is a tie: the difference would be NaN, which counts as broken too.
-    return own - rival
+    return own - runner_up
 
 
 def inside(points: Tensor, centre: Tensor, claims: Claims, box: tuple[float, float]) -> Tensor:

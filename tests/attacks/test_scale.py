@@ -5,7 +5,7 @@ import torch
 
 from trustbound.attacks.window.compiled import Climb
 from trustbound.attacks.window.scale import LEAST, MOST, spread, unit, units
-from trustbound.measure.losses import loss
+from trustbound.metrics.losses import loss
 
 LOGITS = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)) * 5
 LABELS = torch.arange(20) % 7

@@ -13,7 +13,7 @@ import trustbound as tb
 from trustbound.attacks.oracle import Oracle
 from trustbound.audits.work.verify import verify
 from trustbound.errors import InputError
-from trustbound.measure.decision import NO_ANSWER
+from trustbound.metrics.decision import NO_ANSWER
 from trustbound.model.wrapping import wrap
 from trustbound.record.document import from_document, to_document
 from trustbound.threat import Access, Threat

@@ -20,7 +20,7 @@ from trustbound.certificates.registry import CERTIFIERS
 from trustbound.certificates.slack import growth
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.measure.margin import margin_rows
+from trustbound.metrics.margin import margin_rows
 from trustbound.record.box import Box
 from trustbound.threat import Threat
 

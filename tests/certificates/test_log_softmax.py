@@ -14,7 +14,7 @@ from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.certificates.slack import disturbance
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.measure.margin import margin_rows
+from trustbound.metrics.margin import margin_rows
 from trustbound.threat import Threat
 
 BOX = (0.0, 1.0)

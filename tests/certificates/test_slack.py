@@ -17,7 +17,7 @@ from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import check_kernels, disturbance, growth
 from trustbound.errors import UnsupportedError
-from trustbound.measure.margin import margin_rows
+from trustbound.metrics.margin import margin_rows
 from trustbound.model.wrapping import wrap
 from trustbound.threat import Threat
 

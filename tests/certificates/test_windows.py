@@ -117,7 +117,7 @@ def test_an_example_does_not_feel_its_neighbours(network, certifier):
 
 
 def test_margins_are_the_smallest_of_all_rows(network):
-    from trustbound.measure.margin import margin_rows
+    from trustbound.metrics.margin import margin_rows
 
     graph, inputs = network
     labels = torch.tensor([2, 1, 0])

@@ -106,8 +106,8 @@ def test_the_model_flips_just_beyond_the_radius_and_not_before(norm):
     radius = exact.exact_radius(inputs, labels, norm)
     centres = model.module.centres
     flipped = torch.zeros(50, dtype=torch.bool)
-    for rival in range(4):
-        d = centres[rival] - centres[labels]
+    for runner_up in range(4):
+        d = centres[runner_up] - centres[labels]
         if norm == "linf":
             step = d.sign()
         elif norm == "l2":

@@ -13,7 +13,7 @@ MADE_FOR_NORMS = (
     "attacks/suites.py",  # a table by set
     "certificates/",
     "model/exact.py",
-    "measure/distances.py",
+    "metrics/distances.py",
     "record/box.py",  # the box's diameter in a norm
     "audits/checks/reported.py",  # lengths by formulas of its own
     "audits/checks/budget.py",  # anything inside the box, as a set

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.margin import rounding_error
+from trustbound.metrics.margin import rounding_error
 from trustbound.tasks.task import Requirement, Task
 
 

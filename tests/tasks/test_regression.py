@@ -13,7 +13,7 @@ from trustbound.certificates.graph import read
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.measure.losses import loss
+from trustbound.metrics.losses import loss
 from trustbound.tasks import Regression
 
 DUAL = {"linf": 1, "l2": 2, "l1": math.inf}

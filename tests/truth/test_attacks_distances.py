@@ -195,9 +195,9 @@ def test_the_nearest_boundary_is_found_however_near(name, norm, distance):
     linear_layer = exact.model.module.linear
     weight, bias = linear_layer.weight.detach().double(), linear_layer.bias.detach().double()
     logits = inputs.double() @ weight.T + bias
-    rival = logits.scatter(1, labels[:, None], -math.inf).argmax(1)
-    towards = weight[rival] - weight[labels]
-    gap = (logits.gather(1, labels[:, None]) - logits.gather(1, rival[:, None]))[:, 0]
+    runner_up = logits.scatter(1, labels[:, None], -math.inf).argmax(1)
+    towards = weight[runner_up] - weight[labels]
+    gap = (logits.gather(1, labels[:, None]) - logits.gather(1, runner_up[:, None]))[:, 0]
     length = towards.norm(dim=1)
     near = (inputs.double() + ((gap / length - distance) / length)[:, None] * towards).float()
     inside = ((near >= 0) & (near <= 1)).all(1)

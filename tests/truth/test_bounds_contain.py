@@ -11,7 +11,7 @@ from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.region import Region
-from trustbound.measure.margin import margin_rows
+from trustbound.metrics.margin import margin_rows
 
 CERTIFIERS = (Interval(), Lipschitz(), Crown())
 

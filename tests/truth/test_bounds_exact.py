@@ -16,7 +16,7 @@ from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.region import Region
-from trustbound.measure.margin import margin_rows
+from trustbound.metrics.margin import margin_rows
 
 CERTIFIERS = (Interval(), Lipschitz(), Crown())
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}

@@ -13,7 +13,7 @@ from trustbound.certificates.graph import read
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.region import Region
-from trustbound.measure.margin import margin_rows
+from trustbound.metrics.margin import margin_rows
 
 
 def dense_layers(network, shape):

@@ -4,7 +4,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from trustbound.errors import InputError
-from trustbound.measure.entropy import mixture_log_probabilities
+from trustbound.metrics.entropy import mixture_log_probabilities
 from trustbound.record.document import from_document, to_document
 from trustbound.record.scores import Doubt
 from trustbound.uncertainty.softmax import doubt

@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from trustbound.errors import InputError
-from trustbound.measure.scoring import nll
+from trustbound.metrics.scoring import nll
 from trustbound.uncertainty.temperature import fit_temperature, likeliest_temperature
 
 

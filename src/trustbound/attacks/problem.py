@@ -15,7 +15,7 @@ from trustbound.attacks.window.slope import Apply, Slope
 from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.attacks.window.surrogate import Custom, OnOutputs
 from trustbound.errors import UnsupportedError
-from trustbound.measure.losses import Loss
+from trustbound.metrics.losses import Loss
 from trustbound.threat import Neighbourhood, Objective, Random
 
 AnyRows = TypeVar("AnyRows", bound="Rows")

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS, AttackRow
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.measure.losses import loss
-from trustbound.measure.registry import LOSSES
+from trustbound.metrics.losses import loss
+from trustbound.metrics.registry import LOSSES
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.task import Task
 from trustbound.threat import Access, Threat

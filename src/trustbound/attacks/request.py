@@ -15,7 +15,7 @@ from trustbound.attacks.refusals import check_attack, check_numbers, check_optio
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.shared.perturbation import SharedPerturbation
 from trustbound.errors import InputError, ModelError
-from trustbound.measure.inside import placed
+from trustbound.metrics.in_box import placed
 from trustbound.model.wrapping import Model, wrap
 from trustbound.tasks.task import Task
 from trustbound.threat import Threat, new_key

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trustbound.attacks.oracle import Oracle
 from trustbound.attacks.problem import Problem, State, Trail
-from trustbound.measure.decision import answered, decide
+from trustbound.metrics.decision import answered, decide
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Neighbourhood, Objective, Random
 

@@ -17,7 +17,7 @@ from trustbound.certificates.registry import CERTIFIERS, CertifierRow
 from trustbound.certificates.slack import check_kernels, growth, vanished
 from trustbound.certificates.specification import Bound, Certifier
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.measure.inside import check_fits
+from trustbound.metrics.in_box import check_fits
 from trustbound.record.box import Box, Limit
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.task import Task

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trustbound.certificates.slack import growth, vanished
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.measure.inside import placed
+from trustbound.metrics.in_box import placed
 from trustbound.record.box import Box, Limit
 
 NORMS = ("linf", "l2", "l1")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
-from trustbound.measure.inside import outside
+from trustbound.metrics.in_box import outside
 from trustbound.record.box import Box, Limit
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.naming import parse_task

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.decision import answered
-from trustbound.measure.margin import margin_rows, rounding_error
+from trustbound.metrics.decision import answered
+from trustbound.metrics.margin import margin_rows, rounding_error
 from trustbound.tasks.task import Requirement, Task
 
 

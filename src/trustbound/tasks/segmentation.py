@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trustbound.errors import InputError
-from trustbound.measure.decision import answered
+from trustbound.metrics.decision import answered
 from trustbound.tasks.task import Task
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.decision import answered
-from trustbound.measure.margin import margin as true_margin
-from trustbound.measure.margin import targeted_margin
+from trustbound.metrics.decision import answered
+from trustbound.metrics.margin import margin as true_margin
+from trustbound.metrics.margin import targeted_margin
 
 
 @dataclass(frozen=True, eq=False)

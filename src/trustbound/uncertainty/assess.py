@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.margin import pick
+from trustbound.metrics.margin import pick
 from trustbound.record.interval import binomial_interval
 from trustbound.record.scores import Assessment, ConformalScore
 from trustbound.uncertainty.conformal import Aps, Scorer, Threshold, calibrate

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.margin import pick
+from trustbound.metrics.margin import pick
 from trustbound.uncertainty.outputs import check_outputs
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from trustbound.measure.calibration import debiased_ece, ece, reliability
-from trustbound.measure.ranking import aurc, auroc, risk_coverage
-from trustbound.measure.scoring import brier, nll
+from trustbound.metrics.calibration import debiased_ece, ece, reliability
+from trustbound.metrics.ranking import aurc, auroc, risk_coverage
+from trustbound.metrics.scoring import brier, nll
 from trustbound.record.scores import Doubt
 from trustbound.uncertainty.outputs import check_outputs
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.calibration import ece
-from trustbound.measure.scoring import nll
+from trustbound.metrics.calibration import ece
+from trustbound.metrics.scoring import nll
 from trustbound.record.scores import TemperatureFit
 from trustbound.uncertainty.outputs import check_outputs
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trustbound.attacks.methods.sparse_ascent import SparseState, begin_sparse, climb_sparse
 from trustbound.attacks.problem import Problem, State
-from trustbound.measure.losses import Loss
+from trustbound.metrics.losses import Loss
 from trustbound.threat import Access, Objective
 
 

@@ -12,7 +12,7 @@ from trustbound.attacks.methods.apgd import APGD, MomentumState
 from trustbound.attacks.methods.sparse_ascent import SparseState
 from trustbound.attacks.methods.targets import DUAL, by_gap, by_slope
 from trustbound.attacks.problem import Problem, Rows
-from trustbound.measure.losses import Loss
+from trustbound.metrics.losses import Loss
 from trustbound.threat import Access
 
 

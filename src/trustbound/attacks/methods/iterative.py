@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.problem import Problem, State
-from trustbound.measure.losses import Loss
+from trustbound.metrics.losses import Loss
 from trustbound.threat import Access
 
 

@@ -13,7 +13,7 @@ from trustbound.attacks.problem import Problem, Rows, State
 from trustbound.attacks.refusals import whole
 from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import InputError
-from trustbound.measure.losses import Loss
+from trustbound.metrics.losses import Loss
 from trustbound.threat import Access
 
 

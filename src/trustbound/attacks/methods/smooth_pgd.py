@@ -12,7 +12,7 @@ from trustbound.attacks.methods.margin_pgd import VARIED, MarginMemory, MarginPG
 from trustbound.attacks.problem import Problem
 from trustbound.attacks.window.smoothing import SmoothBackward
 from trustbound.errors import InputError
-from trustbound.measure.losses import Loss
+from trustbound.metrics.losses import Loss
 from trustbound.threat import Access
 
 

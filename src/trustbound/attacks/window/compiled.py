@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from trustbound.measure.losses import loss as loss_named
+from trustbound.metrics.losses import loss as loss_named
 
 #: How full a batch must be to be filled up: the rest is work for nothing.
 NEARLY = 0.8

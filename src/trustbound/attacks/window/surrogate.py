@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.losses import Loss
+from trustbound.metrics.losses import Loss
 from trustbound.threat import Objective
 
 

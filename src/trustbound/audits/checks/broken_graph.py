@@ -14,7 +14,7 @@ from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck
 from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
-from trustbound.measure.losses import loss
+from trustbound.metrics.losses import loss
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
 

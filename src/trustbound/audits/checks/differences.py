@@ -15,7 +15,7 @@ from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasu
 from trustbound.audits.checks.probe import answers, coarsest
 from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
-from trustbound.measure.losses import loss
+from trustbound.metrics.losses import loss
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Random

@@ -17,7 +17,7 @@ from trustbound.audits.checks.probe import answers
 from trustbound.audits.checks.significance import LEVEL, severest
 from trustbound.data.duplicates import overlap
 from trustbound.data.labelled import LabelledSet
-from trustbound.measure.inside import outside
+from trustbound.metrics.in_box import outside
 from trustbound.record.cost import Cost
 from trustbound.record.interval import binomial_interval
 

@@ -11,7 +11,7 @@ from trustbound.audits.checks.context import After
 from trustbound.audits.checks.finding import Finding, HealthCheck, idle
 from trustbound.audits.checks.probe import Listening, accepted, answers, correct_rows, objective_of, strike
 from trustbound.audits.checks.reported import sizes
-from trustbound.measure.margin import rounding_error
+from trustbound.metrics.margin import rounding_error
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
 

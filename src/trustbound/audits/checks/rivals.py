@@ -17,7 +17,7 @@ from trustbound.audits.checks.probe import Strike, accepted, answers, correct_ro
 from trustbound.audits.checks.random_search import RandomSearch
 from trustbound.audits.checks.significance import severest
 from trustbound.audits.checks.surrogate import copy_of
-from trustbound.measure.margin import rounding_error
+from trustbound.metrics.margin import rounding_error
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
 

@@ -12,8 +12,8 @@ from trustbound.attacks.window.scale import spread, unit
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.pricing import price
 from trustbound.errors import InputError
-from trustbound.measure.decision import decide
-from trustbound.measure.margin import margin
+from trustbound.metrics.decision import decide
+from trustbound.metrics.margin import margin
 from trustbound.tasks.view import seen
 
 STEP = "clean"

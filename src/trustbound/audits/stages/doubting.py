@@ -11,7 +11,7 @@ from trustbound.audits.stages.clean import Clean
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.work.unit import UnitResult, WorkUnit
-from trustbound.measure.decision import decide
+from trustbound.metrics.decision import decide
 from trustbound.record.cost import Cost
 from trustbound.record.scores import Assessment
 from trustbound.record.store import EvidenceRow

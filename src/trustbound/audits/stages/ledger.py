@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trustbound.measure.decision import NO_ANSWER
+from trustbound.metrics.decision import NO_ANSWER
 from trustbound.record.audit import Bracket, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.interval import binomial_interval

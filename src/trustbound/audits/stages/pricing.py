@@ -13,7 +13,7 @@ from torch import Tensor
 from trustbound.attacks import Attack
 from trustbound.attacks.oracle import Oracle
 from trustbound.errors import UnsupportedError
-from trustbound.measure.margin import margin
+from trustbound.metrics.margin import margin
 from trustbound.model.wrapping import Model
 from trustbound.tasks.view import right_answers
 from trustbound.threat import Access

@@ -13,8 +13,8 @@ from trustbound.audits.stages.clean import Clean
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.ledger import Ledger
 from trustbound.data.labelled import LabelledSet
-from trustbound.measure.decision import NO_ANSWER, decide
-from trustbound.measure.margin import margin
+from trustbound.metrics.decision import NO_ANSWER, decide
+from trustbound.metrics.margin import margin
 from trustbound.model.files.origin import Origin
 from trustbound.model.wrapping import Model
 from trustbound.record.audit import ExampleRow, Exhibit, ModelFacts

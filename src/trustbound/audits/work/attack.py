@@ -16,7 +16,7 @@ from trustbound.audits.work.subject import Subject
 from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.audits.work.verify import Verified, verify
 from trustbound.errors import ModelError, UnsupportedError
-from trustbound.measure.decision import NO_ANSWER
+from trustbound.metrics.decision import NO_ANSWER
 from trustbound.record.cost import Cost
 from trustbound.record.document import from_document
 from trustbound.record.store import EvidenceRow

@@ -9,8 +9,8 @@ import torch
 from trustbound.attacks.request import check_clean
 from trustbound.audits.work.subject import Subject
 from trustbound.audits.work.unit import UnitResult, WorkUnit
-from trustbound.measure.decision import decide
-from trustbound.measure.margin import margin
+from trustbound.metrics.decision import decide
+from trustbound.metrics.margin import margin
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.tasks.view import seen

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from trustbound.attacks import Found
 from trustbound.attacks.oracle import Oracle
-from trustbound.measure.decision import answered
-from trustbound.measure.margin import rounding_error
+from trustbound.metrics.decision import answered
+from trustbound.metrics.margin import rounding_error
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.tasks.view import View

@@ -19,7 +19,7 @@ from trustbound.certificates.graph.operations import Input, LogSoftmax, Operatio
 from trustbound.certificates.graph.translation import PRECISIONS, Translator
 from trustbound.certificates.graph.trying import Modules, compare
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.measure.inside import check_fits
+from trustbound.metrics.in_box import check_fits
 
 _LARGEST = 2**25  # numbers in a batch that is exported only to see that nothing hangs on its size
 

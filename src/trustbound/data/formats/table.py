@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from trustbound.data.formats.class_index import NUMBER, class_numbers
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
-from trustbound.measure.inside import outside
+from trustbound.metrics.in_box import outside
 from trustbound.record.box import Box
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.task import Task

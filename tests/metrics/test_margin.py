@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from trustbound.measure.margin import margin, pick, rival, rounding_error, targeted_margin, top_two
+from trustbound.metrics.margin import margin, pick, rounding_error, runner_up, targeted_margin, top_two
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -54,7 +54,7 @@ def test_dtype_and_shape_are_kept(dtype):
         rounding_error(logits).dtype == torch.float64
     )  # of a half precision logit it may be below its smallest number
     assert rounding_error(logits).shape == (1,)
-    assert rival(logits, labels).dtype == torch.int64
+    assert runner_up(logits, labels).dtype == torch.int64
 
 
 def test_rows_do_not_see_their_neighbours(batch):
@@ -66,8 +66,8 @@ def test_rows_do_not_see_their_neighbours(batch):
 
 def test_ties_of_rivals_go_to_the_lowest_class_in_every_position():
     logits = torch.zeros(1000, 10)
-    assert (rival(logits, torch.zeros(1000, dtype=torch.int64)) == 1).all()
-    assert (rival(logits, torch.full((1000,), 5)) == 0).all()
+    assert (runner_up(logits, torch.zeros(1000, dtype=torch.int64)) == 1).all()
+    assert (runner_up(logits, torch.full((1000,), 5)) == 0).all()
 
 
 def test_top_two_are_the_two_largest(batch):

@@ -9,7 +9,7 @@ import trustbound as tb
 from trustbound.certificates.graph import read
 from trustbound.certificates.region import Region
 from trustbound.errors import InputError
-from trustbound.measure.inside import outside, placed
+from trustbound.metrics.in_box import outside, placed
 from trustbound.record.box import Box
 from trustbound.threat import NormBall
 

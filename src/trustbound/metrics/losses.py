@@ -2,7 +2,7 @@
 
 Every function here is *climbed*: larger is better for the adversary. Without `targets` it leads away from
 `labels`; with `targets` it leads to them. Each row is a function of its own logits only. `loss(name)` finds
-one by name; `measure/registry.py` lists the names without importing torch.
+one by name; `metrics/registry.py` lists the names without importing torch.
 
 Nothing is checked here, since these run once per step and example: validate at the public edge.
 """
@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.measure.margin import margin as true_margin
-from trustbound.measure.margin import pick, rival
-from trustbound.measure.registry import LOSSES
+from trustbound.metrics.margin import margin as true_margin
+from trustbound.metrics.margin import pick, runner_up
+from trustbound.metrics.registry import LOSSES
 
 LOG_2 = math.log(2.0)
 
@@ -57,7 +57,7 @@ def margin(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Ten
     (tensor([-3.]), tensor([-4.]))
     """
     if targets is None:
-        return pick(logits, rival(logits, labels)) - pick(logits, labels)
+        return pick(logits, runner_up(logits, labels)) - pick(logits, labels)
     return true_margin(logits, targets)
 
 
@@ -229,7 +229,7 @@ def f7(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor:
 
 def _aim(logits: Tensor, labels: Tensor, targets: Tensor | None) -> Tensor:
     """The class that Carlini and Wagner's functions lead to."""
-    return rival(logits, labels) if targets is None else targets
+    return runner_up(logits, labels) if targets is None else targets
 
 
 #: A plain mapping, which a compiled gradient function can look into.

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from trustbound.errors import InputError
-from trustbound.measure.distances import NORMS, distance, size
+from trustbound.metrics.distances import NORMS, distance, size
 
 ORDERS = {"l0": 0, "l1": 1, "l2": 2, "linf": np.inf}
 

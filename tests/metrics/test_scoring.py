@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import brier_score_loss, log_loss
 
-from trustbound.measure.scoring import brier, nll
+from trustbound.metrics.scoring import brier, nll
 
 
 def batch(classes):

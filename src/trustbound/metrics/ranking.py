@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.paired import Floats, paired
+from trustbound.metrics.paired import Floats, paired
 from trustbound.record.scores import RiskCoverage
 
 

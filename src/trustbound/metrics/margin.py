@@ -17,13 +17,13 @@ def pick(values: Tensor, classes: Tensor) -> Tensor:
     return values.gather(1, classes.unsqueeze(1)).squeeze(1)
 
 
-def rival(logits: Tensor, labels: Tensor) -> Tensor:
+def runner_up(logits: Tensor, labels: Tensor) -> Tensor:
     """The best class other than the label: the class that a wrong answer would most easily be.
 
     Shapes      logits (B, C), C >= 2; labels (B,) int64 -> (B,) int64, without gradient.
     Ties        go to the lowest class index, whatever the batch, so that no row depends on its neighbours.
 
-    >>> rival(torch.tensor([[5.0, 1.0, 2.0], [5.0, 1.0, 2.0]]), torch.tensor([0, 1]))
+    >>> runner_up(torch.tensor([[5.0, 1.0, 2.0], [5.0, 1.0, 2.0]]), torch.tensor([0, 1]))
     tensor([2, 0])
     """
     return logits.detach().scatter(1, labels.unsqueeze(1), -torch.inf).argmax(1)
@@ -40,7 +40,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     tensor([ 3., -4.])
     """
     if logits.requires_grad:
-        return pick(logits, labels) - pick(logits, rival(logits, labels))
+        return pick(logits, labels) - pick(logits, runner_up(logits, labels))
     return pick(logits, labels) - logits.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
 
 
@@ -66,7 +66,7 @@ def top_two(logits: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([[5., 2.]]), tensor([[0, 2]]))
     """
     first = logits.detach().argmax(1)
-    classes = torch.stack((first, rival(logits, first)), dim=1)
+    classes = torch.stack((first, runner_up(logits, first)), dim=1)
     return logits.gather(1, classes), classes
 
 

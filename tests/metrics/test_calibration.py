@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
 from trustbound.errors import InputError
-from trustbound.measure.calibration import debiased_ece, debiased_squared_error, ece, reliability
+from trustbound.metrics.calibration import debiased_ece, debiased_squared_error, ece, reliability
 from trustbound.record.interval import binomial_interval
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.measure.margin import pick
+from trustbound.metrics.margin import pick
 
 
 def nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trustbound.measure.decision import NO_ANSWER, answered, decide
+from trustbound.metrics.decision import NO_ANSWER, answered, decide
 
 LOGITS = torch.tensor([[3.0, 1.0, 2.0], [0.5, 4.0, 3.75], [-1.0, -1.5, -0.5]], dtype=torch.float64)
 

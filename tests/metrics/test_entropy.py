@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.stats import entropy as scipy_entropy
 
-from trustbound.measure.entropy import (
+from trustbound.metrics.entropy import (
     expected_entropy,
     mixture_log_probabilities,
     moments,

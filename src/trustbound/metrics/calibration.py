@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trustbound.errors import InputError
-from trustbound.measure.paired import Floats, paired
+from trustbound.metrics.paired import Floats, paired
 from trustbound.record.interval import binomial_interval
 from trustbound.record.scores import Reliability, ReliabilityBin
 

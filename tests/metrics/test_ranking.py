@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from trustbound.errors import InputError
-from trustbound.measure.ranking import aurc, auroc, risk_coverage
+from trustbound.metrics.ranking import aurc, auroc, risk_coverage
 
 
 def tied_examples(n, seed, levels=7):

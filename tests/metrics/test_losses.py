@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from trustbound.errors import InputError
-from trustbound.measure.losses import dlr, f1, f4, f5, f6, loss, margin, probability_margin
-from trustbound.measure.registry import LOSSES
+from trustbound.metrics.losses import dlr, f1, f4, f5, f6, loss, margin, probability_margin
+from trustbound.metrics.registry import LOSSES
 
 #: Those of errors stand in tests/tasks/test_regression.py.
 OF_CLASSES = [row.name for row in LOSSES if row.space != "errors"]
@@ -228,7 +228,7 @@ def test_lookup_and_registry_agree():
 
 
 @pytest.mark.parametrize(
-    ("module", "free"), [("trustbound.measure.registry", True), ("trustbound.measure.losses", False)]
+    ("module", "free"), [("trustbound.metrics.registry", True), ("trustbound.metrics.losses", False)]
 )
 def test_the_registry_imports_no_torch(module, free):
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
