@@ -54,7 +54,12 @@ def original(name: str, counted: Counted, threat: tb.Threat, number: int, classe
     from pyautoattack.fab_pt import FABAttack_PT
     from pyautoattack.square import SquareAttack
 
-    settings = {"norm": NAMES[threat.allowed.norm], "eps": threat.allowed.epsilon, "seed": 0, "device": "cpu"}
+    settings = {
+        "norm": NAMES[threat.perturbations.norm],
+        "eps": threat.perturbations.epsilon,
+        "seed": 0,
+        "device": "cpu",
+    }
     if name == "square":
         return SquareAttack(counted, n_queries=number, p_init=0.8, **settings)
     targets = min(9, classes - 1)
@@ -72,10 +77,10 @@ def theirs(
     seconds = time.perf_counter() - started
     with torch.no_grad():
         broken = model(adversarial).argmax(dim=1) != labels
-    if threat.allowed.norm == "linf":
-        allowed = threat.allowed.around(inputs, model.box).contains(adversarial)
+    if threat.perturbations.norm == "linf":
+        allowed = threat.perturbations.around(inputs, model.box).contains(adversarial)
     else:
-        allowed = inside(inputs, adversarial, threat.allowed.norm, threat.allowed.epsilon)
+        allowed = inside(inputs, adversarial, threat.perturbations.norm, threat.perturbations.epsilon)
     return {
         "unbroken": int((~broken | ~allowed).sum()),
         "forwards": counted.forwards,

@@ -151,7 +151,7 @@ class Trial:
         model = case.model if self.chance.random() < 0.005 else graph
         proof = certify(name, model, examples.clone(), labels, threat, box=case.box)
         features = examples[0].numel()
-        radius = threat.allowed.epsilon + threat.allowed.tolerance(Box.of(case.box), features)
+        radius = threat.perturbations.epsilon + threat.perturbations.tolerance(Box.of(case.box), features)
         concerned = targets != labels
         self.record["tried"] += int(concerned.sum())
         self.record["certified"] += int(proof.certified.sum())
@@ -163,7 +163,7 @@ class Trial:
         others = [row for row in range(len(labels)) if not proof.certified[row] and concerned[row]]
         rows += self.chance.sample(others, min(2, len(others)))
         for row in rows:
-            self.claims[threat.allowed.norm].append(
+            self.claims[threat.perturbations.norm].append(
                 {
                     "centres": examples[row],
                     "labels": labels[row],

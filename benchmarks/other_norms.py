@@ -52,7 +52,9 @@ def keep(title: str, **entries: Any) -> dict[str, Any]:
 
 def theirs(model: tb.Model, examples: tb.LabelledSet, threat: tb.Threat, seed: int) -> dict[str, Any]:
     """The reference AutoAttack."""
-    found = autoattack(model, examples.inputs, examples.labels, threat.allowed.norm, threat.allowed.epsilon, seed)
+    found = autoattack(
+        model, examples.inputs, examples.labels, threat.perturbations.norm, threat.perturbations.epsilon, seed
+    )
     return {
         "seed": seed,
         "unbroken": int(found.unbroken.sum()),

@@ -42,10 +42,10 @@ def main() -> None:
     model.module.weight.data = torch.eye(3)
     inputs, labels = torch.tensor([[0.9, 0.1, 0.5]] * 3), torch.zeros(3, dtype=torch.int64)
     for size in (0.69, 0.71):
-        ball = Threat.parse(f"linf:{size}").allowed
+        ball = Threat.parse(f"linf:{size}").perturbations
         found = tb.attack("pgd", model, inputs, labels, Threat(ball, Vanish(0.2), Access.GRADIENTS))
         print(f"l∞ {size}: {int(found.success.sum())} of 3 vanish")
-    ball = Threat.parse("linf:0.25").allowed
+    ball = Threat.parse("linf:0.25").perturbations
     found = tb.attack("pgd", model, inputs, labels, Threat(ball, Misclassify()), loss=towards_the_last)
     print(f"towards the last class within 0.25: {int((found.prediction == 2).sum())} of 3")
 

@@ -102,8 +102,8 @@ def test_several_comparisons_of_budgets_are_corrected(monkeypatch):
 
     def look(lost):
         # Twice epsilon loses some that epsilon breaks; everything else is as it should be.
-        def run(self, sample, allowed, **params):
-            return broke(lost if 0.15 < allowed.epsilon < 1.0 and params["steps"] == 20 else 0)
+        def run(self, sample, perturbations, **params):
+            return broke(lost if 0.15 < perturbations.epsilon < 1.0 and params["steps"] == 20 else 0)
 
         monkeypatch.setattr(MonotoneBudget, "_with", run)
         return MonotoneBudget().look(context)
@@ -179,7 +179,7 @@ def test_random_search_finds_and_never_leaves_the_set(threat):
     struck = strike(context, RandomSearch(steps=200))
     white = strike(context, steps=40, loss="margin", restarts=3)
     assert int(struck.success.sum()) > 0.5 * int(white.success.sum()) > 0
-    ball = context.threat.allowed.around(context.inputs, context.model.box)
+    ball = context.threat.perturbations.around(context.inputs, context.model.box)
     assert bool(ball.contains(struck.last).all())
     assert struck.found.cost.backwards == 0
 
@@ -346,7 +346,7 @@ def test_rounding_lands_on_the_lattice_and_inside_the_set(threat):
     rounded = rounded_inward(context, struck.found.adversarial)
     level = rounded.double() * 255
     assert bool(((level - level.round()).abs() < 1e-3).all())
-    ball = context.threat.allowed.around(context.inputs, context.model.box)
+    ball = context.threat.perturbations.around(context.inputs, context.model.box)
     assert bool(ball.contains(rounded).all())
     moved = (rounded - struck.found.adversarial).abs().max()
     assert float(moved) <= 1 / 255 + 1e-6

@@ -29,7 +29,7 @@ def ordered(record, curve):
 def test_a_radius_beyond_a_distance_is_unsound(tmp_path, monkeypatch):
     """Both lie above the threat's epsilon, where no verdict contradicts another."""
     known = linear(n=40, low=0.4, high=0.6)
-    epsilon = tb.Threat.parse(known.threat).allowed.epsilon
+    epsilon = tb.Threat.parse(known.threat).perturbations.epsilon
 
     def boastful(*arguments, **options):
         honest = certified_radius(*arguments, **options)
@@ -97,7 +97,7 @@ def test_without_any_proof_nothing_is_proven_at_any_size(monkeypatch):
     )
     record, curve = drawn(known.exact.model, known.data, known.threat)
     ordered(record, curve)
-    epsilon = tb.Threat.parse(known.threat).allowed.epsilon
+    epsilon = tb.Threat.parse(known.threat).perturbations.epsilon
     proven = record.brackets[0].lower  # the bracket's own proofs hold up to epsilon
     assert [low for at, low in zip(curve.epsilons, curve.lower, strict=True)] == [
         proven if at <= epsilon else 0.0 for at in curve.epsilons

@@ -203,7 +203,7 @@ def test_ties_are_those_of_the_coarsest_parameter():
     threat = Threat.parse("linf:0.1")
     found = tb.attack("pgd", model, inputs, labels, threat)
     objective = threat.goal.bind(labels, 2)
-    checked = verify(model, None, threat.allowed.around(inputs, model.box), objective, found, 8)
+    checked = verify(model, None, threat.perturbations.around(inputs, model.box), objective, found, 8)
     assert found.success.tolist() == [True, True]
     assert checked.confirmed.tolist() == [False, True]
     assert checked.tie.tolist() == [True, False]

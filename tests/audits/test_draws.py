@@ -50,12 +50,16 @@ def test_a_success_is_confirmed_by_the_mean_of_fresh_draws():
     points = torch.cat([torch.full((200, 2), 0.8), torch.full((200, 2), 0.2)])
     threat = Threat.parse("linf:0.9")
     objective = threat.goal.bind(torch.zeros(400, dtype=torch.int64), 2)
-    checked = verify(model, double, threat.allowed.around(points, model.box), objective, found_at(points), 64, key=3)
+    checked = verify(
+        model, double, threat.perturbations.around(points, model.box), objective, found_at(points), 64, key=3
+    )
     assert checked.confirmed.tolist() == [False] * 200 + [True] * 200
     assert noisy.rows == 400 * 50
     assert double.module.rows == 400 * 50
     assert checked.cost.forwards == int(checked.forwards.sum()) == 800 * 50
-    other = verify(model, double, threat.allowed.around(points, model.box), objective, found_at(points), 64, key=4)
+    other = verify(
+        model, double, threat.perturbations.around(points, model.box), objective, found_at(points), 64, key=4
+    )
     assert not torch.equal(other.margin64, checked.margin64)  # fresh draws
 
 
@@ -65,6 +69,6 @@ def test_verification_leaves_the_global_randomness_alone():
     threat = Threat.parse("linf:0.9")
     objective = threat.goal.bind(torch.zeros(4, dtype=torch.int64), 2)
     before = torch.get_rng_state()
-    verify(model, None, threat.allowed.around(points, model.box), objective, found_at(points), 2)
+    verify(model, None, threat.perturbations.around(points, model.box), objective, found_at(points), 2)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.module.spread.requires_grad

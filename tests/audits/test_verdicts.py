@@ -169,7 +169,7 @@ def test_a_float32_success_within_rounding_is_a_tie():
         objective = threat.goal.bind(torch.zeros(count, dtype=torch.int64), 2)
         model = tb.wrap(Fixed(margins), box=box)
         double = tb.wrap(Fixed(double_margins).double(), box=box)
-        return verify(model, double, threat.allowed.around(inputs, box), objective, found, 2)
+        return verify(model, double, threat.perturbations.around(inputs, box), objective, found, 2)
 
     # clear · within rounding · float64 denies it · not even at the model's dtype
     seen = measured([-1.0, -6.2e-5, -0.5, 0.5], double_margins=[-1.0, -6.2e-5, 0.5, -0.5])

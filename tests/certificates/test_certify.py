@@ -48,7 +48,7 @@ def test_certified_follows_the_exact_radius(name):
 
 def test_epsilon_is_proven_with_its_tolerance_and_rounding():
     threat = Threat.parse("linf:0.1")
-    tau = threat.allowed.tolerance(Box.of(BOX), 2)
+    tau = threat.perturbations.tolerance(Box.of(BOX), 2)
     for surplus, wanted in ((1.5 * tau, True), (0.5 * tau, False), (0.0, False)):
         inputs = torch.tensor([[0.5 + 0.1 + surplus, 0.5 - 0.1 - surplus]], dtype=torch.float64)
         proof = certify("crown", identity().double(), inputs, torch.tensor([0]), threat, box=BOX)

@@ -155,7 +155,7 @@ def test_every_attack_serves_it_truly_or_refuses_it_before_the_model_is_asked(ro
         assert not asked
         return
     assert torch.equal(found.success, wrong(task, net, found.adversarial, labels))
-    around = threat.allowed.around(inputs, wrap(net, task=task).box)
+    around = threat.perturbations.around(inputs, wrap(net, task=task).box)
     assert around.contains(found.theta).all()
     assert found.confidence.isnan().all() or task.calibrated
     if one.needs == "gradients" and one.name not in ("fgsm", "uap"):

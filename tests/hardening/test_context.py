@@ -58,7 +58,7 @@ def test_every_attack_of_the_library_runs_or_is_refused(row):
     method, context, batch = build(row.name), context_of(net()), batch_of()
     if "linf" in row.norms and method.seeks == "any" and method.restarts == 1 and not row.shared:
         found = context.inner(method, batch)
-        assert context.threat.allowed.around(batch.inputs, (0.0, 1.0)).contains(found).all()
+        assert context.threat.perturbations.around(batch.inputs, (0.0, 1.0)).contains(found).all()
         before = nn.functional.cross_entropy(context.model(batch.inputs), batch.labels)
         assert nn.functional.cross_entropy(context.model(found), batch.labels) > before
         assert context.forwards >= context.backwards

@@ -93,7 +93,7 @@ def test_every_set_is_kept(norm, tmp_path):
     train(wrap(net()), pictures(), Recipe(objective=objective, threat=norm, epochs=2, batch_size=16), run=tmp_path)
     (state,) = checkpoint.load(tmp_path)["now"]["state"]
     kept, middle = state["perturbation"], torch.full((16, 6), 0.5)
-    assert Threat.parse(norm).allowed.around(middle, (-9.0, 9.0)).contains(middle + kept).all()
+    assert Threat.parse(norm).perturbations.around(middle, (-9.0, 9.0)).contains(middle + kept).all()
     assert kept.abs().max() > 0.05
 
 

@@ -230,7 +230,7 @@ def test_every_norm_stays_inside(objective, norm):
     inputs, labels = torch.rand(32, 12), torch.arange(32) % 3
     context = context_of(model, norm, {"linf": 0.1, "l2": 0.3, "l1": 0.8, "l0": 2}[norm], (12,))
     found = objective.adversarial(context, batch_of(inputs, labels))
-    assert context.threat.allowed.around(inputs, (0.0, 1.0)).contains(found).all()
+    assert context.threat.perturbations.around(inputs, (0.0, 1.0)).contains(found).all()
     before = nn.functional.cross_entropy(model(inputs), labels)
     assert nn.functional.cross_entropy(model(found), labels) > before
 

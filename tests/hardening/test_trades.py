@@ -86,7 +86,7 @@ def test_every_set_is_kept_and_the_answers_move(norm):
     module, batch = nn.Sequential(linear(12, 16), nn.ReLU(), linear(16, 3)), batch_of(features=12, classes=3)
     context = context_of(module, norm)
     found = TradesTraining(steps=3).adversarial(context, batch)
-    assert context.threat.allowed.around(batch.inputs, (0.0, 1.0)).contains(found).all()
+    assert context.threat.perturbations.around(batch.inputs, (0.0, 1.0)).contains(found).all()
     assert (context.model(found) - context.model(batch.inputs)).abs().amax(1).min() > 1e-3
 
 

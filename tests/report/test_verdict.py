@@ -58,7 +58,7 @@ def test_the_claim_in_words(specimens):
     ],
 )
 def test_threats_in_words(threat, words, specimens):
-    change = "a 5x5 square" if threat.startswith("patch") else Threat.parse(threat).allowed.words
+    change = "a 5x5 square" if threat.startswith("patch") else Threat.parse(threat).perturbations.words
     record, _ = specimens.record(brackets=(specimens.bracket(threat, change=change),))
     assert words in judge(record).claims[0].sentences[0]
 

@@ -54,7 +54,7 @@ def test_a_proof_about_a_linear_regressor_is_its_closed_form(norm, outputs):
     for name in ("interval", "crown"):
         proof = tb.certify(name, model, inputs.double(), targets, f"{norm}:0.01")
         length = torch.linalg.vector_norm(weights, DUAL[norm], 1)
-        proven = 0.01 + tb.Threat.parse(f"{norm}:0.01").allowed.tolerance(model.box, 6)  # τ is part of the proof
+        proven = 0.01 + tb.Threat.parse(f"{norm}:0.01").perturbations.tolerance(model.box, 6)  # τ is part of the proof
         wanted = (1.0 - errors.abs() - proven * length).amin(1)
         assert (wanted - proof.margin).abs().max() < 1e-6
         found = certified_radius(
@@ -159,7 +159,7 @@ def test_no_success_lies_inside_a_proof(norm, dtype):
             assert tb.certify(name, model, one, told, f"{norm}:{0.98 * size}").certified.all()
             for attack in ("pgd", "margin-pgd"):
                 assert not tb.attack(attack, model, one, told, f"{norm}:{size}").success.any()
-            ball = tb.Threat.parse(f"{norm}:{size}").allowed.around(one.expand(1000, -1), model.box)
+            ball = tb.Threat.parse(f"{norm}:{size}").perturbations.around(one.expand(1000, -1), model.box)
             from trustbound.threat import Random
 
             points = ball.start(Random(row, torch.arange(1000)), 0)
@@ -239,7 +239,7 @@ def test_a_goal_of_the_callers_own_reads_predictions_and_targets():
     nn.init.ones_(layer.weight)
     model = tb.wrap(layer, box=(0.0, 4.0), task="regression:tolerance=1")
     for size, wanted in ((0.9, False), (1.1, True)):
-        threat = tb.Threat(tb.Threat.parse(f"linf:{size}").allowed, Above())
+        threat = tb.Threat(tb.Threat.parse(f"linf:{size}").perturbations, Above())
         for name in ("pgd", "apgd", "fab", "square", "fmn"):
             found = tb.attack(name, model, torch.ones(3, 1), torch.ones(3), threat)
             assert found.success.tolist() == [wanted] * 3, name

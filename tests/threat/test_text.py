@@ -52,7 +52,7 @@ def test_round_trip(norm, epsilon, goal, access):
     again = Threat.parse(str(threat))
     assert again == threat
     assert str(again) == str(threat)
-    assert again.allowed.epsilon == epsilon
+    assert again.perturbations.epsilon == epsilon
     assert str(threat).isascii()
 
 
@@ -80,7 +80,7 @@ def test_round_trip(norm, epsilon, goal, access):
 )
 def test_known_forms(text, epsilon, shown):
     threat = Threat.parse(text)
-    assert threat.allowed.epsilon == epsilon
+    assert threat.perturbations.epsilon == epsilon
     assert str(threat) == shown
     assert Threat.parse(threat) is threat
 

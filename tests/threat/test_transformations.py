@@ -20,7 +20,7 @@ def pictures(count=5, channels=2, height=6, width=8):
 
 
 def around(text, inputs, box=BOX):
-    return Threat.parse(text).allowed.around(inputs, box)
+    return Threat.parse(text).perturbations.around(inputs, box)
 
 
 def theta(*rows, count=5):
@@ -92,7 +92,7 @@ def test_size_membership_and_projection_are_told_from_theta_in_float64():
         False,
         True,
     ]
-    halved = Threat.parse("rotation:30,translation:3").allowed.resized(0.5)
+    halved = Threat.parse("rotation:30,translation:3").perturbations.resized(0.5)
     assert str(halved) == "rotation:15,translation:1.5"
     near = around("rotation:30,translation:3", pictures(3)).project(
         points.clone(), torch.tensor([0.5, 0.5, 0.5]).double()
@@ -239,7 +239,7 @@ def test_a_witness_is_applied_again_in_float64():
     inputs, labels = labelled(model, 20)
     threat = Threat.parse("rotation:60,translation:3")
     found = tb.attack("random", model, inputs, labels, threat, steps=50)
-    ours = threat.allowed.around(inputs, BOX)
+    ours = threat.perturbations.around(inputs, BOX)
     objective = threat.goal.bind(labels, 3)
     seen = verify(model, double(model), ours, objective, found, 8)
     assert torch.equal(seen.confirmed | seen.tie, found.success)

@@ -123,7 +123,7 @@ def searched(
                 search(
                     asked.method,
                     oracle,
-                    threat.allowed.around(inputs[rows], asked.model.box),
+                    threat.perturbations.around(inputs[rows], asked.model.box),
                     objective,
                     Random(asked.key, asked.ids[rows]),
                     reached=reached,

@@ -90,9 +90,9 @@ def check_request(row: AttackRow, threat: Threat, task: Task = CLASSIFICATION) -
             f"{row.name} needs access to {row.needs}; the threat gives {threat.access.name.lower()}. "
             "`trustbound list attacks` shows what needs less."
         )
-    if not row.serves(threat.allowed):
+    if not row.serves(threat.perturbations):
         raise UnsupportedError(
-            f"{row.name} serves {row.served}; the threat is {threat.allowed.name}. "
+            f"{row.name} serves {row.served}; the threat is {threat.perturbations.name}. "
             "`trustbound list attacks` shows which attacks serve it."
         )
     if row.goals and threat.goal.name not in row.goals:

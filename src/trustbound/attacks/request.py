@@ -96,7 +96,7 @@ def requested(
     check_shown(model, threat)
     check_batch(model, inputs, labels)
     shape = tuple(inputs.shape[1:])
-    threat.allowed.check(model.box, shape)
+    threat.perturbations.check(model.box, shape)
     if isinstance(name, str):
         check_request(ATTACKS.find(name), threat, model.task)
         method = ATTACKS.build(name, **numbers)

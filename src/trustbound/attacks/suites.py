@@ -269,11 +269,11 @@ def suite(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> tuple[Sta
     check_goal(threat)
     kept = tuple(stage for stage in SUITES[budget] if _serves(stage, threat, task))
     blind = _BLIND.get(threat.access, {}).get(budget)
-    if not threat.allowed.norm:
+    if not threat.perturbations.norm:
         scored = (blind,) if blind is not None and _serves(blind, threat, task) else ()
         kept = (*_FEW_PARAMETERS[budget], *scored, *(stage for stage in kept if not stage.control))
     elif threat.access is Access.GRADIENTS:
-        own = _OWN.get((budget, threat.allowed.name), ())
+        own = _OWN.get((budget, threat.perturbations.name), ())
         kept = _with_own(kept, tuple(stage for stage in own if _serves(stage, threat, task)))
     elif blind is not None and all(stage.control for stage in kept) and _serves(blind, threat, task):
         kept = (blind, *kept)
@@ -294,7 +294,7 @@ def shared_attacks(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> 
     return tuple(
         row.name
         for row in rows
-        if row.serves(threat.allowed)
+        if row.serves(threat.perturbations)
         and (task.smooth or not row.linear)
         and threat.access >= Access[row.needs.upper()]
         and (not row.goals or threat.goal.name in row.goals)
@@ -313,7 +313,7 @@ def rounds(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> Rounds:
     >>> [kind.name for kind in rounds("standard", Threat.parse("l0:9")).kinds]
     ['fmn', 'climb']
     """
-    found = _OWN_ROUNDS.get((budget, threat.allowed.name)) or _ROUNDS.get(budget, Rounds())
+    found = _OWN_ROUNDS.get((budget, threat.perturbations.name)) or _ROUNDS.get(budget, Rounds())
     return replace(found, kinds=tuple(kind for kind in found.kinds if _serves(kind, threat, task)))
 
 
@@ -321,4 +321,4 @@ def _serves(stage: Stage, threat: Threat, task: Task) -> bool:
     row = ATTACKS.find("margin-pgd" if stage.attack == "margin" else stage.attack)
     if row.linear and not task.smooth:
         return False
-    return threat.access >= Access[row.needs.upper()] and row.serves(threat.allowed)
+    return threat.access >= Access[row.needs.upper()] and row.serves(threat.perturbations)

@@ -49,7 +49,7 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
     for threat in threats:
         check_task(threat.goal, model.task, decisions=threat.access is Access.DECISIONS)
         check_shown(model, threat)
-        threat.allowed.check(model.box, data.shape)
+        threat.perturbations.check(model.box, data.shape)
     rows = torch.arange(min(2, len(data)))
     inputs = data.batch(rows).to(model.device, model.input_dtype)
     with Oracle(model, examples=len(rows)) as oracle:

@@ -80,9 +80,9 @@ def certify(
     started = time.perf_counter()
     certifier, known = resolve(name)
     threat = _parsed(threat)
-    norm, goal = threat.allowed.norm, threat.goal.name
+    norm, goal = threat.perturbations.norm, threat.goal.name
     if norm not in known.norms:
-        came = threat.allowed.name
+        came = threat.perturbations.name
         raise UnsupportedError(
             f"no proof: {known.name} serves the norms {', '.join(known.norms)}; got {came}. Audit without a proof."
         )
@@ -108,7 +108,7 @@ def certify(
     graph = model if isinstance(model, Graph) else read(model, inputs)
     check_kernels(graph)
     features = inputs[0].numel()
-    radius = threat.allowed.epsilon + threat.allowed.tolerance(limits, features)
+    radius = threat.perturbations.epsilon + threat.perturbations.tolerance(limits, features)
     targets = threat.goal.bind(labels, graph.classes).targets if task.plain else None
     if not task.plain:
         task.check_fit(labels, (graph.classes,))

@@ -142,7 +142,7 @@ def _check(model: Model, data: LabelledSet, recipe: Recipe, validation: Labelled
         if one.shape != data.shape:
             raise InputError(f"`validation` must have examples of shape {data.shape}; got {one.shape}")
     if recipe.against is not None:
-        recipe.against.allowed.check(model.box, tuple(data.batch([0])[0].shape))
+        recipe.against.perturbations.check(model.box, tuple(data.batch([0])[0].shape))
     if recipe.augmentation and (len(data.shape) != 3 or not isinstance(data.box.low, float)):
         raise InputError(
             "augmentation needs pictures (C, H, W) in a box with one lower limit for all features; got shape "

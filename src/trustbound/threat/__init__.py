@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trustbound.threat.neighbourhood import Neighbourhood
     from trustbound.threat.random import Random, new_key
     from trustbound.threat.sets.ball import NORMS, NormBall
-    from trustbound.threat.sets.perturbations import PerturbationSet
+    from trustbound.threat.sets.perturbation_set import PerturbationSet
     from trustbound.threat.threat import Access, Threat
 
 _HOMES = {
@@ -24,7 +24,7 @@ _HOMES = {
     "Neighbourhood": "neighbourhood",
     "NormBall": "sets.ball",
     "Objective": "goals",
-    "PerturbationSet": "sets.perturbations",
+    "PerturbationSet": "sets.perturbation_set",
     "Random": "random",
     "ReduceConfidence": "goals",
     "SourceTarget": "goals",

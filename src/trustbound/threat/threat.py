@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, is_dataclass
 from trustbound.errors import InputError
 from trustbound.threat.goals import DECIMAL, Goal, Misclassify, parse_goal
 from trustbound.threat.sets.ball import NormBall
-from trustbound.threat.sets.perturbations import PerturbationSet
+from trustbound.threat.sets.perturbation_set import PerturbationSet
 from trustbound.threat.sets.registry import SETS
 from trustbound.threat.sets.transformations import Transformations
 
@@ -35,18 +35,18 @@ class Threat:
                 vanishes in float64 and for a part that is given twice.
 
     >>> threat = Threat.parse("linf:8/255")
-    >>> str(threat), round(threat.allowed.epsilon, 5)
+    >>> str(threat), round(threat.perturbations.epsilon, 5)
     ('linf:8/255', 0.03137)
     """
 
-    allowed: PerturbationSet
+    perturbations: PerturbationSet
     goal: Goal = field(default_factory=Misclassify)
     access: Access = Access.GRADIENTS
 
     def __post_init__(self) -> None:
         """Refuse parts of another kind: text is read by `parse`."""
         for name, wanted, fits in (
-            ("allowed", "a set of perturbations, e.g. NormBall('linf', 0.1)", hasattr(self.allowed, "around")),
+            ("allowed", "a set of perturbations, e.g. NormBall('linf', 0.1)", hasattr(self.perturbations, "around")),
             ("goal", "a goal, e.g. Target(3)", hasattr(self.goal, "margin") and not isinstance(self.goal, type)),
             ("access", "a level of Access, e.g. Access.SCORES", isinstance(self.access, Access)),
         ):
@@ -62,14 +62,14 @@ class Threat:
         )
         goal = "" if isinstance(self.goal, Misclassify) else f";goal={named}"
         access = "" if self.access is Access.GRADIENTS else f";access={self.access.name.lower()}"
-        return f"{self.allowed}{goal}{access}"
+        return f"{self.perturbations}{goal}{access}"
 
     @classmethod
     def parse(cls, text: str | Threat) -> Threat:
         """Read the text form, or pass a threat through."""
         if isinstance(text, Threat):
             return text
-        allowed, *rest = (part.strip() for part in str(text).split(";"))
+        perturbations, *rest = (part.strip() for part in str(text).split(";"))
         goal: Goal = Misclassify()
         access = Access.GRADIENTS
         seen: set[str] = set()
@@ -86,7 +86,7 @@ class Threat:
                 raise InputError(
                     f"behind the set a threat may read ;goal=… and ;access=decisions|scores|gradients; got {part!r}"
                 )
-        return cls(_parse_set(allowed), goal, access)
+        return cls(_parse_set(perturbations), goal, access)
 
 
 _LEVELS = {level.name.lower(): level for level in Access}

@@ -86,7 +86,7 @@ def fitted(asked: Request) -> SharedPerturbation:
             clean = oracle.look_through(view, clean)
             place = torch.arange(len(asked), device=clean.device)
             reached = reached_by(oracle, objective, asked.inputs, clean, place)
-        neighbourhood = asked.threat.allowed.around(asked.inputs, asked.model.box)
+        neighbourhood = asked.threat.perturbations.around(asked.inputs, asked.model.box)
         random = Random(asked.key, asked.ids)
         shared = fit(asked.name, asked.method, oracle, neighbourhood, objective, random, reached, asked.threat)
     return dataclasses.replace(shared, cost=dataclasses.replace(shared.cost, seconds=time.perf_counter() - started))

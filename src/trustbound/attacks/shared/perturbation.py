@@ -94,10 +94,11 @@ class SharedPerturbation:
                 f"a shared perturbation must have the shape of one input, {shape}; this one, of {self.method}, has "
                 f"{tuple(self.perturbation.shape)}. Fit one on examples of this shape."
             )
-        if threat.allowed != self.threat.allowed:
+        if threat.perturbations != self.threat.perturbations:
             raise InputError(
-                f"a shared perturbation is scored under the set that it was fitted for, {self.threat.allowed}; got "
-                f"{threat.allowed}. Fit one for that set."
+                f"a shared perturbation is scored under the set that it was fitted for, {self.threat.perturbations}; "
+                "got "
+                f"{threat.perturbations}. Fit one for that set."
             )
 
     def init(self, problem: Problem) -> State:
@@ -113,7 +114,7 @@ class SharedPerturbation:
 
 def around_nothing(threat: Threat, box: Box, inputs: Tensor) -> Neighbourhood:
     """The perturbations that a threat allows whatever the input, (1, *F): the ball around 0, as wide as the box."""
-    return threat.allowed.around(torch.zeros_like(inputs[:1]), Box(box.low - box.high, box.high - box.low))
+    return threat.perturbations.around(torch.zeros_like(inputs[:1]), Box(box.low - box.high, box.high - box.low))
 
 
 def shifted(inputs: Tensor, perturbation: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -43,17 +43,17 @@ class MonotoneBudget(HealthCheck[After]):
         sample: Before = context.sample(self.examples)
         if not bool(sample.concerned().any()):
             return idle(f"no sampled example is one that {context.threat.goal} asks about")
-        allowed, features = context.threat.allowed, sample.inputs[0].numel()
-        widest = allowed.diameter(context.model.box, features)
-        base = min(allowed.epsilon, widest)
+        perturbations, features = context.threat.perturbations, sample.inputs[0].numel()
+        widest = perturbations.diameter(context.model.box, features)
+        base = min(perturbations.epsilon, widest)
         anything = NormBall("linf", math.inf)
         unlimited = self._with(sample, anything, steps=2 * self.steps, random_start=False)
         # A tighter sequence is run only where there is room for it below the box.
         runs: dict[str, Strike] = {}
         for name, factor in (("half epsilon", 0.5), ("epsilon", 1.0), ("twice epsilon", 2.0)):
-            runs[name] = self._with(sample, allowed.resized(min(base * factor, widest)), steps=self.steps)
-        runs["twice the steps"] = self._with(sample, allowed.resized(base), steps=2 * self.steps)
-        runs["two restarts"] = self._with(sample, allowed.resized(base), steps=self.steps, restarts=2)
+            runs[name] = self._with(sample, perturbations.resized(min(base * factor, widest)), steps=self.steps)
+        runs["twice the steps"] = self._with(sample, perturbations.resized(base), steps=2 * self.steps)
+        runs["two restarts"] = self._with(sample, perturbations.resized(base), steps=self.steps, restarts=2)
         cost: Cost = sum((one.found.cost for one in runs.values()), unlimited.found.cost)
         alive = int(unlimited.alive.sum())
         if not alive:
@@ -90,6 +90,6 @@ class MonotoneBudget(HealthCheck[After]):
             at_most=severest(survivors, alive, share=0.05),
         )
 
-    def _with(self, sample: Before, allowed: PerturbationSet, **numbers: Any) -> Strike:
-        threat: Threat = dataclasses.replace(sample.threat, allowed=allowed)
+    def _with(self, sample: Before, perturbations: PerturbationSet, **numbers: Any) -> Strike:
+        threat: Threat = dataclasses.replace(sample.threat, perturbations=perturbations)
         return strike(sample, threat=threat, loss=self.loss, **numbers)

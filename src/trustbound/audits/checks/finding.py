@@ -116,8 +116,8 @@ class HealthCheck(abc.ABC, Generic[AnyContext]):
         row = CHECKS.find(self.name)
         if context.threat.access < self.needs:
             finding = idle(f"needs {self.needs.name.lower()}; the threat gives {context.threat.access.name.lower()}")
-        elif self.balls and not context.threat.allowed.norm:
-            finding = idle(f"is a question about norm balls; the threat is {context.threat.allowed}")
+        elif self.balls and not context.threat.perturbations.norm:
+            finding = idle(f"is a question about norm balls; the threat is {context.threat.perturbations}")
         elif self.classes and not context.model.task.plain:
             finding = idle(f"is a question about classes; the task is {context.model.task.name}")
         elif self.slopes and not context.model.task.smooth:

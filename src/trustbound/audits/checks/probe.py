@@ -59,7 +59,7 @@ def strike(
     """
     inputs = context.inputs
     asked = context.threat if threat is None else threat
-    around = asked.allowed.around(inputs, context.model.box)
+    around = asked.perturbations.around(inputs, context.model.box)
     theta = around.origin()
     rows: list[Tensor] = []
 

@@ -146,8 +146,8 @@ class SilentSuccess(HealthCheck[After]):
         listener = Listening(context.model)
         struck = strike(sample, model=listener, stop_early=False, steps=self.steps, loss=self.loss)
         cost += struck.found.cost
-        norm = context.threat.allowed.norm
-        limit = context.threat.allowed.epsilon + context.threat.allowed.tolerance(
+        norm = context.threat.perturbations.norm
+        limit = context.threat.perturbations.epsilon + context.threat.perturbations.tolerance(
             context.model.box, sample.inputs[0].numel()
         )
         passed = torch.zeros(len(sample), dtype=torch.bool, device=sample.inputs.device)

@@ -48,9 +48,9 @@ class SetAndBox(HealthCheck[After]):
             return unmeasured("what the search broke was not handed over")
         rows = known.broken.nonzero()[:, 0].to(context.inputs.device)
         points, inputs = known.adversarial[rows], context.inputs[rows]
-        allowed, box = context.threat.allowed, context.model.box
-        limit = allowed.epsilon + allowed.tolerance(box, context.inputs[0].numel())
-        size = sizes(points, inputs, allowed.norm)
+        perturbations, box = context.threat.perturbations, context.model.box
+        limit = perturbations.epsilon + perturbations.tolerance(box, context.inputs[0].numel())
+        size = sizes(points, inputs, perturbations.norm)
         low = torch.as_tensor(box.low, dtype=torch.float64).to(points.dtype)
         high = torch.as_tensor(box.high, dtype=torch.float64).to(points.dtype)
         outside_box = ((points < low.to(points.device)) | (points > high.to(points.device))).flatten(1).any(dim=1)
@@ -59,7 +59,7 @@ class SetAndBox(HealthCheck[After]):
         largest = float(size.max()) if len(size) else 0.0
         return Finding(
             value=float(outside.sum()),
-            finding=f"of {len(rows)} adversarials {int(outside_set.sum())} exceed {allowed} (largest "
+            finding=f"of {len(rows)} adversarials {int(outside_set.sum())} exceed {perturbations} (largest "
             f"{largest:.6g}, allowed {limit:.6g}), {int(outside_box.sum())} leave the box",
             advice="do not count these as broken, and report the attack that returned them.",
             evidence={"rows": rows[outside].tolist(), "largest": largest},
@@ -107,7 +107,7 @@ class EightBitRounding(HealthCheck[After]):
 
 def rounded_inward(context: After, adversarial: Tensor) -> Tensor:
     """The adversarials on the lattice k / 255 of the box, inside the set whenever the clean inputs are on it."""
-    box, allowed = context.model.box, context.threat.allowed
+    box, perturbations = context.model.box, context.threat.perturbations
     low, high = (
         torch.as_tensor(limit, dtype=torch.float64, device=adversarial.device) for limit in (box.low, box.high)
     )
@@ -115,13 +115,13 @@ def rounded_inward(context: After, adversarial: Tensor) -> Tensor:
     level = (adversarial.double() - low) / side * 255.0
     clean = ((context.inputs.double() - low) / side * 255.0).round()
     near, inward = level.round(), clean + (level - clean).trunc()
-    if math.isfinite(allowed.alone):
-        room = torch.floor(torch.as_tensor(allowed.alone, dtype=torch.float64) / side * 255.0 + 1e-6)
+    if math.isfinite(perturbations.alone):
+        room = torch.floor(torch.as_tensor(perturbations.alone, dtype=torch.float64) / side * 255.0 + 1e-6)
         near = torch.minimum(torch.maximum(near, clean - room), clean + room)
     nearest, towards = ((low + one.clamp(0, 255) / 255.0 * side).to(adversarial.dtype) for one in (near, inward))
-    if not allowed.norm:  # no set of pixels' own changes, which rounding could leave
+    if not perturbations.norm:  # no set of pixels' own changes, which rounding could leave
         return nearest
-    inside = allowed.around(context.inputs, box).contains(nearest)
+    inside = perturbations.around(context.inputs, box).contains(nearest)
     return torch.where(inside.reshape(-1, *(1,) * (adversarial.dim() - 1)), nearest, towards)
 
 

@@ -82,7 +82,7 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
         )
 
     def _searched(self, standing: After) -> Strike:
-        if ATTACKS.find("square").serves(standing.threat.allowed):
+        if ATTACKS.find("square").serves(standing.threat.perturbations):
             return strike(standing, "square", steps=self.steps)
         return strike(standing, cast(Any, RandomSearch(steps=self.steps)))
 
@@ -123,9 +123,9 @@ class TransferSuccess(HealthCheck[After]):
         alive = ~goal.reached(outputs) & goal.concerned()
         if not bool(alive.any()):
             return idle("every sampled example is misclassified or not concerned", cost)
-        allowed = context.threat.allowed
+        perturbations = context.threat.perturbations
         side = context.model.box.width
-        reach = min(2.0 * allowed.alone, 0.5 * side) if math.isfinite(allowed.alone) else 0.1 * side
+        reach = min(2.0 * perturbations.alone, 0.5 * side) if math.isfinite(perturbations.alone) else 0.1 * side
         copied, spent = copy_of(context.sample(self.taught), reach)
         cost += spent
         struck = strike(sample, model=copied, stop_early=False, steps=self.steps, loss="margin")
@@ -139,7 +139,7 @@ class TransferSuccess(HealthCheck[After]):
             cost += bridged.found.cost
             through_it = bridged.found.adversarial, bridged.found.theta
             tried[f"the identity in place of {', '.join(paths)}"] = through_it
-        ball = allowed.around(sample.inputs, context.model.box)
+        ball = perturbations.around(sample.inputs, context.model.box)
         for name, (points, theta) in tried.items():
             answer, spent = answers(sample, points)
             cost += spent

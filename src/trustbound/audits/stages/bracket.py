@@ -71,7 +71,7 @@ class Search:
                     self._prove(name)
             else:
                 self.spread(stage, max(stage.least, math.ceil(stage.share * survivors)))
-        if self._refused() and ATTACKS.find(WITHOUT_GRADIENTS.attack).serves(self.threat.allowed):
+        if self._refused() and ATTACKS.find(WITHOUT_GRADIENTS.attack).serves(self.threat.perturbations):
             self._attack(WITHOUT_GRADIENTS, self.ledger.open())
         until_dry(self, rounds(self.context.budget, self.threat, self.context.model.task))
         for name in provers[1:]:
@@ -150,7 +150,7 @@ class Search:
             no_proof=self._no_proof(),
             goal=str(self.threat.goal),
             access=self.threat.access.name.lower(),
-            change=self.threat.allowed.words,
+            change=self.threat.perturbations.words,
         )
 
     def _no_proof(self) -> str:

@@ -61,11 +61,11 @@ def curve(
     """
     if not (count and drawable(threat, context.model.task)):
         return None
-    epsilon, norm = threat.allowed.epsilon, threat.allowed.norm
+    epsilon, norm = threat.perturbations.epsilon, threat.perturbations.norm
     chosen = context.drawn("curve", torch.arange(len(context.data)), count)
     places = chosen[ledger.correct[chosen]]
     features = math.prod(context.data.shape)
-    cap = min(threat.allowed.diameter(context.model.box, features), 4.0 * epsilon)
+    cap = min(threat.perturbations.diameter(context.model.box, features), 4.0 * epsilon)
     top = min(2.0 * epsilon if math.isfinite(epsilon) else cap, cap)
     epsilons = tuple(top * step / (POINTS - 1) for step in range(POINTS))
     radius, note = _radii(context, threat, ledger, places, cap)
@@ -74,7 +74,7 @@ def curve(
             radius[place] = max(radius.get(place, 0.0), min(epsilon, cap))
     found = Distances(context, threat, ledger, epsilons, cap, smooth)
     found.search(places, radius)
-    tolerance = threat.allowed.tolerance(context.model.box, features)
+    tolerance = threat.perturbations.tolerance(context.model.box, features)
     ledger.contradicted |= {
         place for place, proven in radius.items() if found.size.get(place, math.inf) <= proven + tolerance
     }
@@ -105,8 +105,8 @@ def drawable(threat: Threat, task: Task = CLASSIFICATION) -> bool:
     >>> drawable(Threat.parse("linf:0.1")), drawable(Threat.parse("linf:0.1;access=scores"))
     (True, False)
     """
-    fits = threat.access >= Access.GRADIENTS and ATTACKS.find("fmn").serves(threat.allowed)
-    return fits and task.smooth and isinstance(threat.goal, Misclassify) and threat.allowed.epsilon > 0
+    fits = threat.access >= Access.GRADIENTS and ATTACKS.find("fmn").serves(threat.perturbations)
+    return fits and task.smooth and isinstance(threat.goal, Misclassify) and threat.perturbations.epsilon > 0
 
 
 def _radii(
@@ -122,7 +122,7 @@ def _radii(
     proven = [
         EvidenceRow(position=row.position, found=True)
         for row in rows
-        if row.size is not None and row.size >= threat.allowed.epsilon
+        if row.size is not None and row.size >= threat.perturbations.epsilon
     ]
     ledger.proved(step, proven)
     return {row.position: row.size for row in rows if row.found and row.size is not None}, left_out

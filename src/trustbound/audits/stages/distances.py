@@ -104,7 +104,7 @@ class Distances:
     def _proven(self, place: int, radius: Mapping[int, float]) -> int:
         """The largest point of the curve at which nothing can be found; 0 where nothing is proven."""
         known = radius.get(place, 0.0)
-        known = max(known, math.nextafter(self.threat.allowed.grain, 0.0))  # less than one coordinate is none
+        known = max(known, math.nextafter(self.threat.perturbations.grain, 0.0))  # less than one coordinate is none
         return max(sum(at <= known for at in self.epsilons) - 1, 0)
 
     def _broken_from(self, place: int) -> int:
@@ -113,7 +113,7 @@ class Distances:
 
     @property
     def _tolerance(self) -> float:
-        return self.threat.allowed.tolerance(self.context.model.box, math.prod(self.context.data.shape))
+        return self.threat.perturbations.tolerance(self.context.model.box, math.prod(self.context.data.shape))
 
     def _attack(self, method: str, params: Mapping[str, Any], name: str, places: Tensor, sizes: Tensor) -> set[int]:
         """One attack on examples at places, each within its own of the sizes (N,); who fell to it."""
@@ -134,7 +134,7 @@ class Distances:
         found = [row for row in rows if row.found and row.size is not None]
         for row in found:
             self._note(row.position, row.size or 0.0)
-        reach = self.threat.allowed.epsilon + self._tolerance
+        reach = self.threat.perturbations.epsilon + self._tolerance
         self.ledger.attacked(step, [row for row in found if (row.size or 0.0) <= reach])
         return {row.position for row in found}
 

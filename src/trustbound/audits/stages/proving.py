@@ -29,14 +29,14 @@ def certifiers(context: Context, threat: Threat) -> tuple[list[str], str]:
     left: list[str] = []
     units = activations(graph)
     for row in CERTIFIERS:
-        if threat.allowed.norm not in row.norms:
+        if threat.perturbations.norm not in row.norms:
             continue
         if row.quadratic and units > ACTIVATIONS[context.budget]:
             left.append(f"{row.name} left out: {units} activations exceed {ACTIVATIONS[context.budget]} of this budget")
             continue
         kept.append(row.name)
     if not kept and not left:
-        left.append(f"no proof: no certifier serves {threat.allowed.name}")
+        left.append(f"no proof: no certifier serves {threat.perturbations.name}")
     return kept, "; ".join(left)
 
 

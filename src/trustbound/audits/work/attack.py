@@ -48,9 +48,9 @@ def attacked(attack: Attack, unit: WorkUnit, subject: Subject) -> UnitResult:
     inputs, labels = subject.inputs(rows), subject.labels(rows)
     threat, sizes = subject.threats[unit.threat], None
     if unit.sizes:
-        threat = replace(threat, allowed=threat.allowed.resized(math.inf))
+        threat = replace(threat, perturbations=threat.perturbations.resized(math.inf))
         sizes = torch.tensor(unit.sizes, dtype=torch.float64, device=model.device)
-    neighbourhood = threat.allowed.around(inputs, model.box, sizes)
+    neighbourhood = threat.perturbations.around(inputs, model.box, sizes)
     objective, view = bind(threat.goal, model.task, labels, unit.classes)
     scale = torch.full((len(rows),), unit.logit_unit, dtype=torch.float64, device=inputs.device)
     with subject.oracle(unit, access=threat.access, silenced=inputs, view=view) as oracle:

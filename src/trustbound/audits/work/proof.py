@@ -48,7 +48,7 @@ def radius(unit: WorkUnit, subject: Subject) -> UnitResult:
     """The radius inside which each example is proven, at most the unit's size, with τ added to what is proven."""
     started = time.perf_counter()
     threat, box = subject.threats[unit.threat], subject.model.box
-    tolerance = threat.allowed.tolerance(box, math.prod(subject.data.shape))
+    tolerance = threat.perturbations.tolerance(box, math.prod(subject.data.shape))
     events: tuple[str, ...] = ()
     try:
         sizes = certified_radius(
@@ -57,7 +57,7 @@ def radius(unit: WorkUnit, subject: Subject) -> UnitResult:
             subject.inputs(unit.rows),
             subject.labels(unit.rows),
             box,
-            threat.allowed.norm,
+            threat.perturbations.norm,
             cap=max(unit.sizes),
             steps=HALVINGS,
             tolerance=tolerance,

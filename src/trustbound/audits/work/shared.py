@@ -34,7 +34,7 @@ def fit(unit: WorkUnit, subject: Subject) -> UnitResult:
                 unit.method,
                 ATTACKS.build(unit.method, **unit.params),
                 oracle,
-                threat.allowed.around(inputs, subject.model.box),
+                threat.perturbations.around(inputs, subject.model.box),
                 objective,
                 Random(unit.key, subject.ids(rows).to(inputs.device)).stream(unit.step),
                 torch.zeros(len(rows), dtype=torch.bool, device=inputs.device),

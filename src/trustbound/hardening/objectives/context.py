@@ -138,13 +138,13 @@ class Context:
         The papers on adversarial training start in the ball alone, before they clip to the box. A neighbourhood's own
         `start` is uniform in ball ∩ box: there no pixel of a black background would stay black.
         """
-        allowed, box = self.threat.allowed, self.model.box
-        if boxed or allowed.grain:  # l0 counts coordinates: how far each may go is the box's own width
+        perturbations, box = self.threat.perturbations, self.model.box
+        if boxed or perturbations.grain:  # l0 counts coordinates: how far each may go is the box's own width
             if self._around is None or self._around.inputs is not inputs:
-                self._around = allowed.around(inputs, box)
+                self._around = perturbations.around(inputs, box)
             return self._around
-        reach = min(allowed.epsilon, box.width)
-        return allowed.around(inputs, Box(box.low - reach, box.high + reach))
+        reach = min(perturbations.epsilon, box.width)
+        return perturbations.around(inputs, Box(box.low - reach, box.high + reach))
 
     def start(self, batch: Batch) -> Tensor:
         """A random point of the ball alone, (B, *F); it may lie outside the box."""

@@ -60,7 +60,7 @@ class FreeTraining:
         ball, box = context.around(batch.inputs, boxed=False), context.around(batch.inputs)
         if not isinstance(box, AdditiveNeighbourhood):
             raise UnsupportedError(
-                f"free hands on a change of the inputs, which {context.threat.allowed} has not; train with pgd"
+                f"free hands on a change of the inputs, which {context.threat.perturbations} has not; train with pgd"
             )
         size = context.epsilon if self.step_size is None else self.step_size
         kept: Tensor = state["perturbation"][: len(batch)]
