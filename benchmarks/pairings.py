@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import trustbound as tb
 from trustbound.attacks import build as build_attack
 from trustbound.attacks import search
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.registry import ATTACKS
 from trustbound.certificates.certifying import resolve
 from trustbound.certificates.graph import read

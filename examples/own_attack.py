@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 import trustbound as tb
-from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.threat import Access
 
 

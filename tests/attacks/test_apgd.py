@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack
-from trustbound.attacks.methods.apgd import checkpoints
+from trustbound.attacks.gradient.apgd import checkpoints
 from trustbound.errors import UnsupportedError
 
 

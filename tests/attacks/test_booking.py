@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack, fit_perturbation
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
+from trustbound.attacks.model_access.query_accounting import Passes
 from trustbound.attacks.registry import ATTACKS
-from trustbound.attacks.window.passes import Passes
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.record.cost import PURPOSES, Cost, Spent
 from trustbound.threat import Access

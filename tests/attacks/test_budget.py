@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack
-from trustbound.attacks.problem import State
+from trustbound.attacks.searching.problem import State
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Access
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import trustbound as tb
-from trustbound.attacks.window.compiled import Climb, CompiledGradients
+from trustbound.attacks.model_access.compiled import Climb, CompiledGradients
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 

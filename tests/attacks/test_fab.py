@@ -9,7 +9,7 @@ from scipy.optimize import linprog, minimize
 from torch import nn
 
 from trustbound.attacks import attack
-from trustbound.attacks.methods.hyperplanes import shortest
+from trustbound.attacks.minimal.hyperplanes import shortest
 from trustbound.errors import InputError
 from trustbound.model.wrapping import wrap
 

@@ -9,8 +9,8 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks import attack, build
-from trustbound.attacks.methods import hop_skip_jump
-from trustbound.attacks.methods.hop_skip_jump import HopSkipJump
+from trustbound.attacks.decision import hop_skip_jump
+from trustbound.attacks.decision.hop_skip_jump import HopSkipJump
 from trustbound.audits.stages.pricing import CHECKS, at_most
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.exact import linear_classifier, sphere_classifier

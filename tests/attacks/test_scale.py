@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trustbound.attacks.window.compiled import Climb
-from trustbound.attacks.window.scale import LEAST, MOST, spread, unit, units
+from trustbound.attacks.model_access.compiled import Climb
+from trustbound.attacks.model_access.logit_scale import LEAST, MOST, spread, unit, units
 from trustbound.metrics.losses import loss
 
 LOGITS = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)) * 5

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack
-from trustbound.attacks import problem as problem_module
-from trustbound.attacks.oracle import Oracle
-from trustbound.attacks.problem import Problem, State, Trail
+from trustbound.attacks.model_access.oracle import Oracle
+from trustbound.attacks.searching import problem as problem_module
+from trustbound.attacks.searching.problem import Problem, State, Trail
 from trustbound.errors import ModelError, UnsupportedError
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Access, Misclassify, NormBall, Random

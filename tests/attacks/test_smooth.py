@@ -6,7 +6,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks import attack
-from trustbound.attacks.window.smoothing import SmoothBackward, measure_scales
+from trustbound.attacks.model_access.smooth_relu import SmoothBackward, measure_scales
 from trustbound.errors import UnsupportedError
 
 STEPS = 5

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack, build, search
-from trustbound.attacks.methods.exchanges import carried, filled, rearranged, turned
-from trustbound.attacks.methods.patches import grid, layout, pattern, pyramid, tiled, window_size, windows
-from trustbound.attacks.methods.square import share_at
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
+from trustbound.attacks.score.mass_exchange import carried, filled, rearranged, turned
+from trustbound.attacks.score.square import share_at
+from trustbound.attacks.score.square_windows import grid, layout, pattern, pyramid, tiled, window_size, windows
 from trustbound.model.exact import linear_classifier
 from trustbound.threat import NormBall, Random, Threat
 

@@ -9,7 +9,7 @@ import torch
 from tests.audits.planted_nets import after, blobs, net
 from torch import nn
 
-from trustbound.attacks.problem import Trail
+from trustbound.attacks.searching.problem import Trail
 from trustbound.audits.checks.budget import MonotoneBudget
 from trustbound.audits.checks.context import Evidence
 from trustbound.audits.checks.examine import examine
@@ -23,7 +23,7 @@ from trustbound.audits.checks.surrogate import copy_of
 from trustbound.model.defences import InputQuantisation
 from trustbound.model.planted import DropoutOn, GradientKiller, SaturatedSoftmax
 
-search_module = sys.modules["trustbound.attacks.searching"]  # the package offers a function of that name
+search_module = sys.modules["trustbound.attacks.searching.loop"]  # the package offers a function of that name
 
 
 def searched(module, threat="linf:0.2", restarts=1):

@@ -10,7 +10,7 @@ from tests.audits.known import linear, verdicts
 from torch import nn
 
 import trustbound as tb
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.work.verify import verify
 from trustbound.errors import InputError
 from trustbound.metrics.decision import NO_ANSWER

@@ -8,7 +8,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks import suites
-from trustbound.attacks.methods.margin_pgd import Run
+from trustbound.attacks.gradient.margin_pgd import Run
 from trustbound.audits.checks.context import After, Evidence
 from trustbound.audits.checks.examine import examine
 from trustbound.audits.plan import plan

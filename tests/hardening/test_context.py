@@ -9,8 +9,8 @@ from torch import nn
 
 import trustbound.attacks.registry as attacks
 from trustbound.attacks import attack, build
-from trustbound.attacks.methods.iterative import BIM, PGD
-from trustbound.attacks.methods.margin_pgd import MarginPGD, Run
+from trustbound.attacks.gradient.margin_pgd import MarginPGD, Run
+from trustbound.attacks.gradient.pgd import BIM, PGD
 from trustbound.data import LabelledSet
 from trustbound.errors import InputError, ModelError, UnsupportedError
 from trustbound.hardening import Probe, Recipe, train

@@ -8,7 +8,7 @@ import torch
 from scipy import special, stats
 from torch import nn
 
-from trustbound.attacks.methods.iterative import PGD
+from trustbound.attacks.gradient.pgd import PGD
 from trustbound.errors import InputError
 from trustbound.hardening.objectives import Batch, Context, FGSMRSTraining, PGDTraining, Standard, build
 from trustbound.model.wrapping import wrap

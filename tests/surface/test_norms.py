@@ -8,7 +8,10 @@ SRC = Path(__file__).resolve().parents[2] / "src" / "trustbound"
 #: What is about norms: sets, attacks and proofs whose formulas differ by norm, closed forms, lengths of changes.
 MADE_FOR_NORMS = (
     "threat/sets/",
-    "attacks/methods/",
+    "attacks/gradient/",
+    "attacks/minimal/",
+    "attacks/score/",
+    "attacks/decision/",
     "attacks/registry.py",
     "attacks/suites.py",  # a table by set
     "certificates/",

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from trustbound.attacks.methods.iterative import AscentState, ascend, begin
-from trustbound.attacks.problem import Problem
+from trustbound.attacks.gradient.pgd import AscentState, ascend, begin
+from trustbound.attacks.searching.problem import Problem
 from trustbound.threat import Access
 
 
@@ -52,7 +52,7 @@ class ToySlide:
 
 ROW = """    AttackRow(
         name="toy-slide",
-        target="trustbound.attacks.methods.toy_slide:ToySlide",
+        target="trustbound.attacks.gradient.toy_slide:ToySlide",
         line="A toy that slides uphill.",
         norms=("linf", "l2"),
     ),
@@ -62,7 +62,9 @@ ROW = """    AttackRow(
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """The project with the toy added: one file, one row."""
-    return enlarged(tmp_path_factory.mktemp("project"), "attacks/methods/toy_slide.py", TOY, "attacks/registry.py", ROW)
+    return enlarged(
+        tmp_path_factory.mktemp("project"), "attacks/gradient/toy_slide.py", TOY, "attacks/registry.py", ROW
+    )
 
 
 def test_the_copy_is_what_runs(copy):
@@ -105,7 +107,7 @@ def test_the_contract_is_asked_of_it_and_kept(copy):
 
 def test_the_contract_can_be_broken(copy):
     """An attack that returns what it did not check is caught by the same tests."""
-    path = copy / "src" / "trustbound" / "attacks" / "methods" / "toy_slide.py"
+    path = copy / "src" / "trustbound" / "attacks" / "gradient" / "toy_slide.py"
     try:
         path.write_text(TOY.replace("problem.neighbourhood.scale() / 4", "problem.neighbourhood.scale() * 0"))
         done = run(copy, "-m", "pytest", "-q", "tests/contract/test_attacks.py", "-k", "toy-slide", "-p", "no:xdist")

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from trustbound.attacks.methods.iterative import PGD
+from trustbound.attacks.gradient.pgd import PGD
 from trustbound.hardening.objectives.context import Batch, Context
 from trustbound.hardening.objectives.objective import Outcome, State, learn_at
 

@@ -7,7 +7,7 @@ import torch
 
 import trustbound as tb
 from trustbound.attacks import build, search
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.registry import ATTACKS
 from trustbound.certificates.certifying import resolve
 from trustbound.certificates.graph import read

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import price_of
+from trustbound.attacks.model_access.logit_scale import units
+from trustbound.attacks.model_access.oracle import price_of
 from trustbound.attacks.registry import ATTACKS
-from trustbound.attacks.request import Request, check_clean, clean_outputs, donated, fits, requested
-from trustbound.attacks.searching import Attack, Found, Watch, reached_by, search
+from trustbound.attacks.searching.loop import Attack, Found, Watch, reached_by, search
+from trustbound.attacks.searching.request import Request, check_clean, clean_outputs, donated, fits, requested
 from trustbound.attacks.shared.fitting import fitted, half
-from trustbound.attacks.window.scale import units
 from trustbound.errors import InputError
 from trustbound.record.cost import Cost
 from trustbound.threat import Random, Threat

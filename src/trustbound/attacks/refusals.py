@@ -20,7 +20,7 @@ from trustbound.threat import Access, Threat
 from trustbound.threat.binding import check_task
 
 if TYPE_CHECKING:
-    from trustbound.attacks.searching import Attack
+    from trustbound.attacks.searching.loop import Attack
     from trustbound.model.wrapping import Model
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trustbound.attacks.methods.margin_pgd import VARIED, Run
+from trustbound.attacks.gradient.margin_pgd import VARIED, Run
 from trustbound.attacks.refusals import check_goal
 from trustbound.attacks.registry import ATTACKS
 from trustbound.errors import InputError, UnsupportedError

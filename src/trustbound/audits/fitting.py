@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.refusals import check_shown
-from trustbound.attacks.request import check_batch, clean_outputs
+from trustbound.attacks.searching.request import check_batch, clean_outputs
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
 from trustbound.model.wrapping import Model

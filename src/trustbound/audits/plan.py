@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from trustbound.attacks import build
-from trustbound.attacks.methods.margin_pgd import VARIED
-from trustbound.attacks.oracle import default_batch_size, price_of
+from trustbound.attacks.gradient.margin_pgd import VARIED
+from trustbound.attacks.model_access.oracle import default_batch_size, price_of
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Rounds, rounds, shared_attacks, suite
 from trustbound.audits.stages.bracket import TRIAL

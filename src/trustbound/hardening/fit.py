@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, RecordError
 from trustbound.hardening import checkpoint

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle
-from trustbound.attacks.problem import Problem, Unkept
-from trustbound.attacks.request import Request, check_clean, clean_outputs, fits, requested
-from trustbound.attacks.searching import reached_by
+from trustbound.attacks.model_access.oracle import Oracle
+from trustbound.attacks.searching.loop import reached_by
+from trustbound.attacks.searching.problem import Problem, Unkept
+from trustbound.attacks.searching.request import Request, check_clean, clean_outputs, fits, requested
 from trustbound.attacks.shared.perturbation import SharedAttack, SharedPerturbation, around_nothing
 from trustbound.errors import InputError
 from trustbound.threat import Access, Neighbourhood, Objective, Random, Threat

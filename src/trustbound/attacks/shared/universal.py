@@ -8,9 +8,9 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.targets import by_gap
-from trustbound.attacks.problem import Problem
+from trustbound.attacks.gradient.nearest_classes import by_gap
 from trustbound.attacks.refusals import whole
+from trustbound.attacks.searching.problem import Problem
 from trustbound.attacks.shared.perturbation import shifted
 from trustbound.errors import InputError
 from trustbound.threat import Access, Neighbourhood

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks import Attack, build
-from trustbound.attacks.methods.margin_pgd import MarginPGD, Run
-from trustbound.attacks.methods.smooth_pgd import SmoothPGD
-from trustbound.attacks.problem import Problem
+from trustbound.attacks.gradient.margin_pgd import MarginPGD, Run
+from trustbound.attacks.gradient.smooth_pgd import SmoothPGD
+from trustbound.attacks.model_access.gradient_evaluation import Slope
+from trustbound.attacks.searching.problem import Problem
 from trustbound.attacks.suites import Stage, suite
-from trustbound.attacks.window.slope import Slope
 from trustbound.record.audit import StepFacts
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.task import Task

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck
 from trustbound.audits.checks.significance import severest

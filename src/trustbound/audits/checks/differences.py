@@ -9,7 +9,7 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.checks.context import Before
 from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
 from trustbound.audits.checks.probe import answers, coarsest

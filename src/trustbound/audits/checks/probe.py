@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trustbound.attacks import Attack, Found, attack
-from trustbound.attacks.oracle import Oracle
-from trustbound.attacks.problem import Problem, State
-from trustbound.attacks.window.detector import verdicts
+from trustbound.attacks.model_access.detector import verdicts
+from trustbound.attacks.model_access.oracle import Oracle
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.audits.checks.context import Before
 from trustbound.model.defences import Adaptation
 from trustbound.model.wrapping import Model

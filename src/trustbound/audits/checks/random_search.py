@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.threat import Access
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle, default_batch_size
-from trustbound.attacks.window.scale import spread, unit
+from trustbound.attacks.model_access.logit_scale import spread, unit
+from trustbound.attacks.model_access.oracle import Oracle, default_batch_size
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.pricing import price
 from trustbound.errors import InputError

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.margin_pgd import VARIED
+from trustbound.attacks.gradient.margin_pgd import VARIED
 from trustbound.audits.stages.clean import logit_unit
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.ledger import Ledger

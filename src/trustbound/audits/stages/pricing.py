@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks import Attack
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.errors import UnsupportedError
 from trustbound.metrics.margin import margin
 from trustbound.model.wrapping import Model

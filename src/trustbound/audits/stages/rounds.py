@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from trustbound.attacks import build
-from trustbound.attacks.oracle import price_of
+from trustbound.attacks.model_access.oracle import price_of
 from trustbound.attacks.suites import Rounds
 from trustbound.audits.stages.pricing import at_most
 

@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from trustbound.attacks.request import check_clean
+from trustbound.attacks.searching.request import check_clean
 from trustbound.audits.work.subject import Subject
 from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.metrics.decision import decide

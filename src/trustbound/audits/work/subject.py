@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.work.unit import WorkUnit
 from trustbound.certificates.graph import Graph, read
 from trustbound.data.labelled import LabelledSet

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks import Found
-from trustbound.attacks.oracle import Oracle
+from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.metrics.decision import answered
 from trustbound.metrics.margin import rounding_error
 from trustbound.model.wrapping import Model

@@ -44,7 +44,7 @@ def attack_command(
     import torch
 
     from trustbound.attacks import attack
-    from trustbound.attacks.searching import fooling
+    from trustbound.attacks.searching.loop import fooling
     from trustbound.audits.fitting import check_fit
     from trustbound.errors import InputError
     from trustbound.record.disk.atomic import write_atomically

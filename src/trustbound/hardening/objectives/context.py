@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trustbound.attacks.searching import Attack
+from trustbound.attacks.searching.loop import Attack
 from trustbound.errors import InputError
 from trustbound.hardening.objectives.inner import InnerLoss, InnerOracle, check_inner, climb, full
 from trustbound.hardening.steps.modes import measuring

@@ -13,14 +13,14 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle
-from trustbound.attacks.problem import Problem, Trail, Unkept
+from trustbound.attacks.model_access.gradient_evaluation import Apply, Slope
+from trustbound.attacks.model_access.granted import Surrogate
+from trustbound.attacks.model_access.oracle import Oracle
+from trustbound.attacks.model_access.smooth_relu import SmoothBackward
 from trustbound.attacks.refusals import check_attack, check_numbers
-from trustbound.attacks.request import fits
-from trustbound.attacks.searching import Attack
-from trustbound.attacks.window.granted import Surrogate
-from trustbound.attacks.window.slope import Apply, Slope
-from trustbound.attacks.window.smoothing import SmoothBackward
+from trustbound.attacks.searching.loop import Attack
+from trustbound.attacks.searching.problem import Problem, Trail, Unkept
+from trustbound.attacks.searching.request import fits
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrapping import Model
 from trustbound.threat import Misclassify, Neighbourhood, Objective, Random, Threat
@@ -64,7 +64,7 @@ class InnerOracle(Oracle):
 def check_inner(attack: Attack, threat: Threat) -> None:
     """Refuse an attack that is no maximisation of one run, or does not serve the set.
 
-    >>> from trustbound.attacks.methods.iterative import PGD
+    >>> from trustbound.attacks.gradient.pgd import PGD
     >>> check_inner(PGD(steps=7), Threat.parse("linf:0.1"))
     """
     check_attack(attack, threat)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trustbound.attacks.methods.iterative import PGD
+from trustbound.attacks.gradient.pgd import PGD
 from trustbound.attacks.refusals import whole
 from trustbound.hardening.objectives.context import Batch, Context
 from trustbound.hardening.objectives.objective import Outcome, State, check_mode, check_step_size, learn_at

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.attacks.methods.iterative import PGD
+from trustbound.attacks.gradient.pgd import PGD
 from trustbound.attacks.refusals import whole
 from trustbound.errors import InputError
 from trustbound.hardening.objectives.context import Batch, Context

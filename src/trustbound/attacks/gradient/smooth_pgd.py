@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trustbound.attacks.methods.margin_pgd import VARIED, MarginMemory, MarginPGD, MarginState, Run
-from trustbound.attacks.problem import Problem
-from trustbound.attacks.window.smoothing import SmoothBackward
+from trustbound.attacks.gradient.margin_pgd import VARIED, MarginMemory, MarginPGD, MarginState, Run
+from trustbound.attacks.model_access.smooth_relu import SmoothBackward
+from trustbound.attacks.searching.problem import Problem
 from trustbound.errors import InputError
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Access

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.sparse_ascent import SparseState, begin_sparse, climb_sparse
-from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.gradient.apgd_l1 import SparseState, begin_sparse, climb_sparse
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Access, Objective
 

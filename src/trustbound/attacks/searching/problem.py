@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle
-from trustbound.attacks.window.compiled import Climb
-from trustbound.attacks.window.slope import Apply, Slope
-from trustbound.attacks.window.smoothing import SmoothBackward
-from trustbound.attacks.window.surrogate import Custom, OnOutputs
+from trustbound.attacks.model_access.compiled import Climb
+from trustbound.attacks.model_access.gradient_evaluation import Apply, Slope
+from trustbound.attacks.model_access.oracle import Oracle
+from trustbound.attacks.model_access.smooth_relu import SmoothBackward
+from trustbound.attacks.model_access.surrogate import Custom, OnOutputs
 from trustbound.errors import UnsupportedError
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Neighbourhood, Objective, Random
@@ -202,7 +202,7 @@ class Problem:
         place           (B,) their rows in the search.
         restart         number of this start.
         memory          what the attack's `prepare` returned, one row an example, for all its restarts.
-        unit            (B,) powers of two by which surrogates see the logits (`window.scale`); None for 1.
+        unit            (B,) powers of two by which surrogates see the logits (`model_access.logit_scale`); None for 1.
         donors          (D, *F) inputs of the data from which a search without scores may start, the same for all.
     """
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from trustbound.attacks.window.compiled import Climb
-from trustbound.attacks.window.surrogate import OnOutputs
+from trustbound.attacks.model_access.compiled import Climb
+from trustbound.attacks.model_access.surrogate import OnOutputs
 
 Surrogate = Callable[[Tensor, slice], Tensor]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trustbound.attacks.problem import Problem
+from trustbound.attacks.searching.problem import Problem
 
 #: The norm dual to each ball: how much a unit of the set can change a linear function of the input.
 DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf, "l0": torch.inf}

@@ -9,16 +9,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from trustbound.attacks.model_access.compiled import Climb, programs
+from trustbound.attacks.model_access.detector import verdicts
+from trustbound.attacks.model_access.error_context import Asking
+from trustbound.attacks.model_access.failing_rows import halved, said
+from trustbound.attacks.model_access.gradient_evaluation import Apply, Slope, flat
+from trustbound.attacks.model_access.granted import Surrogate, chosen, given, spread
+from trustbound.attacks.model_access.query_accounting import Passes
+from trustbound.attacks.model_access.smooth_relu import SmoothBackward, measure_scales
+from trustbound.attacks.model_access.untouched import stand_ins, untouched
 from trustbound.attacks.refusals import whole
-from trustbound.attacks.window.asking import Asking
-from trustbound.attacks.window.compiled import Climb, programs
-from trustbound.attacks.window.detector import verdicts
-from trustbound.attacks.window.granted import Surrogate, chosen, given, spread
-from trustbound.attacks.window.halving import halved, said
-from trustbound.attacks.window.passes import Passes
-from trustbound.attacks.window.slope import Apply, Slope, flat
-from trustbound.attacks.window.smoothing import SmoothBackward, measure_scales
-from trustbound.attacks.window.untouched import stand_ins, untouched
 from trustbound.errors import BackwardError, InputError, ModelError, UnsupportedError
 from trustbound.model.predictor import Predictor
 from trustbound.model.wrapping import Model
@@ -37,9 +37,9 @@ class Oracle:
         access      what the adversary may see: decisions come as one-hot rows, gradients at the top level.
         examples    how many examples own the rows; counts are kept for each.
         batch_size  rows per model call; halved, and noted in `events`, when memory runs out.
-        budget      forwards allowed per example. A call is granted before it is made (`window/passes.py`): rows of an
-                    example that cannot pay for all of its own are not asked about and come back as zeros.
-        compile     run full batches through a compiled gradient function (`window/compiled.py`); a predictor has
+        budget      forwards allowed per example. A call is granted before it is made (`model_access/passes.py`): rows
+                    of an example that cannot pay for all of its own are not asked about and come back as zeros.
+        compile     run full batches through a compiled gradient function (`model_access/compiled.py`); a predictor has
                     none to compile.
         key         seeds the global generators that a random model may use; they are restored on exit.
         task        who asks, in words, and

@@ -9,9 +9,9 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.exchanges import carried, filled, rearranged, turned
-from trustbound.attacks.methods.patches import grid, layout, patterns, tiled, window_size, windows
-from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.score.mass_exchange import carried, filled, rearranged, turned
+from trustbound.attacks.score.square_windows import grid, layout, patterns, tiled, window_size, windows
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.errors import InputError
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood

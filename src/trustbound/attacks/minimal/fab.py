@@ -8,10 +8,10 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.hyperplanes import shortest
-from trustbound.attacks.methods.targets import DUAL, by_gap
-from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.gradient.nearest_classes import DUAL, by_gap
+from trustbound.attacks.minimal.hyperplanes import shortest
 from trustbound.attacks.refusals import check_seeks
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.apgd import APGD, MomentumState
-from trustbound.attacks.methods.sparse_ascent import SparseState
-from trustbound.attacks.methods.targets import DUAL, by_gap, by_slope
-from trustbound.attacks.problem import Problem, Rows
+from trustbound.attacks.gradient.apgd import APGD, MomentumState
+from trustbound.attacks.gradient.apgd_l1 import SparseState
+from trustbound.attacks.gradient.nearest_classes import DUAL, by_gap, by_slope
+from trustbound.attacks.searching.problem import Problem, Rows
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Access
 

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle
-from trustbound.attacks.problem import Problem, State, Trail
+from trustbound.attacks.model_access.oracle import Oracle
+from trustbound.attacks.searching.problem import Problem, State, Trail
 from trustbound.metrics.decision import answered, decide
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Neighbourhood, Objective, Random

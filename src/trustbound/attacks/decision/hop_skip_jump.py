@@ -9,8 +9,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.problem import Problem, State
 from trustbound.attacks.refusals import check_seeks, whole
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.errors import InputError
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.errors import InputError
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood

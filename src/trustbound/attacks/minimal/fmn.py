@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.ddn import boundary, climbed, cosine, directed
-from trustbound.attacks.methods.targets import DUAL
-from trustbound.attacks.problem import Problem, State
+from trustbound.attacks.gradient.nearest_classes import DUAL
+from trustbound.attacks.minimal.ddn import boundary, climbed, cosine, directed
 from trustbound.attacks.refusals import check_seeks
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 

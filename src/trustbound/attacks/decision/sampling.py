@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.problem import Problem, Rows, State
 from trustbound.attacks.refusals import whole
+from trustbound.attacks.searching.problem import Problem, Rows, State
 from trustbound.errors import InputError
 from trustbound.threat import Access
 

@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from trustbound.attacks.methods.apgd_targeted import TargetMemory
-from trustbound.attacks.methods.fab import FAB, WalkState, closing, started, walked
-from trustbound.attacks.methods.targets import by_gap
-from trustbound.attacks.problem import Problem
+from trustbound.attacks.gradient.apgd_targeted import TargetMemory
+from trustbound.attacks.gradient.nearest_classes import by_gap
+from trustbound.attacks.minimal.fab import FAB, WalkState, closing, started, walked
 from trustbound.attacks.refusals import check_seeks, whole
+from trustbound.attacks.searching.problem import Problem
 from trustbound.threat import Access
 
 

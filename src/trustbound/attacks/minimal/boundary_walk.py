@@ -9,12 +9,12 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.methods.fab import closing
-from trustbound.attacks.methods.hyperplanes import shortest
-from trustbound.attacks.methods.targets import by_gap
-from trustbound.attacks.problem import Problem, Rows, State
+from trustbound.attacks.gradient.nearest_classes import by_gap
+from trustbound.attacks.minimal.fab import closing
+from trustbound.attacks.minimal.hyperplanes import shortest
+from trustbound.attacks.model_access.smooth_relu import SmoothBackward
 from trustbound.attacks.refusals import whole
-from trustbound.attacks.window.smoothing import SmoothBackward
+from trustbound.attacks.searching.problem import Problem, Rows, State
 from trustbound.errors import InputError
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood

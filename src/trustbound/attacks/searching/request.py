@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trustbound.attacks.oracle import Oracle, default_batch_size, price_of
+from trustbound.attacks.model_access.oracle import Oracle, default_batch_size, price_of
 from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request, check_shown
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.shared.perturbation import SharedPerturbation

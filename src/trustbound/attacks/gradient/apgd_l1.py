@@ -19,8 +19,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.problem import Problem, State
-from trustbound.attacks.window.slope import Slope
+from trustbound.attacks.model_access.gradient_evaluation import Slope
+from trustbound.attacks.searching.problem import Problem, State
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from trustbound.attacks.methods.targets import DUAL, by_slope
-from trustbound.attacks.problem import Problem, Rows, State
+from trustbound.attacks.gradient.nearest_classes import DUAL, by_slope
+from trustbound.attacks.model_access.smooth_relu import SmoothBackward
 from trustbound.attacks.refusals import whole
-from trustbound.attacks.window.smoothing import SmoothBackward
+from trustbound.attacks.searching.problem import Problem, Rows, State
 from trustbound.errors import InputError
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Access

@@ -1,0 +1,1 @@
+"""Decision-based attacks: they see the predicted class alone."""

@@ -1,0 +1,1 @@
+"""Minimum-norm attacks: they seek the smallest change that succeeds."""

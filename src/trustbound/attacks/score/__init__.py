@@ -1,0 +1,1 @@
+"""Score-based attacks: they see the model's outputs and no gradient."""
