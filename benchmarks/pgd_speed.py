@@ -50,7 +50,7 @@ def contenders(model: tb.Model, inputs: Tensor, labels: Tensor) -> dict[str, Cal
     module = model.module
     numbers = {"steps": STEPS, "step_size": STEP, "batch_size": BATCH}
 
-    def engine(**more: bool) -> tb.Found:
+    def engine(**more: bool) -> tb.AttackResult:
         return tb.attack("pgd", model, inputs, labels, f"linf:{EPSILON}", **numbers, **more)
 
     entries: dict[str, Callable[[], object]] = {

@@ -23,7 +23,7 @@ from trustbound.errors import (
 )
 
 if TYPE_CHECKING:
-    from trustbound.attacks import Found, SharedPerturbation, attack, fit_perturbation
+    from trustbound.attacks import AttackResult, SharedPerturbation, attack, fit_perturbation
     from trustbound.audits import audit
     from trustbound.certificates import Proof, certify
     from trustbound.data import LabelledSet, load_data
@@ -40,7 +40,7 @@ _HOMES = {
     "Adaptation": "trustbound.model",
     "AuditRecord": "trustbound.record",
     "Box": "trustbound.record",
-    "Found": "trustbound.attacks",
+    "AttackResult": "trustbound.attacks",
     "LabelledSet": "trustbound.data",
     "Model": "trustbound.model",
     "Proof": "trustbound.certificates",
@@ -60,9 +60,9 @@ _HOMES = {
 
 __all__ = [
     "Adaptation",
+    "AttackResult",
     "AuditRecord",
     "Box",
-    "Found",
     "InputError",
     "LabelledSet",
     "MissingDependencyError",

@@ -17,7 +17,7 @@ from trustbound.threat import Access
 EXAMPLES = 6
 
 
-class Rows(nn.Module):
+class Batched(nn.Module):
     """A model and a detector that count, by example, what they are asked: forwards, backwards, verdicts."""
 
     def __init__(self):
@@ -96,7 +96,7 @@ def test_a_count_outside_agrees_to_the_query_and_is_never_above_the_budget(acces
     used, rejected = set(), 0
     for looks, batch, restarts in itertools.product((2, 3, 4, 5, 9, 10, 33, 64), (1, 4, 256), (1, 2)):
         budget = price * looks + looks % price
-        rows = Rows()
+        rows = Batched()
         model = wrap(rows, adaptation=Adaptation(draws=draws, detector=rows.detects if detector else None))
         method = Doubling(needs=access, crowded=crowded, restarts=restarts)
         threat = f"linf:0.8;access={access.name.lower()}"
@@ -117,7 +117,7 @@ def test_a_doubled_step_is_made_as_a_whole_or_not_at_all():
         spent = {}
         for budget in (16, 17):
             method = Doubling(crowded=crowded, steps=4)
-            found = attack(method, Rows(), inputs, labels, "linf:0.01;access=scores", budget=budget)
+            found = attack(method, Batched(), inputs, labels, "linf:0.01;access=scores", budget=budget)
             spent[budget] = set(found.forwards.tolist())
             assert (found.events != ()) == (budget == 16)
         assert spent[17] == {17}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import trustbound as tb
-from trustbound.attacks.model_access.compiled import Climb, CompiledGradients
+from trustbound.attacks.model_access.compiled import CompiledGradients, SurrogateLoss
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 
@@ -37,7 +37,7 @@ def gradients(model):
 @pytest.mark.parametrize("count", [10, 8])
 def test_gradients_outputs_and_losses_are_those_of_the_eager_loop(model, gradients, count):
     points, labels = torch.rand(count, 1, 15, 15), torch.arange(count) % 5
-    climb = Climb("ce", labels)
+    climb = SurrogateLoss("ce", labels)
     assert gradients.serves(climb, count)
     slope, outputs, losses = gradients(points, climb, slice(0, count))
     leaf = points.clone().requires_grad_(True)
@@ -49,7 +49,7 @@ def test_gradients_outputs_and_losses_are_those_of_the_eager_loop(model, gradien
 
 
 def test_batches_that_are_far_from_full_run_uncompiled(gradients):
-    climb = Climb("ce", torch.zeros(20, dtype=torch.int64))
+    climb = SurrogateLoss("ce", torch.zeros(20, dtype=torch.int64))
     assert [gradients.serves(climb, count) for count in (0, 1, 7, 8, 10, 11)] == [
         False,
         False,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from trustbound.attacks.model_access.compiled import Climb
-from trustbound.attacks.model_access.logit_scale import LEAST, MOST, spread, unit, units
+from trustbound.attacks.model_access.compiled import SurrogateLoss
+from trustbound.attacks.model_access.logit_scale import LEAST, MOST, logit_scales, scale_for, spread
 from trustbound.metrics.losses import loss
 
 LOGITS = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)) * 5
@@ -19,21 +19,21 @@ def test_the_spread_is_blind_to_shifts_and_follows_the_scale():
 
 def test_ordinary_spreads_have_unit_one_and_others_become_ordinary():
     for value in (LEAST, 0.1, 1.0, 30.0, MOST):
-        assert unit(value) == 1.0
+        assert scale_for(value) == 1.0
     for value in (1e-30, 1e-9, 1e-4, 1e4, 1e9, 1e30):
-        assert LEAST < unit(value) * value < MOST
-        assert torch.tensor(unit(value)).log2() % 1 == 0
+        assert LEAST < scale_for(value) * value < MOST
+        assert torch.tensor(scale_for(value)).log2() % 1 == 0
     for value in (0.0, -1.0, float("nan"), float("inf")):
-        assert unit(value) == 1.0
-    assert units(LOGITS) is None
-    assert torch.equal(units(2.0**-40 * LOGITS) * 2.0**-80, units(2.0**40 * LOGITS))
+        assert scale_for(value) == 1.0
+    assert logit_scales(LOGITS) is None
+    assert torch.equal(logit_scales(2.0**-40 * LOGITS) * 2.0**-80, logit_scales(2.0**40 * LOGITS))
 
 
 @pytest.mark.parametrize("name", ["ce", "probability-margin", "soft-margin", "margin", "dlr"])
 @pytest.mark.parametrize("power", [-30, 30])
 def test_a_surrogate_of_scaled_logits_is_as_alive_as_that_of_ordinary_ones(name, power):
     scaled = (2.0**power * LOGITS).requires_grad_()
-    value = Climb(name, LABELS, unit=units(scaled))(scaled, slice(None))
+    value = SurrogateLoss(name, LABELS, logit_scale=logit_scales(scaled))(scaled, slice(None))
     (slope,) = torch.autograd.grad(value.sum(), scaled)
     plain = LOGITS.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(loss(name)(plain, LABELS, None).sum(), plain)
@@ -41,7 +41,9 @@ def test_a_surrogate_of_scaled_logits_is_as_alive_as_that_of_ordinary_ones(name,
     assert bool((slope.abs().amax(1)[alive] > 0).all())
     # The same at the other end, bit for bit.
     other = (2.0**-power * LOGITS).requires_grad_()
-    (twin,) = torch.autograd.grad(Climb(name, LABELS, unit=units(other))(other, slice(None)).sum(), other)
+    (twin,) = torch.autograd.grad(
+        SurrogateLoss(name, LABELS, logit_scale=logit_scales(other))(other, slice(None)).sum(), other
+    )
     if name != "dlr":  # which is blind to the scale: its slope is not
         assert torch.equal(slope, twin)
     if name == "margin":

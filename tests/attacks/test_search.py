@@ -11,7 +11,7 @@ from torch import nn
 from trustbound.attacks import attack
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.searching import problem as problem_module
-from trustbound.attacks.searching.problem import Problem, State, Trail
+from trustbound.attacks.searching.problem import BestSoFar, Problem, State
 from trustbound.errors import ModelError, UnsupportedError
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Access, Misclassify, NormBall, Random
@@ -29,15 +29,15 @@ def first_coordinate():
 def problem_of(inputs, place, seeks="smallest", total=None):
     model = wrap(first_coordinate())
     total = len(inputs) if total is None else total
-    trail = Trail(torch.zeros(total, 3), seeks=seeks, keep_closest=True)
+    best_so_far = BestSoFar(torch.zeros(total, 3), seeks=seeks, keep_closest=True)
     labels = torch.zeros(len(inputs), dtype=torch.int64)
     return Problem(
         oracle=Oracle(model, examples=total),
-        trail=trail,
+        best_so_far=best_so_far,
         neighbourhood=NormBall("linf", 1.0).around(inputs, (0.0, 1.0)),
         objective=Misclassify().bind(labels, 2),
         random=Random(0, place),
-        place=place,
+        search_rows=place,
     )
 
 
@@ -49,14 +49,14 @@ def test_populations_as_large_as_the_search_are_not_mistaken_for_it():
     theta = inputs[owner].clone()
     theta[:, 0] = torch.tensor([0.6, 0.8, 0.45, 0.3])
     problem.outputs(theta, owner)
-    margin = problem.trail.margin
+    margin = problem.best_so_far.margin
     assert margin[[0, 2]].isinf().all()
     torch.testing.assert_close(margin[[1, 3]], torch.tensor([0.1, -0.2]))
-    assert problem.trail.found.tolist() == [False, False, False, True]
+    assert problem.best_so_far.found.tolist() == [False, False, False, True]
     # Of the two successes the smaller change is kept; of all points the one of least margin.
-    torch.testing.assert_close(problem.trail.best[3], theta[2])
-    torch.testing.assert_close(problem.trail.closest[3], theta[3])
-    torch.testing.assert_close(problem.trail.closest[1], theta[0])
+    torch.testing.assert_close(problem.best_so_far.best[3], theta[2])
+    torch.testing.assert_close(problem.best_so_far.closest[3], theta[3])
+    torch.testing.assert_close(problem.best_so_far.closest[1], theta[0])
     assert problem.oracle.forwards.tolist() == [0, 2, 0, 2]
 
 
@@ -65,7 +65,7 @@ def test_rows_in_another_order_belong_to_their_owners():
     problem = problem_of(inputs, torch.arange(2))
     owner = torch.tensor([1, 0])
     problem.gradient(inputs[owner], "margin", owner=owner)
-    torch.testing.assert_close(problem.trail.margin, torch.tensor([0.4, 0.3]))
+    torch.testing.assert_close(problem.best_so_far.margin, torch.tensor([0.4, 0.3]))
 
 
 def test_rows_that_repeat_an_example_keep_its_smallest_margin():
@@ -75,7 +75,7 @@ def test_rows_that_repeat_an_example_keep_its_smallest_margin():
     theta = thrice.inputs.clone()
     theta[:, 0] = torch.tensor([0.8, 0.7, 0.6, 0.55, 0.9, 0.9])
     thrice.outputs(theta)
-    torch.testing.assert_close(problem.trail.margin, torch.tensor([0.1, 0.05]))
+    torch.testing.assert_close(problem.best_so_far.margin, torch.tensor([0.1, 0.05]))
 
 
 def test_what_lies_outside_is_no_success():
@@ -83,7 +83,7 @@ def test_what_lies_outside_is_no_success():
     problem = problem_of(inputs, torch.arange(1))
     outside = torch.tensor([[-0.2, 0.9, 0.9]])
     problem.outputs(outside)
-    assert not problem.trail.found.any()
+    assert not problem.best_so_far.found.any()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ def test_an_input_that_the_model_does_not_answer_has_lost_its_class_and_reached_
     assert (found.adversarial[:, 0] < 0.5).all() or not reaches
 
 
-class Rows(nn.Module):
+class Batched(nn.Module):
     """Counts, outside of the library, the rows that each example is asked about; told apart by the last feature."""
 
     def __init__(self):
@@ -217,7 +217,7 @@ class Count(State):
 
 
 @dataclass(kw_only=True, eq=False)
-class Rows_(problem_module.Rows):
+class Rows_(problem_module.Batched):
     looks: torch.Tensor
 
 
@@ -229,7 +229,7 @@ def test_no_example_is_asked_about_more_often_than_its_budget(draws, restarts, s
     inputs, labels = marked()
     threat = "linf:0.8;access=scores"
     for budget in range(2 * draws, 26 * draws, 3 * draws - 1):
-        rows = Rows()
+        rows = Batched()
         model = wrap(rows, adaptation=Adaptation(draws=draws))
         found = attack(Hungry(restarts=restarts), model, inputs, labels, threat, budget=budget, stop_early=stop_early)
         assert rows.seen.tolist() == found.forwards.tolist()
@@ -242,12 +242,12 @@ def test_who_goes_on_does_not_depend_on_who_cannot_pay():
     inputs = (inputs * 1024).round() / 1024
     for budget in range(2, 47, 4):
         threat = "linf:0.8;access=scores"
-        many = attack(Hungry(), Rows(), inputs, labels, threat, budget=budget)
+        many = attack(Hungry(), Batched(), inputs, labels, threat, budget=budget)
         ended = 0
         for place in range(8):
             alone = attack(
                 Hungry(),
-                Rows(),
+                Batched(),
                 inputs[place : place + 1],
                 labels[:1],
                 threat,
@@ -265,7 +265,7 @@ def test_a_budget_is_used_up():
     """One look at the clean input, steps for all but one of the rest, one look at the end."""
     inputs, labels = marked()
     for budget in (2, 3, 7, 11):
-        found = attack(Walk(steps=30), Rows(), inputs, labels, "linf:0.01;access=scores", budget=budget)
+        found = attack(Walk(steps=30), Batched(), inputs, labels, "linf:0.01;access=scores", budget=budget)
         assert found.forwards.tolist() == [budget] * 8
 
 

@@ -9,7 +9,7 @@ import torch
 from tests.audits.planted_nets import after, blobs, net
 from torch import nn
 
-from trustbound.attacks.searching.problem import Trail
+from trustbound.attacks.searching.problem import BestSoFar
 from trustbound.audits.checks.budget import MonotoneBudget
 from trustbound.audits.checks.context import Evidence
 from trustbound.audits.checks.examine import examine
@@ -287,13 +287,13 @@ def test_silent_success_is_zero_for_the_search_and_sees_a_search_that_forgets(mo
     context = after(net(), threat="linf:0.3")
     assert SilentSuccess().measure(context).value == 0.0
 
-    class Forgetful(Trail):
+    class Forgetful(BestSoFar):
         def observe(self, adversarial, margin, place, neighbourhood, owner):
             super().observe(adversarial, margin, place, neighbourhood, owner)
             self.found[place] &= False
             self.best[place] = neighbourhood.inputs[owner]
 
-    monkeypatch.setattr(search_module, "Trail", Forgetful)
+    monkeypatch.setattr(search_module, "BestSoFar", Forgetful)
     monkeypatch.setattr(search_module, "_checked", _losing(search_module._checked))
     check = SilentSuccess().run(context)
     assert check.verdict == "FAIL"
@@ -301,8 +301,8 @@ def test_silent_success_is_zero_for_the_search_and_sees_a_search_that_forgets(mo
 
 
 def _losing(checked):
-    def forgetting(attack, task, trail, last, reached, seconds):
-        return checked(attack, task, trail, task.inputs.clone(), reached, seconds)
+    def forgetting(attack, task, best_so_far, last, reached, seconds):
+        return checked(attack, task, best_so_far, task.inputs.clone(), reached, seconds)
 
     return forgetting
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from trustbound.attacks import Found
+from trustbound.attacks import AttackResult
 from trustbound.audits.work.verify import verify
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.record.cost import Cost
@@ -27,7 +27,7 @@ class Noisy(nn.Module):
 def found_at(points):
     count = len(points)
     nothing = torch.zeros(count, dtype=torch.int64)
-    return Found(
+    return AttackResult(
         theta=points,
         adversarial=points,
         success=torch.ones(count, dtype=torch.bool),

@@ -130,7 +130,7 @@ def test_ties_stay_unknown():
 
 
 def test_a_float32_success_within_rounding_is_a_tie():
-    from trustbound.attacks import Found
+    from trustbound.attacks import AttackResult
     from trustbound.audits.work.verify import verify
     from trustbound.record.cost import Cost
     from trustbound.threat import Threat
@@ -153,7 +153,7 @@ def test_a_float32_success_within_rounding_is_a_tie():
         threat = Threat.parse("linf:0.25")
         box = tb.Box(0.0, float(count))
         adversarial = inputs + (0.2 if inside else 0.4)
-        found = Found(
+        found = AttackResult(
             theta=adversarial,
             adversarial=adversarial,
             success=torch.ones(count, dtype=torch.bool),

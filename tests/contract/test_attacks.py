@@ -371,7 +371,9 @@ def test_best_so_far_never_worsens(row):
     seen = []
 
     def watch(step, problem, state):
-        seen.append((problem.trail.found.clone(), problem.trail.size.clone(), problem.trail.margin.clone()))
+        seen.append(
+            (problem.best_so_far.found.clone(), problem.best_so_far.size.clone(), problem.best_so_far.margin.clone())
+        )
 
     norm = sets(row)[0]
     found = attack(row.name, net, inputs, labels, threat_of(row, norm), watch=watch, generator=seeded(), **small(row))

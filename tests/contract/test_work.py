@@ -52,7 +52,7 @@ def attack(name, params, threat, **more):
 UNITS = {
     "clean": unit("clean"),
     "climb": attack("smooth-pgd", {"steps": 3, "sharpness": (16.0,)}, "linf:0.1"),
-    "scaled": attack("margin-pgd", {"steps": 3}, "linf:0.1", logit_unit=0.25, batch_size=2),
+    "scaled": attack("margin-pgd", {"steps": 3}, "linf:0.1", logit_scale=0.25, batch_size=2),
     "distance": attack("fmn", {"steps": 8}, "l2:0.4", sizes=(0.5, 0.25, 1.0, 2.0, 0.125, 3.0)),
     "square": attack("square", {"steps": 20}, "linf:0.1;access=scores"),
     "decisions": attack("hopskipjump", {"steps": 2, "draws": 10, "tries": 20}, "linf:0.1;access=decisions"),

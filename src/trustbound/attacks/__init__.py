@@ -10,15 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trustbound.attacks.attacking import attack, build
-    from trustbound.attacks.searching.loop import Attack, Found, search
+    from trustbound.attacks.searching.loop import Attack, AttackResult, search
     from trustbound.attacks.shared.fitting import fit_perturbation
     from trustbound.attacks.shared.perturbation import SharedAttack, SharedPerturbation
 
-__all__ = ["Attack", "Found", "SharedAttack", "SharedPerturbation", "attack", "build", "fit_perturbation", "search"]
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "SharedAttack",
+    "SharedPerturbation",
+    "attack",
+    "build",
+    "fit_perturbation",
+    "search",
+]
 
 _HOMES = {
     "Attack": "searching.loop",
-    "Found": "searching.loop",
+    "AttackResult": "searching.loop",
     "SharedAttack": "shared.perturbation",
     "SharedPerturbation": "shared.perturbation",
     "attack": "attacking",

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trustbound.attacks.model_access.logit_scale import units
+from trustbound.attacks.model_access.logit_scale import logit_scales
 from trustbound.attacks.model_access.oracle import price_of
 from trustbound.attacks.registry import ATTACKS
-from trustbound.attacks.searching.loop import Attack, Found, Watch, reached_by, search
+from trustbound.attacks.searching.loop import Attack, AttackResult, Watch, reached_by, search
 from trustbound.attacks.searching.request import Request, check_clean, clean_outputs, donated, fits, requested
 from trustbound.attacks.shared.fitting import fitted, half
 from trustbound.errors import InputError
@@ -46,7 +46,7 @@ def attack(
     donors: Tensor | None = None,
     watch: Watch | None = None,
     **numbers: Any,
-) -> Found:
+) -> AttackResult:
     """Attack examples and return what was found, each success checked by a fresh forward.
 
     Parameters
@@ -103,7 +103,7 @@ def attack(
 
 def searched(
     asked: Request, *, stop_early: bool = True, donors: Tensor | None = None, watch: Watch | None = None
-) -> Found:
+) -> AttackResult:
     """Run an attack on every example of a request, so many at a time."""
     inputs, labels, threat = asked.inputs, asked.labels, asked.threat
     # Where nothing is dropped, whole batches stay in the cache; where it is, many rows keep calls full.
@@ -127,7 +127,7 @@ def searched(
                     objective,
                     Random(asked.key, asked.ids[rows]),
                     reached=reached,
-                    unit=units(clean),
+                    logit_scale=logit_scales(clean),
                     donors=donors,
                     stop_early=stop_early,
                     watch=watch,
@@ -136,7 +136,7 @@ def searched(
     return joined(parts)
 
 
-def in_halves(asked: Request) -> Found:
+def in_halves(asked: Request) -> AttackResult:
     """Fit a shared perturbation to one half of the examples, drawn at random by who they are; score it on all."""
     if len(asked) < 2:
         raise InputError(
@@ -164,14 +164,14 @@ def in_halves(asked: Request) -> Found:
     )
 
 
-def joined(parts: list[Found]) -> Found:
+def joined(parts: list[AttackResult]) -> AttackResult:
     """The rows of several searches, one after another."""
     if len(parts) == 1:
         return parts[0]
     tensors = {
         field.name: torch.cat([getattr(part, field.name) for part in parts])
-        for field in dataclasses.fields(Found)
+        for field in dataclasses.fields(AttackResult)
         if isinstance(getattr(parts[0], field.name), Tensor)
     }
     cost = sum((part.cost for part in parts), Cost())
-    return Found(**tensors, cost=cost, events=tuple(event for part in parts for event in part.events))
+    return AttackResult(**tensors, cost=cost, events=tuple(event for part in parts for event in part.events))

@@ -22,7 +22,7 @@ from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
 from trustbound.audits.request import check_told_apart, described
 from trustbound.audits.stages.bracket import Search
-from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_unit, same_answers
+from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
 from trustbound.audits.stages.context import Context, Progress, Silent
 from trustbound.audits.stages.curve import curve, curve_count
 from trustbound.audits.stages.doubting import attacked_outputs, doubt, witnesses
@@ -195,7 +195,7 @@ def _audit(
     untouched = fingerprint(model.module)
     same_answers(context)
     clean = clean_pass(context)
-    unit = logit_unit(context)
+    scale = logit_scale(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
     before = before_search(context, training)
     pictures: dict[str, Tensor] = {}
@@ -212,7 +212,7 @@ def _audit(
         versions=versions(),
         seed=context.seed,
         budget=context.budget,
-        model=model_facts(model, clean, data, context.subject.double.reason, unit),
+        model=model_facts(model, clean, data, context.subject.double.reason, scale),
         data=DataFacts(
             name=data.name,
             sha256=data.sha256,

@@ -127,8 +127,8 @@ class HopSkipJump:
     def step(self, problem: Problem, state: JumpState) -> JumpState:
         """Estimate the normal, jump, and come back to the boundary; whoever has finished is asked nothing."""
         going = ~state.done
-        if problem.trail.stop_early:
-            going &= ~problem.trail.found_at(problem.place)
+        if problem.best_so_far.stop_early:
+            going &= ~problem.best_so_far.found_at(problem.search_rows)
         rows = going.nonzero()[:, 0]
         if len(rows):
             some, point = problem.select(rows), state.point[rows]
@@ -168,7 +168,7 @@ class HopSkipJump:
             rows = rows[~reached]
         rows = self._donated(problem, point, rows)
         started = concerned.index_fill(0, rows, False)
-        refused = problem.oracle.passes.refused(problem.place)
+        refused = problem.oracle.passes.refused(problem.search_rows)
         failed = int((concerned & ~started if refused is None else concerned & ~started & ~refused).sum())
         if failed:
             given = "" if problem.donors is None else " and no input of the data that was tried"

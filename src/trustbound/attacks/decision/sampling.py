@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.refusals import whole
-from trustbound.attacks.searching.problem import Problem, Rows, State
+from trustbound.attacks.searching.problem import Batched, Problem, State
 from trustbound.errors import InputError
 from trustbound.threat import Access
 
@@ -64,7 +64,7 @@ class RandomSampling:
 
 
 @dataclass(kw_only=True, eq=False)
-class GridMemory(Rows):
+class GridMemory(Batched):
     """The points of the grid, those of largest size first, (B, n, P) in θ's own units."""
 
     points: Tensor
@@ -149,7 +149,7 @@ class GridSearch:
 
 
 def _begun(problem: Problem) -> SampleState:
-    done = torch.zeros(len(problem), dtype=torch.bool, device=problem.place.device)
+    done = torch.zeros(len(problem), dtype=torch.bool, device=problem.search_rows.device)
     return SampleState(theta=problem.neighbourhood.origin(), done=done)
 
 

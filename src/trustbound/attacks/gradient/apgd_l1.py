@@ -19,7 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.model_access.gradient_evaluation import Slope
+from trustbound.attacks.model_access.gradient_evaluation import GradientEvaluation
 from trustbound.attacks.searching.problem import Problem, State
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 
@@ -76,7 +76,7 @@ def begin_sparse(problem: Problem, theta: Tensor) -> SparseState:
     )
 
 
-def climb_sparse(problem: Problem, state: SparseState, slope: Slope, steps: int) -> SparseState:
+def climb_sparse(problem: Problem, state: SparseState, slope: GradientEvaluation, steps: int) -> SparseState:
     """Note the point, judge step and sparsity every 4 % of a stage, move along the largest slopes.
 
     At the end of a stage the best point is drawn into the ball of the next, whose run begins there.

@@ -11,13 +11,13 @@ from torch import Tensor
 from trustbound.attacks.gradient.apgd import APGD, MomentumState
 from trustbound.attacks.gradient.apgd_l1 import SparseState
 from trustbound.attacks.gradient.nearest_classes import DUAL, by_gap, by_slope
-from trustbound.attacks.searching.problem import Problem, Rows
+from trustbound.attacks.searching.problem import Batched, Problem
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Access
 
 
 @dataclass(kw_only=True, eq=False)
-class TargetMemory(Rows):
+class TargetMemory(Batched):
     """Which class each restart heads for: order (B, k), nearest first."""
 
     order: Tensor

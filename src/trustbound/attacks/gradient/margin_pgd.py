@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from trustbound.attacks.gradient.nearest_classes import DUAL, by_slope
 from trustbound.attacks.model_access.smooth_relu import SmoothBackward
 from trustbound.attacks.refusals import whole
-from trustbound.attacks.searching.problem import Problem, Rows, State
+from trustbound.attacks.searching.problem import Batched, Problem, State
 from trustbound.errors import InputError
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Access
@@ -54,7 +54,7 @@ VARIED = (
 
 
 @dataclass(kw_only=True, eq=False)
-class MarginMemory(Rows):
+class MarginMemory(Batched):
     """What all runs share: classes by rank (B, k), empty where no run has a target."""
 
     order: Tensor
@@ -119,7 +119,7 @@ class MarginPGD:
         """Order the classes for the runs that have a target."""
         wanted = max(run.target for run in self.runs)
         if wanted == 0:
-            return MarginMemory(order=problem.place.new_zeros(len(problem), 0))
+            return MarginMemory(order=problem.search_rows.new_zeros(len(problem), 0))
         outputs = problem.outputs(problem.neighbourhood.origin())
         dual = DUAL.get(problem.neighbourhood.norm, 2.0)
         return MarginMemory(order=by_slope(problem, outputs, max(self.candidates, wanted), dual))
@@ -134,7 +134,7 @@ class MarginPGD:
         else:
             theta = ours.origin() if run.start == "clean" else ours.start(problem.random, problem.restart)
         reach = ours.scale() * (0.2 if run.start == "closest" else 1.0)
-        return MarginState(theta=theta, done=torch.zeros_like(problem.place, dtype=torch.bool), reach=reach)
+        return MarginState(theta=theta, done=torch.zeros_like(problem.search_rows, dtype=torch.bool), reach=reach)
 
     def step(self, problem: Problem, state: MarginState) -> MarginState:
         """One step with the plain gradient."""

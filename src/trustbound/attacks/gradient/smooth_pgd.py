@@ -79,7 +79,7 @@ class SmoothPGD:
 
     def prepare(self, problem: Problem) -> SmoothMemory:
         """Measure the scales, then order the classes."""
-        scales = problem.oracle.scales(problem.inputs, problem.place)
+        scales = problem.oracle.scales(problem.inputs, problem.search_rows)
         return SmoothMemory(order=self.ascent.prepare(problem).order, scales=scales)
 
     def init(self, problem: Problem) -> MarginState:

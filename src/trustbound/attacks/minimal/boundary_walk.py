@@ -14,7 +14,7 @@ from trustbound.attacks.minimal.fab import closing
 from trustbound.attacks.minimal.hyperplanes import shortest
 from trustbound.attacks.model_access.smooth_relu import SmoothBackward
 from trustbound.attacks.refusals import whole
-from trustbound.attacks.searching.problem import Problem, Rows, State
+from trustbound.attacks.searching.problem import Batched, Problem, State
 from trustbound.errors import InputError
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
@@ -26,7 +26,7 @@ STARTS = ("clean", "random")
 
 
 @dataclass(kw_only=True, eq=False)
-class WalkMemory(Rows):
+class WalkMemory(Batched):
     """Classes by rank (B, k), and each ReLU's spread at the clean input (B, L); no columns where none is smoothed."""
 
     order: Tensor
@@ -124,7 +124,7 @@ class BoundaryWalk:
             order = by_gap(outputs, problem.objective.labels)[:, : self.targets]
         scales = problem.inputs.new_zeros(len(problem), 0)
         if self.sharpness is not None:
-            scales = problem.oracle.scales(problem.inputs, problem.place)
+            scales = problem.oracle.scales(problem.inputs, problem.search_rows)
         return WalkMemory(order=order, scales=scales)
 
     def init(self, problem: Problem) -> BoundaryState:

@@ -138,7 +138,7 @@ def started(problem: Problem, turn: int) -> WalkState:
         else:
             drawn = random.normal(shape, restart=turn, draw=0, dtype=point.dtype)
         length = drawn.flatten(1).norm(p=_ORDER[norm], dim=1)
-        reach = torch.minimum(problem.trail.size[problem.place], ours.scale()) / 2
+        reach = torch.minimum(problem.best_so_far.size[problem.search_rows], ours.scale()) / 2
         point = (point + drawn * ours.column(reach / length)).clamp(ours.low, ours.high)
     done = torch.zeros(len(problem), dtype=torch.bool, device=point.device)
     return WalkState(theta=problem.inputs, done=done, point=point)

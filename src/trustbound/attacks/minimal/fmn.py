@@ -113,7 +113,7 @@ class FMN:
             state.pace = torch.minimum(state.pace, _OVERSHOOT[ours.norm] * boundary(gap, gradient, 2.0))
         state.crossed = state.crossed | reached
         rate = cosine(state.made, self.steps, self.gamma, self.gamma_final)
-        closest = problem.trail.size[problem.place]
+        closest = problem.best_so_far.size[problem.search_rows]
         if ours.norm == "l0":
             reach = _by_coordinates(state.reach, reached, closest, rate)
         else:

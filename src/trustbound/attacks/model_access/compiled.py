@@ -23,7 +23,7 @@ GradientFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tens
 
 
 @dataclass(frozen=True, eq=False)
-class Climb:
+class SurrogateLoss:
     """A named loss for labelled rows: what is climbed, as data, so that it can be compiled.
 
     Shapes      labels, targets (R,) int64; unit (R,) powers of two, None for 1; called with outputs (r, C) of some
@@ -34,25 +34,25 @@ class Climb:
     loss: str
     labels: Tensor
     targets: Tensor | None = None
-    unit: Tensor | None = None
+    logit_scale: Tensor | None = None
 
     def __call__(self, outputs: Tensor, rows: slice) -> Tensor:
         """The loss of some rows."""
         function, labels = loss_named(self.loss), self.labels[rows]
         targets = None if self.targets is None else self.targets[rows]
-        if self.unit is None:
+        if self.logit_scale is None:
             return function(outputs, labels, targets)
         wide = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
-        unit = self.unit[rows].to(wide.dtype)
-        return function(wide * unit.unsqueeze(1), labels, targets) / unit
+        logit_scale = self.logit_scale[rows].to(wide.dtype)
+        return function(wide * logit_scale.unsqueeze(1), labels, targets) / logit_scale
 
-    def select(self, rows: Tensor) -> Climb:
+    def select(self, rows: Tensor) -> SurrogateLoss:
         """The same loss for some of the rows."""
-        return Climb(
+        return SurrogateLoss(
             self.loss,
             self.labels[rows],
             None if self.targets is None else self.targets[rows],
-            None if self.unit is None else self.unit[rows],
+            None if self.logit_scale is None else self.logit_scale[rows],
         )
 
 
@@ -64,7 +64,7 @@ class CompiledGradients:
     searches on full batches.
 
     >>> gradients = CompiledGradients(nn.Linear(2, 2), rows=4)
-    >>> [gradients.serves(Climb("ce", torch.zeros(4, dtype=torch.int64)), count) for count in (2, 4, 5)]
+    >>> [gradients.serves(SurrogateLoss("ce", torch.zeros(4, dtype=torch.int64)), count) for count in (2, 4, 5)]
     [False, True, False]
     """
 
@@ -75,9 +75,13 @@ class CompiledGradients:
 
     def serves(self, surrogate: object, count: int) -> bool:
         """Whether a compiled program fits."""
-        return isinstance(surrogate, Climb) and surrogate.unit is None and NEARLY * self.rows <= count <= self.rows
+        return (
+            isinstance(surrogate, SurrogateLoss)
+            and surrogate.logit_scale is None
+            and NEARLY * self.rows <= count <= self.rows
+        )
 
-    def __call__(self, points: Tensor, climb: Climb, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, points: Tensor, climb: SurrogateLoss, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Gradient (R, *F), outputs (R, C) and loss (R,)."""
         labels = climb.labels[rows]
         targets = labels if climb.targets is None else climb.targets[rows]

@@ -13,7 +13,7 @@ from trustbound.errors import BackwardError, ModelError, TrustboundError
 _ALL = slice(None)
 
 
-class Asking:
+class ErrorContext:
     """Call it around every call of the model: `with asking(points, owner): model(points)`.
 
     Trustbound's own errors, memory that ran out and the keyboard pass as they are.

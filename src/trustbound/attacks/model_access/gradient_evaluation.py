@@ -13,7 +13,7 @@ Apply = Callable[[Tensor, Tensor | slice], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Slope:
+class GradientEvaluation:
     """What one forward and backward tell: gradient (R, *P), scores (R, C), loss (R,), points (R, *F) asked about."""
 
     gradient: Tensor

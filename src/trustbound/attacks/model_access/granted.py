@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from trustbound.attacks.model_access.compiled import Climb
+from trustbound.attacks.model_access.compiled import SurrogateLoss
 from trustbound.attacks.model_access.surrogate import OnOutputs
 
 Surrogate = Callable[[Tensor, slice], Tensor]
@@ -14,7 +14,7 @@ Surrogate = Callable[[Tensor, slice], Tensor]
 
 def chosen(surrogate: Surrogate, granted: Tensor) -> Surrogate:
     """A surrogate of all rows as one of those that were granted."""
-    if isinstance(surrogate, Climb | OnOutputs):
+    if isinstance(surrogate, SurrogateLoss | OnOutputs):
         return surrogate.select(granted)
     return lambda outputs, rows: surrogate(outputs, granted[rows])  # type: ignore[arg-type]
 

@@ -35,10 +35,10 @@ def spread(logits: Tensor) -> Tensor:
     return wide.masked_fill(~known, -torch.inf).amax(1) - mean
 
 
-def unit(found: float) -> float:
+def scale_for(found: float) -> float:
     """The power of two by which logits of a spread are to be multiplied: 1 for ordinary ones.
 
-    >>> unit(10.0), unit(2.0**-30), unit(2.0**33), unit(0.0)
+    >>> scale_for(10.0), scale_for(2.0**-30), scale_for(2.0**33), scale_for(0.0)
     (1.0, 8589934592.0, 9.313225746154785e-10, 1.0)
     """
     if not (math.isfinite(found) and found > 0.0) or LEAST <= found <= MOST:
@@ -47,11 +47,11 @@ def unit(found: float) -> float:
     return 2.0 ** max(-MOST_POWER, min(MOST_POWER, power))
 
 
-def units(logits: Tensor) -> Tensor | None:
-    """`unit` of each row (B,) float64, or None where all are 1.
+def logit_scales(logits: Tensor) -> Tensor | None:
+    """`scale_for` of each row (B,) float64, or None where all are 1.
 
-    >>> units(torch.tensor([[10.0, 0.0]])) is None
+    >>> logit_scales(torch.tensor([[10.0, 0.0]])) is None
     True
     """
-    found = torch.tensor([unit(value) for value in spread(logits).tolist()], dtype=torch.float64)
+    found = torch.tensor([scale_for(value) for value in spread(logits).tolist()], dtype=torch.float64)
     return None if bool((found == 1.0).all()) else found.to(logits.device)

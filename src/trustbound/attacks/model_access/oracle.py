@@ -9,11 +9,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.model_access.compiled import Climb, programs
+from trustbound.attacks.model_access.compiled import SurrogateLoss, programs
 from trustbound.attacks.model_access.detector import verdicts
-from trustbound.attacks.model_access.error_context import Asking
+from trustbound.attacks.model_access.error_context import ErrorContext
 from trustbound.attacks.model_access.failing_rows import halved, said
-from trustbound.attacks.model_access.gradient_evaluation import Apply, Slope, flat
+from trustbound.attacks.model_access.gradient_evaluation import Apply, GradientEvaluation, flat
 from trustbound.attacks.model_access.granted import Surrogate, chosen, given, spread
 from trustbound.attacks.model_access.query_accounting import Passes
 from trustbound.attacks.model_access.smooth_relu import SmoothBackward, measure_scales
@@ -78,8 +78,8 @@ class Oracle:
         self.view = view
         self.names = names
         self.silenced = silenced
-        self._asking = Asking(model.name, task, names)
-        self._detecting = Asking(f"the detector of {model.name}", task, names)
+        self._error_context = ErrorContext(model.name, task, names)
+        self._detector_error_context = ErrorContext(f"the detector of {model.name}", task, names)
         self.access = access
         self.batch_size = default_batch_size(model) if batch_size is None else whole("batch_size", batch_size)
         self.passes = Passes(examples, budget)
@@ -191,7 +191,7 @@ class Oracle:
 
     def _detected(self, points: Tensor, owner: Tensor) -> Tensor:
         assert self.detector is not None
-        with torch.no_grad(), self._detecting(points, owner):
+        with torch.no_grad(), self._detector_error_context(points, owner):
             return verdicts(self.detector, points)
 
     def scales(self, points: Tensor, owner: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ class Oracle:
 
     def _scales(self, points: Tensor, owner: Tensor) -> Tensor:
         def measured(rows: slice) -> Tensor:
-            with self._asking(points[rows], owner, rows):
+            with self._error_context(points[rows], owner, rows):
                 return measure_scales(self.model, points[rows], self.model.name)
 
         return torch.cat(self._each(owner, measured, seen="gradients", draws=1))
@@ -217,7 +217,7 @@ class Oracle:
         surrogate: Surrogate,
         apply: Apply | None = None,
         smooth: SmoothBackward | None = None,
-    ) -> Slope:
+    ) -> GradientEvaluation:
         """Gradient of a surrogate with respect to θ (R, *P).
 
         Parameters
@@ -238,7 +238,7 @@ class Oracle:
         if not len(granted):
             outputs = spread(self._nothing(theta), granted, len(theta))
             points = (given if apply is None else apply)(theta, slice(0, len(theta)))
-            return Slope(torch.zeros_like(theta), outputs, theta.new_zeros(len(theta)), points)
+            return GradientEvaluation(torch.zeros_like(theta), outputs, theta.new_zeros(len(theta)), points)
         part = self._gradient(
             theta[granted],
             owner[granted],
@@ -247,7 +247,7 @@ class Oracle:
             None if smooth is None else smooth.select(granted),
         )
         told = part.gradient, part.outputs, part.loss, part.points
-        return Slope(*(spread(one, granted, len(theta)) for one in told))
+        return GradientEvaluation(*(spread(one, granted, len(theta)) for one in told))
 
     def _gradient(
         self,
@@ -256,7 +256,7 @@ class Oracle:
         surrogate: Surrogate,
         apply: Apply | None,
         smooth: SmoothBackward | None,
-    ) -> Slope:
+    ) -> GradientEvaluation:
         points = given if apply is None else apply
         parts = self._each(
             owner,
@@ -266,7 +266,7 @@ class Oracle:
         )
         if len(parts) == 1:
             return parts[0]
-        return Slope(
+        return GradientEvaluation(
             torch.cat([part.gradient for part in parts]),
             torch.cat([part.outputs for part in parts]),
             torch.cat([part.loss for part in parts]),
@@ -281,14 +281,14 @@ class Oracle:
         surrogate: Surrogate,
         apply: Apply | None,
         smooth: SmoothBackward | None,
-    ) -> Slope:
+    ) -> GradientEvaluation:
         if self._compiled is not None and apply is None and smooth is None and self.view is None:
             part = theta[rows].detach()
             # A batch that is filled up asks about rows that nobody paid for.
             whole = self.passes.budget is None or len(part) == self.batch_size
-            if whole and isinstance(surrogate, Climb) and self._compiled.serves(surrogate, len(part)):
-                with self._asking(part, owner, rows):
-                    return Slope(*self._compiled(part, surrogate, rows), part)
+            if whole and isinstance(surrogate, SurrogateLoss) and self._compiled.serves(surrogate, len(part)):
+                with self._error_context(part, owner, rows):
+                    return GradientEvaluation(*self._compiled(part, surrogate, rows), part)
         leaf = theta[rows].detach().requires_grad_(True)
         with torch.enable_grad():
             points = leaf if apply is None else apply(leaf, rows)
@@ -298,15 +298,15 @@ class Oracle:
             loss = surrogate(outputs if getattr(surrogate, "raw", False) else seen, rows)
             gradient = None
             if loss.requires_grad:
-                with self._asking(points, owner, rows, BackwardError):
+                with self._error_context(points, owner, rows, BackwardError):
                     gradient = torch.autograd.grad(loss, leaf, torch.ones_like(loss), allow_unused=True)[0]
         if gradient is None:
             raise flat(self.model.name)
         # An expanded gradient (of a sum over features, say) is one number in memory: attacks write into theirs.
-        return Slope(gradient.contiguous(), seen.detach(), loss.detach(), points.detach())
+        return GradientEvaluation(gradient.contiguous(), seen.detach(), loss.detach(), points.detach())
 
     def _averaged(self, points: Tensor, owner: Tensor, rows: slice) -> Tensor:
-        with self._asking(points, owner, rows):
+        with self._error_context(points, owner, rows):
             if self.draws == 1:
                 return self.model(points)  # type: ignore[no-any-return]
             return torch.stack([self.model(points) for _ in range(self.draws)]).mean(dim=0)
@@ -318,15 +318,15 @@ class Oracle:
         """
         assert self.silenced is not None
         self.passes.count(owner, forwards=1)
-        with torch.no_grad(), self._asking(points, owner):
+        with torch.no_grad(), self._error_context(points, owner):
             shape = self.model(self.silenced[owner.to(self.silenced.device)]).shape[1:]
         return points.new_full((len(points), *shape), torch.nan)
 
-    def _flat(self, theta: Tensor, owner: Tensor, points: Tensor) -> Slope:
+    def _flat(self, theta: Tensor, owner: Tensor, points: Tensor) -> GradientEvaluation:
         """What is known of rows that the model does not answer: nothing to climb."""
         outputs = self._unanswered(points, owner)
         nothing = outputs.new_full((len(points),), torch.nan)
-        return Slope(torch.zeros_like(theta), self._seen(outputs, owner), nothing, points)
+        return GradientEvaluation(torch.zeros_like(theta), self._seen(outputs, owner), nothing, points)
 
     def _each(
         self,
@@ -374,7 +374,7 @@ class Oracle:
             except ModelError:
                 self.passes.count(whose, forwards=draws, seen=seen)
                 raise
-            self.passes.count(whose, forwards=draws, backwards=draws * isinstance(part, Slope), seen=seen)
+            self.passes.count(whose, forwards=draws, backwards=draws * isinstance(part, GradientEvaluation), seen=seen)
             return part
 
         return asked

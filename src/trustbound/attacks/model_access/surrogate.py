@@ -13,7 +13,7 @@ from trustbound.threat import Objective
 
 
 @dataclass(frozen=True, eq=False)
-class Custom:
+class CustomLoss:
     """An objective's own margin, downwards, or a loss on its labels and targets, upwards.
 
     Called with outputs (r, *O) of some rows, returns (r,).
@@ -23,7 +23,7 @@ class Custom:
     >>> import torch
     >>> from trustbound.threat import Misclassify
     >>> objective = Misclassify().bind(torch.tensor([0, 1]), 2)
-    >>> Custom(objective)(torch.tensor([[3.0, 1.0]]), slice(0, 1))
+    >>> CustomLoss(objective)(torch.tensor([[3.0, 1.0]]), slice(0, 1))
     tensor([-2.])
     """
 

@@ -123,7 +123,7 @@ class Square:
         value = torch.full((len(theta),), -torch.inf, dtype=theta.dtype, device=theta.device)
         done = torch.zeros(len(theta), dtype=torch.bool, device=theta.device)
         none = torch.zeros(len(theta), 2, dtype=torch.float64, device=theta.device)
-        kind = torch.full_like(problem.place, -1)
+        kind = torch.full_like(problem.search_rows, -1)
         return SquareState(theta=theta, done=done, value=value, gain=none, tries=none.clone(), kind=kind)
 
     def step(self, problem: Problem, state: SquareState) -> SquareState:

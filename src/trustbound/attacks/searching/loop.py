@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.model_access.oracle import Oracle
-from trustbound.attacks.searching.problem import Problem, State, Trail
+from trustbound.attacks.searching.problem import BestSoFar, Problem, State
 from trustbound.metrics.decision import answered, decide
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Neighbourhood, Objective, Random
 
 
 class Attack(Protocol):
-    """One attack: its numbers, `init` and `step`; optionally `prepare(problem) → Rows`, kept as memory.
+    """One attack: its numbers, `init` and `step`; optionally `prepare(problem) → Batched`, kept as memory.
 
     seeks   "any" stops an example at its first success, "smallest" goes on to shrink it.
     needs   the least access it works with.
@@ -52,7 +52,7 @@ class Attack(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class AttackResult:
     """What a search found, row by row.
 
     Shapes      theta (B, *P) and what it makes of the inputs, adversarial (B, *F): the success where there is one,
@@ -81,7 +81,7 @@ class Found:
     fitted: Tensor | None = None
     perturbation: Tensor | None = None
 
-    def numpy(self) -> Found:
+    def numpy(self) -> AttackResult:
         """The same with arrays in place of tensors."""
         arrays: dict[str, Any] = {
             one.name: value.cpu().numpy()
@@ -91,7 +91,7 @@ class Found:
         return replace(self, **arrays)
 
 
-def fooling(found: Found) -> dict[str, tuple[int, int]] | None:
+def fooling(found: AttackResult) -> dict[str, tuple[int, int]] | None:
     """How many are fooled, of how many that were answered rightly, by half; None where nothing is shared.
 
     What reaches the goal unperturbed was not answered rightly.
@@ -114,27 +114,27 @@ def search(
     random: Random,
     *,
     reached: Tensor | None = None,
-    unit: Tensor | None = None,
+    logit_scale: Tensor | None = None,
     donors: Tensor | None = None,
     stop_early: bool = True,
     watch: Watch | None = None,
-) -> Found:
+) -> AttackResult:
     """Run one attack on the examples of one neighbourhood.
 
     Parameters
         reached     (B,) bool, examples whose clean input already reaches the goal; measured when None. They
                     come back unperturbed, with size 0.
-        unit        (B,) powers of two by which surrogates see the logits, None for 1.
+        logit_scale (B,) powers of two by which surrogates see the logits, None for 1.
         donors      (D, *F) inputs of the data from which a search without scores may start.
         stop_early  drop an example at its first success (attacks that seek any success only).
         watch       called as watch(step, problem, state) after each step.
     """
     started = time.perf_counter()
     inputs = neighbourhood.inputs
-    place = torch.arange(len(inputs), device=inputs.device)
+    search_rows = torch.arange(len(inputs), device=inputs.device)
     drop = stop_early and attack.seeks == "any"
     origin = neighbourhood.origin()
-    trail = Trail(
+    best_so_far = BestSoFar(
         origin,
         seeks=attack.seeks,
         stop_early=drop,
@@ -143,18 +143,18 @@ def search(
     )
     task = Problem(
         oracle=oracle,
-        trail=trail,
+        best_so_far=best_so_far,
         neighbourhood=neighbourhood,
         objective=objective,
         random=random,
-        place=place,
-        unit=unit,
+        search_rows=search_rows,
+        logit_scale=logit_scale,
         donors=donors,
     )
     if reached is None:
         with oracle.booking("clean"):
-            reached = reached_by(oracle, objective, inputs, oracle.outputs(inputs, place), place)
-    trail.begin(reached)
+            reached = reached_by(oracle, objective, inputs, oracle.outputs(inputs, search_rows), search_rows)
+    best_so_far.begin(reached)
     last = origin.clone()
     prepare = getattr(attack, "prepare", None)
     oracle.passes.reserve(oracle.price)  # for the last check
@@ -162,14 +162,14 @@ def search(
     if prepare is not None and len(ours):
         ours = replace(ours, memory=prepare(ours))
     for restart in range(attack.restarts):
-        problem = _kept(ours, _goes_on(ours, trail.found[ours.place] if drop else None))
+        problem = _kept(ours, _goes_on(ours, best_so_far.found[ours.search_rows] if drop else None))
         if not len(problem):
             break
-        _climb(attack, replace(problem, restart=restart), trail, last, drop=drop, watch=watch)
-    _note_spent(oracle, place, trail.found if drop else reached)
+        _climb(attack, replace(problem, restart=restart), best_so_far, last, drop=drop, watch=watch)
+    _note_spent(oracle, search_rows, best_so_far.found if drop else reached)
     oracle.passes.release()
     with oracle.booking("recheck"):
-        return _checked(attack, task, trail, last, reached, time.perf_counter() - started)
+        return _checked(attack, task, best_so_far, last, reached, time.perf_counter() - started)
 
 
 def reached_by(oracle: Oracle, objective: Objective, points: Tensor, outputs: Tensor, owner: Tensor) -> Tensor:
@@ -180,21 +180,25 @@ def reached_by(oracle: Oracle, objective: Objective, points: Tensor, outputs: Te
 
 def _goes_on(problem: Problem, finished: Tensor | None) -> Tensor:
     """Which examples have neither finished nor spent their budget, (B,) bool."""
-    going = torch.ones_like(problem.place, dtype=torch.bool) if finished is None else ~finished
-    refused = problem.oracle.passes.refused(problem.place)
+    going = torch.ones_like(problem.search_rows, dtype=torch.bool) if finished is None else ~finished
+    refused = problem.oracle.passes.refused(problem.search_rows)
     return going if refused is None else going & ~refused
 
 
-def _note_spent(oracle: Oracle, place: Tensor, found: Tensor) -> None:
+def _note_spent(oracle: Oracle, search_rows: Tensor, found: Tensor) -> None:
     """Say how many searches ended with their budget."""
-    refused = oracle.passes.refused(place)
+    refused = oracle.passes.refused(search_rows)
     count = 0 if refused is None else int((refused & ~found).sum())
     if count:
-        said = f"the budget of {oracle.passes.budget} forwards ended the search of {count} of {len(place)} examples"
+        said = (
+            f"the budget of {oracle.passes.budget} forwards ended the search of {count} of {len(search_rows)} examples"
+        )
         oracle.events.append(said)
 
 
-def _climb(attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop: bool, watch: Watch | None) -> None:
+def _climb(
+    attack: Attack, problem: Problem, best_so_far: BestSoFar, last: Tensor, *, drop: bool, watch: Watch | None
+) -> None:
     """One restart: all steps, dropping what is finished; `last` receives the final points."""
     oracle = problem.oracle
     state = attack.init(problem)
@@ -206,22 +210,22 @@ def _climb(attack: Attack, problem: Problem, trail: Trail, last: Tensor, *, drop
         state = attack.step(problem, state)
         if watch is not None:
             watch(step, problem, state)
-        finished = state.done | trail.found_at(problem.place) if drop else state.done
-        refused = oracle.passes.refused(problem.place)
+        finished = state.done | best_so_far.found_at(problem.search_rows) if drop else state.done
+        refused = oracle.passes.refused(problem.search_rows)
         spent = refused is not None and bool(refused.any())
         if refused is not None:
             finished = finished | refused
         count = int(finished.sum())
         # Copying the survivors costs a few passes over the inputs: worth it once a sixteenth is finished.
         if count and (spent or count * 16 >= len(problem)):
-            last[problem.place] = state.theta.to(last.dtype)
+            last[problem.search_rows] = state.theta.to(last.dtype)
             if refused is not None and before is not None:  # a step that was not paid for never happened
-                last[problem.place[refused]] = before[refused].to(last.dtype)
+                last[problem.search_rows[refused]] = before[refused].to(last.dtype)
             kept = (~finished).nonzero()[:, 0]
             if not len(kept):
                 return
             problem, state = problem.select(kept), state.select(kept)
-    last[problem.place] = state.theta
+    last[problem.search_rows] = state.theta
 
 
 def _kept(problem: Problem, rows: Tensor) -> Problem:
@@ -229,25 +233,27 @@ def _kept(problem: Problem, rows: Tensor) -> Problem:
     return problem if bool(rows.all()) else problem.select(rows.nonzero()[:, 0])
 
 
-def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached: Tensor, seconds: float) -> Found:
+def _checked(
+    attack: Attack, task: Problem, best_so_far: BestSoFar, last: Tensor, reached: Tensor, seconds: float
+) -> AttackResult:
     """One fresh forward over what will be returned: successes afresh, last points for the first time."""
     started = time.perf_counter()
     smallest = attack.seeks == "smallest"
-    mask = trail.found.reshape(-1, *(1,) * (last.dim() - 1))
-    theta = trail.best if smallest else torch.where(mask, trail.best, last)
+    mask = best_so_far.found.reshape(-1, *(1,) * (last.dim() - 1))
+    theta = best_so_far.best if smallest else torch.where(mask, best_so_far.best, last)
     lost_way = theta.flatten(1).isnan().any(dim=1)
     if bool(lost_way.any()):
         task.oracle.events.append(f"the gradient is NaN for {int(lost_way.sum())} examples: their search ended with it")
         theta = torch.where(lost_way.reshape(mask.shape), task.neighbourhood.origin(), theta)
     adversarial = task.neighbourhood.apply(theta)
-    outputs = task.oracle.outputs(adversarial, task.place)
+    outputs = task.oracle.outputs(adversarial, task.search_rows)
     margin = task.objective.margin(outputs)
     size = task.neighbourhood.size(theta)
     reaches = (margin < 0) & task.neighbourhood.contains(theta, size)
-    rejected = task.oracle.rejected(adversarial, task.place, reaches)
+    rejected = task.oracle.rejected(adversarial, task.search_rows, reaches)
     margin = margin.masked_fill(rejected, torch.inf)
     success = (reaches & ~rejected) | reached
-    lost = int((trail.found & ~success).sum())
+    lost = int((best_so_far.found & ~success).sum())
     if lost:
         task.oracle.events.append(f"{lost} successes were not confirmed by a fresh forward")
     prediction, confidence = decide(outputs)
@@ -264,12 +270,12 @@ def _checked(attack: Attack, task: Problem, trail: Trail, last: Tensor, reached:
         size = size.masked_fill(~success, torch.inf)
     forwards, backwards = task.oracle.forwards.clone(), task.oracle.backwards.clone()
     cost = replace(task.oracle.cost, seconds=seconds + time.perf_counter() - started)
-    return Found(
+    return AttackResult(
         theta=theta,
         adversarial=adversarial,
         success=success,
         size=size,
-        margin=torch.fmin(trail.margin, margin.to(trail.margin.dtype)),
+        margin=torch.fmin(best_so_far.margin, margin.to(best_so_far.margin.dtype)),
         prediction=prediction,
         confidence=confidence,
         forwards=forwards,

@@ -9,23 +9,23 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from trustbound.attacks.model_access.compiled import Climb
-from trustbound.attacks.model_access.gradient_evaluation import Apply, Slope
+from trustbound.attacks.model_access.compiled import SurrogateLoss
+from trustbound.attacks.model_access.gradient_evaluation import Apply, GradientEvaluation
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.model_access.smooth_relu import SmoothBackward
-from trustbound.attacks.model_access.surrogate import Custom, OnOutputs
+from trustbound.attacks.model_access.surrogate import CustomLoss, OnOutputs
 from trustbound.errors import UnsupportedError
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Neighbourhood, Objective, Random
 
-AnyRows = TypeVar("AnyRows", bound="Rows")
+AnyBatched = TypeVar("AnyBatched", bound="Batched")
 
 
 @dataclass(kw_only=True, eq=False)
-class Rows:
+class Batched:
     """Tensors with leading axis B beside plain values that all examples share."""
 
-    def select(self: AnyRows, rows: Tensor) -> AnyRows:
+    def select(self: AnyBatched, rows: Tensor) -> AnyBatched:
         """The same for some of the examples."""
         kept = {
             field.name: value[rows] if isinstance(value := getattr(self, field.name), Tensor) else value
@@ -35,7 +35,7 @@ class Rows:
 
 
 @dataclass(kw_only=True, eq=False)
-class State(Rows):
+class State(Batched):
     """Where an attack stands. Every tensor field has leading axis B; other fields are shared by all examples.
 
     Parameters
@@ -51,12 +51,12 @@ class State(Rows):
 class _Current:
     """The examples that advance at present: rows (R,) of the search, their margins and what is found."""
 
-    place: Tensor
+    search_rows: Tensor
     margin: Tensor
     found: Tensor
 
 
-class Trail:
+class BestSoFar:
     """Best-so-far of every example of a search; it sees each point that is evaluated.
 
     Because every forward passes here, an attack cannot cross an adversarial point and lose it. Steps of the same
@@ -104,16 +104,16 @@ class Trail:
         self.size[reached] = 0.0
         self._margin[reached] = -torch.inf
 
-    def found_at(self, place: Tensor) -> Tensor:
+    def found_at(self, search_rows: Tensor) -> Tensor:
         """What is found of some examples (R,), (R,) bool."""
         current = self._current
-        return current.found if current is not None and current.place is place else self._found[place]
+        return current.found if current is not None and current.search_rows is search_rows else self._found[search_rows]
 
     def observe(
         self,
         theta: Tensor,
         margin: Tensor,
-        place: Tensor,
+        search_rows: Tensor,
         neighbourhood: Neighbourhood,
         owner: Tensor | None = None,
     ) -> None:
@@ -121,32 +121,32 @@ class Trail:
 
         Parameters
             theta, margin   (R, *P), (R,) the points evaluated and how far they are from the goal.
-            place           (R,) whose they are: row of the search.
+            search_rows     (R,) whose they are: row of the search.
             owner           (R,) the same as row of the neighbourhood; None: one each, in order.
         """
         margin = margin.to(self._margin.dtype)
         if self.roams:  # what lies outside the set is no success, and no sign of one
             ours = neighbourhood if owner is None else neighbourhood.select(owner)
             margin = margin.masked_fill(~ours.contains(theta), torch.inf)
-        current = self._at(place) if owner is None else None
-        found = self._found[place] if current is None else current.found
+        current = self._at(search_rows) if owner is None else None
+        found = self._found[search_rows] if current is None else current.found
         # An example that stops at its first success may be evaluated further until it is dropped; when that
         # happens depends on its neighbours, so what is seen then must leave no trace.
         seen = margin.masked_fill(found, torch.inf) if self.stop_early else margin
         if self.closest is not None:
-            nearer = (seen < (self.margin[place] if current is None else current.margin)).nonzero()[:, 0]
+            nearer = (seen < (self.margin[search_rows] if current is None else current.margin)).nonzero()[:, 0]
             if owner is not None:
-                nearer = _least(nearer, place, seen)
-            self.closest[place[nearer]] = theta[nearer]
+                nearer = _least(nearer, search_rows, seen)
+            self.closest[search_rows[nearer]] = theta[nearer]
         if current is not None:
             torch.fmin(current.margin, seen, out=current.margin)
         else:
-            self.margin.scatter_reduce_(0, place, seen.nan_to_num(nan=torch.inf, neginf=-torch.inf), "amin")
+            self.margin.scatter_reduce_(0, search_rows, seen.nan_to_num(nan=torch.inf, neginf=-torch.inf), "amin")
         reached = margin < 0
         rows = (reached if self.seeks == "smallest" else reached & ~found).nonzero()[:, 0]
         if not len(rows):
             return
-        where, ours = place[rows], neighbourhood.select(rows if owner is None else owner[rows])
+        where, ours = search_rows[rows], neighbourhood.select(rows if owner is None else owner[rows])
         points = theta[rows]
         size = ours.size(points)
         inside = ours.contains(points, size)
@@ -158,25 +158,27 @@ class Trail:
         self.size[where[kept]] = size[kept]
         self._found[where[kept]] = True
         if current is not None:
-            current.found = self._found[place]
+            current.found = self._found[search_rows]
 
-    def _at(self, place: Tensor) -> _Current:
+    def _at(self, search_rows: Tensor) -> _Current:
         """The current examples, which these become."""
         current = self._current
-        if current is None or current.place is not place:
+        if current is None or current.search_rows is not search_rows:
             self._settle()
-            current = self._current = _Current(place, self._margin[place], self._found[place])
+            current = self._current = _Current(search_rows, self._margin[search_rows], self._found[search_rows])
         return current
 
     def _settle(self) -> None:
         """Write the margins at hand to their rows."""
         if self._current is not None:
-            self._margin.scatter_reduce_(0, self._current.place, self._current.margin, "amin")
+            self._margin.scatter_reduce_(0, self._current.search_rows, self._current.margin, "amin")
             self._current = None
 
 
-class Unkept(Trail):
-    """A trail that keeps nothing, where points are no answers: in training, and while a perturbation is fitted."""
+class Unkept(BestSoFar):
+    """A best so far that keeps nothing, where points are no answers: in training, and while a perturbation is
+    fitted.
+    """
 
     def observe(self, *seen: Any) -> None:
         """Pass on."""
@@ -199,22 +201,22 @@ class Problem:
         neighbourhood   what they may become, θ (B, *P).
         objective       what success is.
         random          per-example randomness.
-        place           (B,) their rows in the search.
+        search_rows     (B,) their rows in the search.
         restart         number of this start.
         memory          what the attack's `prepare` returned, one row an example, for all its restarts.
-        unit            (B,) powers of two by which surrogates see the logits (`model_access.logit_scale`); None for 1.
+        logit_scale     (B,) powers of two by which surrogates see the logits (`model_access.logit_scale`); None for 1.
         donors          (D, *F) inputs of the data from which a search without scores may start, the same for all.
     """
 
     oracle: Oracle
-    trail: Trail
+    best_so_far: BestSoFar
     neighbourhood: Neighbourhood
     objective: Objective
     random: Random
-    place: Tensor
+    search_rows: Tensor
     restart: int = 0
-    memory: Rows | None = None
-    unit: Tensor | None = None
+    memory: Batched | None = None
+    logit_scale: Tensor | None = None
     donors: Tensor | None = None
 
     @property
@@ -223,22 +225,22 @@ class Problem:
         return self.neighbourhood.inputs
 
     def __len__(self) -> int:
-        return len(self.place)
+        return len(self.search_rows)
 
     def closest(self) -> Tensor:
         """The evaluated points of smallest margin, for attacks that set `keeps_closest`, (B, *F)."""
-        if self.trail.closest is None:
+        if self.best_so_far.closest is None:
             raise UnsupportedError("the closest points are kept for attacks with `keeps_closest = True` only")
-        return self.trail.closest[self.place]
+        return self.best_so_far.closest[self.search_rows]
 
     def outputs(self, theta: Tensor, owner: Tensor | None = None) -> Tensor:
         """Evaluate points: R rows of θ, row i owned by example owner[i] (by default one each, in order).
 
         An input that reaches the goal and is rejected by the declared detector reads as far from the goal.
         """
-        place = self.place if owner is None else self.place[owner]
+        search_rows = self.search_rows if owner is None else self.search_rows[owner]
         adversarial = self.neighbourhood.apply(theta, owner)
-        return self._observed(theta, adversarial, self.oracle.outputs(adversarial, place), place, owner)
+        return self._observed(theta, adversarial, self.oracle.outputs(adversarial, search_rows), search_rows, owner)
 
     def gradient(
         self,
@@ -248,28 +250,28 @@ class Problem:
         objective: Objective | None = None,
         owner: Tensor | None = None,
         smooth: SmoothBackward | None = None,
-    ) -> Slope:
+    ) -> GradientEvaluation:
         """Evaluate points and the gradient of a loss, to climb: named, or a function of outputs and labels.
 
         `objective` replaces the goal in the surrogate only (towards another class, say); what counts as
         success stays the goal's. A goal to which no named loss leads is climbed by its own margin.
         """
-        place = self.place if owner is None else self.place[owner]
+        search_rows = self.search_rows if owner is None else self.search_rows[owner]
         climbed = self.objective if objective is None else objective
         if objective is None and owner is not None:
             climbed = climbed.select(owner)
 
-        unit = self.unit if self.unit is None or owner is None else self.unit[owner]
-        surrogate: Climb | Custom | OnOutputs
+        logit_scale = self.logit_scale if self.logit_scale is None or owner is None else self.logit_scale[owner]
+        surrogate: SurrogateLoss | CustomLoss | OnOutputs
         if not isinstance(loss, str) and (view := self.oracle.view) is not None:
-            surrogate = OnOutputs(loss, view.labels[place.to(view.labels.device)])
+            surrogate = OnOutputs(loss, view.labels[search_rows.to(view.labels.device)])
         elif isinstance(loss, str) and climbed.led:
-            surrogate = Climb(loss, climbed.labels, climbed.targets, unit)
+            surrogate = SurrogateLoss(loss, climbed.labels, climbed.targets, logit_scale)
         else:
-            surrogate = Custom(climbed, None if isinstance(loss, str) else loss)
+            surrogate = CustomLoss(climbed, None if isinstance(loss, str) else loss)
         apply = None if self.neighbourhood.additive else self._apply(owner)
-        slope = self.oracle.gradient(theta, place, surrogate, apply, smooth)
-        outputs = self._observed(theta, slope.points, slope.outputs, place, owner)
+        slope = self.oracle.gradient(theta, search_rows, surrogate, apply, smooth)
+        outputs = self._observed(theta, slope.points, slope.outputs, search_rows, owner)
         climbed_to = slope.loss if self.oracle.view is None else slope.loss.to(theta.dtype)
         if outputs is slope.outputs and climbed_to is slope.loss:
             return slope
@@ -282,9 +284,9 @@ class Problem:
             neighbourhood=self.neighbourhood.select(rows),
             objective=self.objective.select(rows),
             random=self.random.select(rows),
-            place=self.place[rows],
+            search_rows=self.search_rows[rows],
             memory=None if self.memory is None else self.memory.select(rows),
-            unit=None if self.unit is None else self.unit[rows],
+            logit_scale=None if self.logit_scale is None else self.logit_scale[rows],
         )
 
     def with_(self, **changes: Any) -> Problem:
@@ -300,18 +302,18 @@ class Problem:
         return applied
 
     def _observed(
-        self, theta: Tensor, adversarial: Tensor, outputs: Tensor, place: Tensor, owner: Tensor | None
+        self, theta: Tensor, adversarial: Tensor, outputs: Tensor, search_rows: Tensor, owner: Tensor | None
     ) -> Tensor:
         """Keep what is new; returns the outputs as the defended model shows them."""
         objective = self.objective if owner is None else self.objective.select(owner)
         margin = objective.margin(outputs)
-        if (refused := self.oracle.passes.refused(place)) is not None:
+        if (refused := self.oracle.passes.refused(search_rows)) is not None:
             margin = margin.masked_fill(refused, torch.inf)  # zeros stand for what was not asked
         if self.oracle.detector is not None:
-            rejected = self.oracle.rejected(adversarial, place, margin < 0)
+            rejected = self.oracle.rejected(adversarial, search_rows, margin < 0)
             margin = margin.masked_fill(rejected, torch.inf)
             outputs = _withheld(objective, outputs, rejected)
-        self.trail.observe(theta, margin, place, self.neighbourhood, owner)
+        self.best_so_far.observe(theta, margin, search_rows, self.neighbourhood, owner)
         # What decides is in float64; what guides the steps needs no more than they have.
         return outputs if self.oracle.view is None else outputs.to(theta.dtype)
 

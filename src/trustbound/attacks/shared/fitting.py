@@ -84,8 +84,8 @@ def fitted(asked: Request) -> SharedPerturbation:
             check_clean(asked.model.task, clean, asked.labels)
             objective, view = bind(asked.threat.goal, asked.model.task, asked.labels, clean.shape[1])
             clean = oracle.look_through(view, clean)
-            place = torch.arange(len(asked), device=clean.device)
-            reached = reached_by(oracle, objective, asked.inputs, clean, place)
+            search_rows = torch.arange(len(asked), device=clean.device)
+            reached = reached_by(oracle, objective, asked.inputs, clean, search_rows)
         neighbourhood = asked.threat.perturbations.around(asked.inputs, asked.model.box)
         random = Random(asked.key, asked.ids)
         shared = fit(asked.name, asked.method, oracle, neighbourhood, objective, random, reached, asked.threat)
@@ -104,20 +104,20 @@ def fit(
 ) -> SharedPerturbation:
     """Fit to the examples of a neighbourhood that are `reached` (B,) by nothing yet; look once more at what it does."""
     inputs, model = neighbourhood.inputs, oracle.model
-    place = torch.arange(len(inputs), device=inputs.device)
+    search_rows = torch.arange(len(inputs), device=inputs.device)
     rows = (~reached).nonzero()[:, 0]
     problem = Problem(
         oracle=oracle,
-        trail=Unkept(inputs, seeks="any"),
+        best_so_far=Unkept(inputs, seeks="any"),
         neighbourhood=neighbourhood,
         objective=objective,
         random=random,
-        place=place,
+        search_rows=search_rows,
     ).select(rows)
     oracle.passes.reserve(oracle.price)  # for the last check
     ball = around_nothing(threat, model.box, inputs)
     perturbation = method.fit(problem, ball).detach() if len(rows) else torch.zeros_like(inputs[0])
-    refused = oracle.passes.refused(place)
+    refused = oracle.passes.refused(search_rows)
     ended = 0 if refused is None else int(refused[rows].sum())
     oracle.passes.release()
     shared = SharedPerturbation(
@@ -127,8 +127,8 @@ def fit(
     if len(rows):
         points = shared.apply(problem.inputs)
         with oracle.booking("recheck"):
-            outputs = oracle.outputs(points, problem.place)
-            moved = reached_by(oracle, problem.objective, points, outputs, problem.place)
+            outputs = oracle.outputs(points, problem.search_rows)
+            moved = reached_by(oracle, problem.objective, points, outputs, problem.search_rows)
     said = (f"the budget of {oracle.passes.budget} forwards ended the fitting to {ended} examples",) if ended else ()
     forwards, backwards = oracle.forwards.clone(), oracle.backwards.clone()
     return dataclasses.replace(

@@ -137,13 +137,13 @@ def _shortest(slopes: Tensor, gaps: Tensor) -> Tensor:
 def _reaches(problem: Problem, shared: Tensor) -> Tensor:
     """Which examples the perturbation moves, (B,) bool."""
     reached = problem.objective.reached(problem.outputs(_at(problem, shared)))
-    refused = problem.oracle.passes.refused(problem.place)
+    refused = problem.oracle.passes.refused(problem.search_rows)
     return reached if refused is None else reached & ~refused
 
 
 def _closed(one: Problem) -> bool:
     """Whether its example has spent its budget: zeros stand for what was not asked."""
-    refused = one.oracle.passes.refused(one.place)
+    refused = one.oracle.passes.refused(one.search_rows)
     return refused is not None and bool(refused.any())
 
 

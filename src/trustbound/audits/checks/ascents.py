@@ -17,7 +17,7 @@ from torch import Tensor
 from trustbound.attacks import Attack, build
 from trustbound.attacks.gradient.margin_pgd import MarginPGD, Run
 from trustbound.attacks.gradient.smooth_pgd import SmoothPGD
-from trustbound.attacks.model_access.gradient_evaluation import Slope
+from trustbound.attacks.model_access.gradient_evaluation import GradientEvaluation
 from trustbound.attacks.searching.problem import Problem
 from trustbound.attacks.suites import Stage, suite
 from trustbound.record.audit import StepFacts
@@ -139,9 +139,9 @@ class _Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._oracle, name)
 
-    def gradient(self, theta: Tensor, owner: Tensor, surrogate: Any, *rest: Any, **more: Any) -> Slope:
+    def gradient(self, theta: Tensor, owner: Tensor, surrogate: Any, *rest: Any, **more: Any) -> GradientEvaluation:
         """The oracle's answer."""
-        slope: Slope = self._oracle.gradient(theta, owner, surrogate, *rest, **more)
+        slope: GradientEvaluation = self._oracle.gradient(theta, owner, surrogate, *rest, **more)
         flat = slope.gradient.flatten(1)
         dead = torch.stack(((flat == 0).all(1), flat.isnan().any(1), flat.isinf().any(1)), dim=1)
         self._notes.append(Noted(str(getattr(surrogate, "loss", "")), owner.detach().cpu().clone(), dead.cpu()))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trustbound.attacks import Attack, Found, attack
+from trustbound.attacks import Attack, AttackResult, attack
 from trustbound.attacks.model_access.detector import verdicts
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.searching.problem import Problem, State
@@ -31,7 +31,7 @@ class Strike:
                 before the first evaluation.
     """
 
-    found: Found
+    found: AttackResult
     alive: Tensor
     success: Tensor
     last: Tensor
@@ -64,8 +64,8 @@ def strike(
     rows: list[Tensor] = []
 
     def watch(step: int, problem: Problem, state: State) -> None:
-        theta[problem.place] = state.theta.detach().to(theta.dtype)
-        rows.append(problem.trail.margin.detach().clone())
+        theta[problem.search_rows] = state.theta.detach().to(theta.dtype)
+        rows.append(problem.best_so_far.margin.detach().clone())
 
     found = attack(
         name,

@@ -37,8 +37,8 @@ class RandomSearch:
     def init(self, problem: Problem) -> _Walk:
         """A random point."""
         theta = problem.neighbourhood.start(problem.random, 0)
-        far = torch.full_like(problem.place, torch.inf, dtype=theta.dtype)
-        return _Walk(theta=theta, done=torch.zeros_like(problem.place, dtype=torch.bool), margin=far)
+        far = torch.full_like(problem.search_rows, torch.inf, dtype=theta.dtype)
+        return _Walk(theta=theta, done=torch.zeros_like(problem.search_rows, dtype=torch.bool), margin=far)
 
     def step(self, problem: Problem, state: _Walk) -> _Walk:
         """One question."""

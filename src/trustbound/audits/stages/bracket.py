@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Stage, rounds, shared_attacks, suite
-from trustbound.audits.stages.clean import logit_unit
+from trustbound.audits.stages.clean import logit_scale
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.ledger import Ledger, Round, step_facts
 from trustbound.audits.stages.proving import at_once, certifiers
@@ -193,9 +193,9 @@ class Search:
 
     def _attacked(self, name: str, method: str, params: Mapping[str, Any], positions: Tensor) -> list[EvidenceRow]:
         """What an attack finds, under the name of a stage."""
-        step, unit = f"{self.threat}/{name}", logit_unit(self.context)
+        step, unit = f"{self.threat}/{name}", logit_scale(self.context)
         return self.context.run(
-            step, "attack", positions, method=method, params=params, threat=self.threat, logit_unit=unit
+            step, "attack", positions, method=method, params=params, threat=self.threat, logit_scale=unit
         )
 
     def _refused(self) -> bool:

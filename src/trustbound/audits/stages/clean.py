@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trustbound.attacks.model_access.logit_scale import spread, unit
+from trustbound.attacks.model_access.logit_scale import scale_for, spread
 from trustbound.attacks.model_access.oracle import Oracle, default_batch_size
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.pricing import price
@@ -60,7 +60,7 @@ def clean_pass(context: Context) -> Clean:
     return Clean(outputs, logits, prediction, confidence, (prediction == right) & ~rejected, tie)
 
 
-def logit_unit(context: Context) -> float:
+def logit_scale(context: Context) -> float:
     """The power of two by which surrogate losses see this model's logits, from the median spread of the clean ones.
 
     One number for each run, written down as a fact: 1 for ordinary networks.
@@ -70,7 +70,7 @@ def logit_unit(context: Context) -> float:
         parts = list(context.tensors(STEP, whole=True))
         labels = context.data.labels[torch.cat([part["position"] for part in parts])]
         logits, _ = seen(context.model.task, torch.cat([part["logits"] for part in parts]), labels)
-        return unit(float(spread(logits).median()))
+        return scale_for(float(spread(logits).median()))
 
     return float(context.store.fact("logit-unit", measured))
 

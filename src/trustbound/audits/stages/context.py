@@ -111,7 +111,7 @@ class Context:
         params: Mapping[str, Any] | None = None,
         threat: Threat | None = None,
         sizes: Tensor | None = None,
-        logit_unit: float = 1.0,
+        logit_scale: float = 1.0,
         examples: int | None = None,
     ) -> list[EvidenceRow]:
         """Run a step on examples, unit by unit; what is finished already is read back.
@@ -130,7 +130,7 @@ class Context:
                 params=to_document(params or {}),
                 threat="" if threat is None else str(threat),
                 sizes=() if sizes is None else tuple(sizes[unit.rows].tolist()),
-                logit_unit=logit_unit,
+                logit_scale=logit_scale,
             )
             for unit in self._units(step, kind, positions, examples or self.unit_size)
         ]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.gradient.margin_pgd import VARIED
-from trustbound.audits.stages.clean import logit_unit
+from trustbound.audits.stages.clean import logit_scale
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.work.attack import REFUSED
@@ -126,7 +126,7 @@ class Distances:
             params=params,
             threat=self.threat,
             sizes=sizes,
-            logit_unit=logit_unit(self.context),
+            logit_scale=logit_scale(self.context),
         )
         self.steps.append(step)
         told = f"{step}: {REFUSED}"

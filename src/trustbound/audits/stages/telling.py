@@ -131,12 +131,12 @@ def exhibits(
     return exhibits
 
 
-def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str, unit: float) -> ModelFacts:
+def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str, logit_scale: float) -> ModelFacts:
     """What was audited.
 
     Parameters
         no_double   why there is no float64 copy, empty where there is one or none is wanted.
-        unit        the power of two by which surrogate losses saw the logits.
+        logit_scale the power of two by which surrogate losses saw the logits.
     """
     origin = getattr(model, "origin", None)
     precision = str(model.precision).removeprefix("torch.")
@@ -148,8 +148,11 @@ def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str, u
         notes = (*notes, f"no float64 copy: {no_double}; {own}")
     elif model.precision not in (torch.float32, torch.float64):
         notes = (*notes, own)
-    if unit != 1.0:
-        notes = (*notes, f"the scale of the logits is out of the ordinary: surrogate losses saw them times {unit:g}")
+    if logit_scale != 1.0:
+        notes = (
+            *notes,
+            f"the scale of the logits is out of the ordinary: surrogate losses saw them times {logit_scale:g}",
+        )
     return ModelFacts(
         name=model.name,
         sha256=model.sha256,

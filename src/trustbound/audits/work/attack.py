@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trustbound.attacks import Attack, Found, search
+from trustbound.attacks import Attack, AttackResult, search
 from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.work.draws import drawn
 from trustbound.audits.work.subject import Subject
@@ -52,7 +52,7 @@ def attacked(attack: Attack, unit: WorkUnit, subject: Subject) -> UnitResult:
         sizes = torch.tensor(unit.sizes, dtype=torch.float64, device=model.device)
     neighbourhood = threat.perturbations.around(inputs, model.box, sizes)
     objective, view = bind(threat.goal, model.task, labels, unit.classes)
-    scale = torch.full((len(rows),), unit.logit_unit, dtype=torch.float64, device=inputs.device)
+    scale = torch.full((len(rows),), unit.logit_scale, dtype=torch.float64, device=inputs.device)
     with subject.oracle(unit, access=threat.access, silenced=inputs, view=view) as oracle:
         found = search(
             attack,
@@ -62,7 +62,7 @@ def attacked(attack: Attack, unit: WorkUnit, subject: Subject) -> UnitResult:
             Random(unit.key, subject.ids(rows).to(model.device)).stream(unit.step),
             reached=torch.zeros(len(rows), dtype=torch.bool, device=inputs.device),
             donors=_donors(unit, subject) if attack.needs is Access.DECISIONS else None,
-            unit=None if unit.logit_unit == 1.0 else scale,
+            logit_scale=None if unit.logit_scale == 1.0 else scale,
         )
         found = _concerned(found, objective)
     verified = verify(
@@ -91,13 +91,13 @@ def _donors(unit: WorkUnit, subject: Subject) -> Tensor:
     return subject.inputs(drawn(unit.key, "donors", subject.data, everything, DONORS))
 
 
-def _concerned(found: Found, objective: Objective) -> Found:
+def _concerned(found: AttackResult, objective: Objective) -> AttackResult:
     """Without examples that are of the wanted class already: there is nothing to reach for them."""
     concerned = objective.concerned()
     return replace(found, success=found.success & concerned, margin=found.margin.masked_fill(~concerned, torch.inf))
 
 
-def _rows(positions: Sequence[int], found: Found, verified: Verified) -> list[EvidenceRow]:
+def _rows(positions: Sequence[int], found: AttackResult, verified: Verified) -> list[EvidenceRow]:
     columns = zip(
         positions,
         verified.confirmed.tolist(),

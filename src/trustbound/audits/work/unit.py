@@ -29,7 +29,7 @@ class WorkUnit:
         classes         that the model answers with.
         batch_size      rows per model call; None chooses.
         sizes           one for each example, in place of the threat's epsilon; empty for none.
-        logit_unit      power of two by which surrogate losses see the logits.
+        logit_scale      power of two by which surrogate losses see the logits.
 
     >>> unit = WorkUnit(step="clean", shard=0, kind="clean", positions=(4, 5), key=7)
     >>> WorkUnit.from_document(unit.document()) == unit
@@ -47,7 +47,7 @@ class WorkUnit:
     classes: int = 0
     batch_size: int | None = None
     sizes: tuple[float, ...] = ()
-    logit_unit: float = 1.0
+    logit_scale: float = 1.0
 
     @property
     def rows(self) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trustbound.attacks import Found
+from trustbound.attacks import AttackResult
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.metrics.decision import answered
 from trustbound.metrics.margin import rounding_error
@@ -41,7 +41,7 @@ def verify(
     double: Model | None,
     neighbourhood: Neighbourhood,
     objective: Objective,
-    found: Found,
+    found: AttackResult,
     batch_size: int,
     key: int = 0,
     view: View | None = None,

@@ -13,13 +13,13 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from trustbound.attacks.model_access.gradient_evaluation import Apply, Slope
+from trustbound.attacks.model_access.gradient_evaluation import Apply, GradientEvaluation
 from trustbound.attacks.model_access.granted import Surrogate
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.model_access.smooth_relu import SmoothBackward
 from trustbound.attacks.refusals import check_attack, check_numbers
 from trustbound.attacks.searching.loop import Attack
-from trustbound.attacks.searching.problem import Problem, Trail, Unkept
+from trustbound.attacks.searching.problem import BestSoFar, Problem, Unkept
 from trustbound.attacks.searching.request import fits
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrapping import Model
@@ -51,7 +51,7 @@ class InnerOracle(Oracle):
         surrogate: Surrogate,
         apply: Apply | None = None,
         smooth: SmoothBackward | None = None,
-    ) -> Slope:
+    ) -> GradientEvaluation:
         """Gradient of the attack's surrogate, or of the loss that replaces it."""
 
         def climbed(outputs: Tensor, rows: slice) -> Tensor:
@@ -94,11 +94,13 @@ def climb(
     closest = getattr(attack, "keeps_closest", False)
     problem = Problem(
         oracle=oracle,
-        trail=(Trail if closest else Unkept)(neighbourhood.origin(), seeks=attack.seeks, keep_closest=closest),
+        best_so_far=(BestSoFar if closest else Unkept)(
+            neighbourhood.origin(), seeks=attack.seeks, keep_closest=closest
+        ),
         neighbourhood=neighbourhood if start is None else cast(Neighbourhood, started),
         objective=Objective(Misclassify(), labels),
         random=random,
-        place=torch.arange(len(labels), device=labels.device),
+        search_rows=torch.arange(len(labels), device=labels.device),
         restart=0 if start is None else 1,  # the first start may be an attack's own choice
     )
     if (prepare := getattr(attack, "prepare", None)) is not None:
