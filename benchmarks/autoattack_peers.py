@@ -90,7 +90,7 @@ def theirs(
 
 
 def ours(name: str, model: tb.Model, inputs: Tensor, labels: Tensor, threat: tb.Threat, number: int) -> dict[str, Any]:
-    """Ours with its default numbers, ended for an example by its first success inside the radius."""
+    """Ours with its default parameters, ended for an example by its first success inside the radius."""
     numbers: dict[str, Any] = {"steps": number} if name == "square" else {"steps": number, "seeks": "any"}
     asked = f"{threat};access=scores" if name == "square" else str(threat)
     found = tb.attack(name, model, inputs, labels, asked, **numbers)

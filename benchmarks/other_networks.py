@@ -85,10 +85,10 @@ class Other:
         return 26 if self.data == "letters" else 10
 
 
-def _stage(objective: Any, radius: str | float | None, epochs: int, rate: float, **numbers: Any) -> dict[str, Any]:
+def _stage(objective: Any, radius: str | float | None, epochs: int, rate: float, **params: Any) -> dict[str, Any]:
     threat = None if radius is None else f"linf:{radius}"
-    numbers = {"threat": threat, "epochs": epochs, "learning_rate": rate, "batch_size": 100, **numbers}
-    return {"objective": objective, "probe": None, **numbers}
+    params = {"threat": threat, "epochs": epochs, "learning_rate": rate, "batch_size": 100, **params}
+    return {"objective": objective, "probe": None, **params}
 
 
 def _plain(epochs: int = 1, rate: float = 2e-3) -> dict[str, Any]:

@@ -48,10 +48,10 @@ def by_hand(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
 def contenders(model: tb.Model, inputs: Tensor, labels: Tensor) -> dict[str, Callable[[], object]]:
     """Everything that runs, by name; peers that are not installed are left out."""
     module = model.module
-    numbers = {"steps": STEPS, "step_size": STEP, "batch_size": BATCH}
+    params = {"steps": STEPS, "step_size": STEP, "batch_size": BATCH}
 
     def engine(**more: bool) -> tb.AttackResult:
-        return tb.attack("pgd", model, inputs, labels, f"linf:{EPSILON}", **numbers, **more)
+        return tb.attack("pgd", model, inputs, labels, f"linf:{EPSILON}", **params, **more)
 
     entries: dict[str, Callable[[], object]] = {
         "by hand": lambda: by_hand(module, inputs, labels),

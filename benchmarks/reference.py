@@ -1,4 +1,4 @@
-"""The reference: AutoAttack put together from torchattacks with its published numbers, every evaluation counted.
+"""The reference: AutoAttack put together from torchattacks with its published parameters, every evaluation counted.
 
 torchattacks' own AutoAttack class runs its gradient attacks with 10 steps. Here APGD with CE, targeted APGD and
 multi-targeted FAB run 100 steps on all 9 targets, Square 5,000 queries, one after another on what is left.

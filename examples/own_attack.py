@@ -1,4 +1,4 @@
-"""An attack of your own: its numbers, `init` and `step`; the loop does the rest."""
+"""An attack of your own: its parameters, `init` and `step`; the loop does the rest."""
 
 from dataclasses import dataclass
 from typing import ClassVar

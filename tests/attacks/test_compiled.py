@@ -66,9 +66,9 @@ def test_an_attack_finds_the_same_compiled(model):
     inputs = torch.rand(10, 1, 15, 15, generator=torch.Generator().manual_seed(1))
     labels = model(inputs).argmax(dim=1)
     labels[3] = (labels[3] + 1) % 5
-    numbers = {"steps": 5, "batch_size": 10, "stop_early": False}
+    params = {"steps": 5, "batch_size": 10, "stop_early": False}
     plain, compiled = (
-        tb.attack("pgd", model, inputs, labels, "linf:0.02", compile=compile, **numbers) for compile in (False, True)
+        tb.attack("pgd", model, inputs, labels, "linf:0.02", compile=compile, **params) for compile in (False, True)
     )
     torch.testing.assert_close(compiled.margin, plain.margin, rtol=1e-3, atol=1e-4)
     assert compiled.forwards.tolist() == plain.forwards.tolist()

@@ -98,8 +98,8 @@ def test_the_nearest_boundary_may_be_that_of_a_class_of_low_logit():
     net.weight.data = torch.tensor([[1.0, 0.0], [0.99, 0.0], [-1.0, 40.0]])
     inputs, labels = torch.tensor([[0.5, 0.0]]), torch.tensor([0])
     model = wrap(net, box=(0.0, 1.0))
-    for name, numbers in (("fab", {}), ("fab-t", {"targets": 2})):
-        found = attack(name, model, inputs, labels, "l2:inf", steps=20, **numbers)
+    for name, params in (("fab", {}), ("fab-t", {"targets": 2})):
+        found = attack(name, model, inputs, labels, "l2:inf", steps=20, **params)
         assert float(found.size) == pytest.approx(1 / math.sqrt(4 + 1600), rel=0.02)
     assert float(attack("fab-t", model, inputs, labels, "l2:inf", steps=20, targets=1).size) > 0.4
 

@@ -184,8 +184,8 @@ def test_same_bits_in_any_batch(norm):
 def test_queries_are_those_of_the_published_schedule(shape):
     """And as many as a count outside finds, and no more than a plan is priced with."""
     net, inputs, labels = counted(shape=shape)
-    numbers = {"steps": 9, "draws": 40, "max_draws": 100, "tries": 50, "data_tries": 0}
-    found = attack("hopskipjump", net, inputs, labels, "l2:inf;access=decisions", **numbers)
+    params = {"steps": 9, "draws": 40, "max_draws": 100, "tries": 50, "data_tries": 0}
+    found = attack("hopskipjump", net, inputs, labels, "l2:inf;access=decisions", **params)
     assert found.success.all()
     assert found.cost.queries == int(found.queries.sum()) == net.rows
     directions = sum(min(int(40 * step**0.5), 100) for step in range(1, 10))
@@ -193,7 +193,7 @@ def test_queries_are_those_of_the_published_schedule(shape):
     least = directions + 2 + 1 + 12 * (2 + 9) + 9
     most = directions + 2 + 50 + 12 * (2 + 9) + 9 * 12
     assert least <= int(found.queries.min()) <= int(found.queries.max()) <= most
-    priced, backwards = at_most(build("hopskipjump", **numbers))
+    priced, backwards = at_most(build("hopskipjump", **params))
     assert backwards == 0
     assert most - 2 + CHECKS <= priced <= most - 2 + CHECKS + 9
 
@@ -255,9 +255,9 @@ def test_what_decisions_cannot_show_and_numbers_that_are_none_are_refused():
         attack("hopskipjump", net, inputs, labels, "l2:1;goal=reduce-confidence:0.3;access=decisions")
     with pytest.raises(UnsupportedError, match="decisions do not show"):
         attack(build("hopskipjump"), net, inputs, labels, "l2:1;goal=reduce-confidence:0.3;access=decisions")
-    for numbers in ({"gamma": 0.0}, {"gamma": -1.0}, {"draws": 0}, {"max_draws": 0}, {"tries": 0}, {"seeks": "least"}):
-        with pytest.raises(InputError, match=f"`{next(iter(numbers))}` must"):
-            attack("hopskipjump", net, inputs, labels, "l2:1", **numbers)
+    for params in ({"gamma": 0.0}, {"gamma": -1.0}, {"draws": 0}, {"max_draws": 0}, {"tries": 0}, {"seeks": "least"}):
+        with pytest.raises(InputError, match=f"`{next(iter(params))}` must"):
+            attack("hopskipjump", net, inputs, labels, "l2:1", **params)
     assert net.rows == 0
 
 

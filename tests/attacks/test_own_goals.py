@@ -44,9 +44,9 @@ DISTANCE = torch.tensor([0.5, 0.4, 0.3], dtype=torch.float64)
 @pytest.mark.parametrize("name", ["bim", "pgd", "apgd", "square", "margin-pgd", "fmn"])
 def test_a_goal_of_ones_own_is_reached_where_it_can_be_and_nowhere_else(name):
     model, inputs, labels = task()
-    numbers = {"steps": 300} if name == "square" else {}
+    params = {"steps": 300} if name == "square" else {}
     reach = [
-        tb.attack(name, model, inputs, labels, Threat(NormBall("linf", size), GOAL), **numbers)
+        tb.attack(name, model, inputs, labels, Threat(NormBall("linf", size), GOAL), **params)
         for size in (0.29, 0.41, 0.52)
     ]
     assert [found.success.tolist() for found in reach] == [[False] * 3, [False, True, True], [True] * 3]

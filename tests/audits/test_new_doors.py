@@ -221,9 +221,9 @@ def test_probabilities_are_no_fault_where_no_gradient_is_used():
     assert record.exit_code == 0
 
 
-def forest(**numbers):
+def forest(**params):
     train = tb.load_data("digits", split="train")
-    return RandomForestClassifier(6, random_state=0, **numbers).fit(train.inputs.flatten(1).numpy(), train.labels)
+    return RandomForestClassifier(6, random_state=0, **params).fit(train.inputs.flatten(1).numpy(), train.labels)
 
 
 def test_an_estimator_and_its_copy_from_a_pickle_are_the_same_model(tmp_path):

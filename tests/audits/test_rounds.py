@@ -30,14 +30,14 @@ def subject(n=60):
 
 def weak(monkeypatch, **rounds):
     """A suite that sees little, so that its rounds have something to find."""
-    stage = suites.Stage(name="first", attack="margin", numbers={"steps": 1, "runs": (Run(start="random"),)})
+    stage = suites.Stage(name="first", attack="margin", params={"steps": 1, "runs": (Run(start="random"),)})
     near = stage.named("near")
     monkeypatch.setitem(suites.SUITES, "standard", (stage, near))
     monkeypatch.setattr(suites, "_OWN", {})
     monkeypatch.setattr(suites, "_OWN_ROUNDS", {})
     kinds = (
-        suites.Stage(name="one", attack="margin", numbers={"steps": 2, "runs": (Run(start="random"),)}, share=0.3),
-        suites.Stage(name="two", attack="boundary-walk", numbers={"targets": 1, "steps": 6}, share=0.3),
+        suites.Stage(name="one", attack="margin", params={"steps": 2, "runs": (Run(start="random"),)}, share=0.3),
+        suites.Stage(name="two", attack="boundary-walk", params={"targets": 1, "steps": 6}, share=0.3),
     )
     monkeypatch.setitem(suites._ROUNDS, "standard", suites.Rounds(kinds=kinds, **rounds))
 

@@ -183,7 +183,7 @@ def test_time_chooses_what_fits_and_the_run_goes_on_with_it(trustbound, weights,
 def test_attack_says_one_number_and_saves_what_it_found(trustbound, weights, tmp_path):
     save = tmp_path / "found.safetensors"
     line = ["attack", "pgd", f"fc:{weights}", "--data", "digits", "--limit", "24", "--threat", "linf:0.1"]
-    told = trustbound(*line, "--numbers", '{"steps": 10}', "--save", save, "--json")
+    told = trustbound(*line, "--params", '{"steps": 10}', "--save", save, "--json")
     assert told.code == 0
     said = json.loads(told.out)
     found, data, model = load_file(save), tb.load_data("digits", limit=24), tb.load_model(f"fc:{weights}")
@@ -208,7 +208,7 @@ def test_attack_says_one_number_and_saves_what_it_found(trustbound, weights, tmp
 def test_attack_with_one_perturbation_for_all_tells_the_halves_apart(trustbound, weights, tmp_path):
     save = tmp_path / "found.safetensors"
     line = ["attack", "uap", f"fc:{weights}", "--data", "digits", "--limit", "40", "--threat", "linf:0.3"]
-    told = trustbound(*line, "--numbers", '{"passes": 2}', "--save", save, "--json")
+    told = trustbound(*line, "--params", '{"passes": 2}', "--save", save, "--json")
     assert told.code == 0
     said, found, data = json.loads(told.out), load_file(save), tb.load_data("digits", limit=40)
     with torch.no_grad():
@@ -220,8 +220,8 @@ def test_attack_with_one_perturbation_for_all_tells_the_halves_apart(trustbound,
     assert said["shared"]["held-out ones"]["fooled"] > 0
     expected = (data.inputs + found["perturbation"]).clamp(0.0, 1.0)
     assert torch.equal(found["adversarial"][right], expected[right])
-    assert "held-out ones" in trustbound(*line, "--numbers", '{"passes": 1}').out
-    assert "unbroken" in trustbound(*line, "--numbers", '{"steps": 2}').out
+    assert "held-out ones" in trustbound(*line, "--params", '{"passes": 1}').out
+    assert "unbroken" in trustbound(*line, "--params", '{"steps": 2}').out
 
 
 def test_certify_says_one_number(trustbound, weights):

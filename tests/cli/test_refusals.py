@@ -185,10 +185,10 @@ def test_the_same_weights_behind_another_normalisation_are_another_model(trustbo
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--numbers", "{"], "JSON"),
-        (["--numbers", "[1]"], "JSON object"),
-        (["--numbers", '{"nonsense": 1}'], "nonsense"),
-        (["--numbers", '{"steps": 0}'], "steps"),
+        (["--params", "{"], "JSON"),
+        (["--params", "[1]"], "JSON object"),
+        (["--params", '{"nonsense": 1}'], "nonsense"),
+        (["--params", '{"steps": 0}'], "steps"),
         (["--threat", "l2:0.1"], "one --threat"),
         (["--save", "/proc/nowhere/a.safetensors"], "nowhere"),
     ],
@@ -265,7 +265,7 @@ def test_a_layer_that_no_certifier_knows_is_named(trustbound, gelu_weights, tmp_
         ["nonsense"],
         ["attack", "nonsense", "fc:a", "--data", "digits", "--threat", "linf:0.1"],
         ["train", "fc", "--data", "digits"],
-        ["train", "fc", "--data", "digits", "--out", "a.safetensors", "--numbers", '{"steps": 3}'],
+        ["train", "fc", "--data", "digits", "--out", "a.safetensors", "--params", '{"steps": 3}'],
         ["train", "fc", "--data", "digits", "--out", "a.safetensors", "--arguments", "[]"],
         [
             "train",

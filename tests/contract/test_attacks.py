@@ -34,10 +34,10 @@ def kind(row):
     return ATTACKS.load(row.name)
 
 
-def small(row, steps=6, **numbers):
+def small(row, steps=6, **params):
     """The attack with few steps, where it has any to choose, and few draws a step."""
     names = {field.name for field in dataclasses.fields(kind(row)) if field.init}
-    wanted = {"steps": steps, "draws": 10, "tries": 200, **numbers}
+    wanted = {"steps": steps, "draws": 10, "tries": 200, **params}
     return {name: value for name, value in wanted.items() if name in names}
 
 
@@ -227,13 +227,13 @@ def test_exact_networks_give_the_same_bits_in_any_batch(row):
     with torch.no_grad():
         labels = model(inputs).argmax(1)
     steps = 24 if row.needs == "scores" else 4
-    numbers = small(row, steps, step_size=2.0**-4, loss="margin", random_start=False, targets=1)
+    params = small(row, steps, step_size=2.0**-4, loss="margin", random_start=False, targets=1)
     if "runs" in {field.name for field in dataclasses.fields(kind(row))}:
-        numbers["runs"] = kind(row)().runs[3:4]  # starts at corners: dyadic
+        params["runs"] = kind(row)().runs[3:4]  # starts at corners: dyadic
     ids = torch.arange(count) * 3 + 1
 
     def run(rows, **more):
-        return attack(row.name, model, inputs[rows], labels[rows], "linf:0.125", ids=ids[rows], **numbers, **more)
+        return attack(row.name, model, inputs[rows], labels[rows], "linf:0.125", ids=ids[rows], **params, **more)
 
     everything = torch.arange(count)
     whole = run(everything, batch_size=count)
@@ -281,12 +281,12 @@ def test_neighbours_change_nothing(row, norm):
     with torch.no_grad():
         labels = net(inputs).argmax(1)
     runs = any(field.name == "runs" for field in dataclasses.fields(kind(row)))
-    numbers = small(row, 100 if row.needs == "scores" else 4 if runs else 12)
+    params = small(row, 100 if row.needs == "scores" else 4 if runs else 12)
     epsilon = {"linf": 0.3, "l2": 0.7, "l1": 1.2, "l0": 3.0}[norm]
 
     def run(rows):
         threat = f"{norm}:{epsilon}"
-        return attack(row.name, net, inputs[rows], labels[rows], threat, generator=seeded(), ids=rows, **numbers)
+        return attack(row.name, net, inputs[rows], labels[rows], threat, generator=seeded(), ids=rows, **params)
 
     whole = run(torch.arange(21))
     order = torch.randperm(21, generator=seeded(6))
@@ -342,7 +342,7 @@ def double_model(net):
 
 @pytest.mark.parametrize(("row", "norm"), PAIRS)
 def test_closed_form_radius(row, norm):
-    """Succeeds within the row's factor of the true radius with its default numbers, and never below it."""
+    """Succeeds within the row's factor of the true radius with its default parameters, and never below it."""
     net, inputs, radius = linear_task(norm)
     labels = torch.zeros(len(inputs), dtype=torch.int64)
     model = double_model(net)
@@ -418,13 +418,13 @@ def test_a_count_outside_agrees_with_the_record_and_is_never_above_the_budget(ro
     """Whatever the attack, the access, the draws and the budget; in batches, and one example alone."""
     net, inputs, labels = task(9)
     labels[2] = (labels[2] + 1) % 4  # wrong from the start: it pays for the two looks alone
-    numbers = small(row, 8, **({"restarts": 2} if row.name in ("pgd", "square", "apgd") else {}))
+    params = small(row, 8, **({"restarts": 2} if row.name in ("pgd", "square", "apgd") else {}))
     threat = f"{threat_of(row, sets(row)[-1])};access={level.name.lower()}"
 
     def counted(rows, budget, **more):
         counter = Counter(net)
         model = wrap(counter, adaptation=Adaptation(draws=draws))
-        chosen = {"generator": seeded(), "batch_size": 4, **numbers, **more}
+        chosen = {"generator": seeded(), "batch_size": 4, **params, **more}
         found = attack(row.name, model, inputs[rows], labels[rows], threat, budget=budget, **chosen)
         assert found.cost.forwards == counter.forwards == int(found.forwards.sum())
         assert found.cost.backwards == counter.backwards == int(found.backwards.sum())
@@ -448,7 +448,7 @@ def test_what_cannot_be_served_is_refused_before_the_first_call(row):
     net, inputs, labels = task(3)
     counter = Counter(net)
     good = threat_of(row, sets(row)[0])
-    numbers = {field.name for field in dataclasses.fields(kind(row)) if field.init}
+    params = {field.name for field in dataclasses.fields(kind(row)) if field.init}
 
     def refused(error, threat=good, inputs=inputs, labels=labels, **more):
         with pytest.raises(error):
@@ -474,32 +474,32 @@ def test_what_cannot_be_served_is_refused_before_the_first_call(row):
         refused(InputError, budget=budget)
     for rows in (0, -1, 2.5, True):
         refused(InputError, batch_size=rows)
-    for name in {"steps", "restarts", "targets", "candidates"} & numbers:
+    for name in {"steps", "restarts", "targets", "candidates"} & params:
         for number in (1.5, True, "3", math.nan, None):
             refused(InputError, **{name: number})
-    for name in {"gamma", "gamma_final", "init_norm"} & numbers:
+    for name in {"gamma", "gamma_final", "init_norm"} & params:
         for number in (math.nan, math.inf, "3", True):
             refused(InputError, **{name: number})
-    if "runs" in numbers:
+    if "runs" in params:
         for runs in ((), ({"target": 1},), (None,)):
             refused(InputError, runs=runs)
-    if "sharpness" in numbers:
+    if "sharpness" in params:
         for sharpness in ((), (0.0,), (math.nan,), ("16",)):
             refused(InputError, sharpness=sharpness)
-    if "steps" in numbers:
+    if "steps" in params:
         refused(InputError, steps=0)
-    if "restarts" in numbers:
+    if "restarts" in params:
         refused(InputError, restarts=0)
-    if "step_size" in numbers:
+    if "step_size" in params:
         refused(InputError, step_size=-1.0)
-    if "loss" in numbers:
+    if "loss" in params:
         refused(InputError, loss="hinge")
     assert counter.forwards == 0
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_an_attack_that_comes_as_an_object_is_refused_what_its_name_is_refused(row):
-    """By its registry row; and numbers beside an object are not swallowed."""
+    """By its registry row; and parameters beside an object are not swallowed."""
     net, inputs, labels = task(3)
     counter = Counter(net)
     made = build(row.name)
@@ -511,7 +511,7 @@ def test_an_attack_that_comes_as_an_object_is_refused_what_its_name_is_refused(r
         if level < Access[row.needs.upper()]:
             with pytest.raises(UnsupportedError):
                 attack(made, counter, inputs, labels, f"{good};access={level.name.lower()}")
-    with pytest.raises(InputError, match="numbers"):
+    with pytest.raises(InputError, match="parameters"):
         attack(made, counter, inputs, labels, good, loss="ce")
     assert counter.forwards == 0
 

@@ -44,7 +44,7 @@ def net():
 
 
 def recipe(row, **changes):
-    numbers = {
+    params = {
         "threat": "linf:0.1" if row.threat else None,
         "epochs": 2,
         "batch_size": 10,
@@ -53,7 +53,7 @@ def recipe(row, **changes):
         "probe": Probe(steps=2),
         "seed": 3,
     }
-    return Recipe(objective=small(row), **{**numbers, **changes})
+    return Recipe(objective=small(row), **{**params, **changes})
 
 
 def state_of(model):

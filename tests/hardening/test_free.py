@@ -30,9 +30,9 @@ def weights_of(module):
 
 
 def recipe(objective, **changes):
-    numbers = {"epochs": 3, "batch_size": 16, "optimizer": "sgd", "learning_rate": 0.2, "schedule": "constant"}
+    params = {"epochs": 3, "batch_size": 16, "optimizer": "sgd", "learning_rate": 0.2, "schedule": "constant"}
     threat = f"linf:{EPSILON}" if objective.threat else None
-    return Recipe(objective=objective, threat=threat, probe=None, seed=2, **{**numbers, **changes})
+    return Recipe(objective=objective, threat=threat, probe=None, seed=2, **{**params, **changes})
 
 
 def by_hand(data, replays, step_size, epochs=3):
@@ -98,16 +98,16 @@ def test_every_set_is_kept(norm, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "message"),
+    ("params", "message"),
     [
         ({"replays": 0}, "`replays` must be a whole number, at least 1; got 0"),
         ({"replays": 1.5}, "`replays` must be a whole number"),
         ({"step_size": 0.0}, "`step_size` must be above 0, or None for epsilon"),
     ],
 )
-def test_numbers_that_never_learn_are_refused(numbers, message):
+def test_params_that_never_learn_are_refused(params, message):
     with pytest.raises(InputError, match=message):
-        FreeTraining(**numbers)
+        FreeTraining(**params)
 
 
 def test_a_set_without_a_change_of_the_inputs_is_refused_in_a_sentence():

@@ -236,7 +236,7 @@ def test_every_norm_stays_inside(objective, norm):
 
 
 @pytest.mark.parametrize(
-    ("name", "numbers", "message"),
+    ("name", "params", "message"),
     [
         ("nonsense", {}, "standard, pgd, fgsm-rs.*; got 'nonsense'"),
         ("pgd", {"alpha": 0.1}, "pgd takes steps, step_size, random_start, mode; got alpha"),
@@ -247,6 +247,6 @@ def test_every_norm_stays_inside(objective, norm):
         ("standard", {"label_smoothing": 1.0}, r"`label_smoothing` must lie in \[0, 1\); got 1.0"),
     ],
 )
-def test_refuses_numbers_that_no_objective_has(name, numbers, message):
+def test_refuses_numbers_that_no_objective_has(name, params, message):
     with pytest.raises(InputError, match=message):
-        build(name, **numbers)
+        build(name, **params)

@@ -46,9 +46,9 @@ class Collapsing(PGDTraining):
 
 
 def recipe(first=10**9, last=10**9, epochs=6, **changes):
-    numbers = {"batch_size": 10, "learning_rate": 0.05, "schedule": "constant", "probe": Probe(steps=3)}
+    params = {"batch_size": 10, "learning_rate": 0.05, "schedule": "constant", "probe": Probe(steps=3)}
     objective = Collapsing(steps=1, first=first, last=last)
-    return Recipe(objective=objective, threat="linf:0.1", epochs=epochs, **{**numbers, **changes})
+    return Recipe(objective=objective, threat="linf:0.1", epochs=epochs, **{**params, **changes})
 
 
 def weights_of(model):
@@ -157,7 +157,7 @@ def test_noise_alone_does_not_trip_the_rule():
         assert false_alarm < 1 / 700
 
 
-@pytest.mark.parametrize("numbers", [{"steps": 0}, {"examples": 0}, {"drop": 0.0}, {"retries": -1}])
-def test_probes_that_measure_nothing_are_refused(numbers):
+@pytest.mark.parametrize("params", [{"steps": 0}, {"examples": 0}, {"drop": 0.0}, {"retries": -1}])
+def test_probes_that_measure_nothing_are_refused(params):
     with pytest.raises(InputError, match="a probe needs steps ≥ 1"):
-        Probe(**numbers)
+        Probe(**params)

@@ -91,7 +91,7 @@ def test_every_set_is_kept_and_the_answers_move(norm):
 
 
 @pytest.mark.parametrize(
-    ("numbers", "message"),
+    ("params", "message"),
     [
         ({"steps": 0}, "`steps` must be a whole number, at least 1; got 0"),
         ({"weight": -1.0}, "`weight` of the divergence must be a finite number at least 0; got -1.0"),
@@ -100,6 +100,6 @@ def test_every_set_is_kept_and_the_answers_move(norm):
         ({"step_size": 0.0}, "`step_size` must be above 0"),
     ],
 )
-def test_numbers_that_no_search_has_are_refused(numbers, message):
+def test_params_that_no_search_has_are_refused(params, message):
     with pytest.raises(InputError, match=message):
-        TradesTraining(**numbers)
+        TradesTraining(**params)

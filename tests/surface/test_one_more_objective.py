@@ -95,7 +95,7 @@ def test_it_is_listed_and_can_be_chosen(copy):
 def test_it_trains_from_the_command_line(copy, tmp_path):
     done = command(
         copy, "train", "fc", "--data", "digits", "--limit", "100", "--out", str(tmp_path / "a.safetensors"), "--epochs",
-        "1", "--objective", "toy-halves", "--numbers", '{"steps": 2}', "--threat", "linf:0.1", "--arguments",
+        "1", "--objective", "toy-halves", "--params", '{"steps": 2}', "--threat", "linf:0.1", "--arguments",
         '{"widths": [8]}', "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -43,9 +43,9 @@ def trained():
     return net, pictures[400:][right][:80], classes[400:][right][:80]
 
 
-def broken(name, net, inputs, labels, threat, **numbers):
+def broken(name, net, inputs, labels, threat, **params):
     generator = torch.Generator().manual_seed(1)
-    return attack(name, net, inputs, labels, threat, generator=generator, **numbers).success
+    return attack(name, net, inputs, labels, threat, generator=generator, **params).success
 
 
 @pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.65", "l1:2.5"])

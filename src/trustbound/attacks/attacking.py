@@ -21,13 +21,13 @@ from trustbound.threat import Random, Threat
 from trustbound.threat.binding import bind
 
 
-def build(name: str, **numbers: Any) -> Attack:
-    """An attack by its registry name, with its numbers.
+def build(name: str, **params: Any) -> Attack:
+    """An attack by its registry name, with its parameters.
 
     >>> build("pgd", steps=10).steps
     10
     """
-    return cast(Attack, ATTACKS.build(name, **numbers))
+    return cast(Attack, ATTACKS.build(name, **params))
 
 
 def attack(
@@ -45,7 +45,7 @@ def attack(
     ids: Tensor | np.ndarray[Any, Any] | None = None,
     donors: Tensor | None = None,
     watch: Watch | None = None,
-    **numbers: Any,
+    **params: Any,
 ) -> AttackResult:
     """Attack examples and return what was found, each success checked by a fresh forward.
 
@@ -63,12 +63,12 @@ def attack(
         compile     compile the gradient function: seconds once, then faster on full batches.
         ids         (B,) identities for the per-example randomness, by default 0..B-1.
         donors      (D, *F) inputs of the data from which a search without scores may start.
-        numbers     the attack's own numbers: steps, step_size, restarts, loss …
+        params      the attack's own parameters: steps, step_size, restarts, loss …
 
     One that fits a perturbation for all inputs (`uap`) is fitted to half of the examples, drawn at random, and scored
     on all; `found.fitted` tells the halves apart. `fit_perturbation` fits one to score on examples of your choice.
 
-    Raises      InputError for examples, numbers or options that cannot be used, UnsupportedError for a threat
+    Raises      InputError for examples, parameters or options that cannot be used, UnsupportedError for a threat
                 that the attack cannot serve; both before the first model call. ModelError when the model raises.
 
     >>> model = torch.nn.Linear(2, 2)
@@ -87,7 +87,7 @@ def attack(
         budget=budget,
         compile=compile,
         ids=ids,
-        numbers=numbers,
+        params=params,
     )
     if not isinstance(stop_early, bool) or not (watch is None or callable(watch)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""What an attack refuses before the first model call: requests, numbers and options that it cannot serve."""
+"""What an attack refuses before the first model call: requests, parameters and options that it cannot serve."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def check_attack(method: Attack, threat: Threat, task: Task = CLASSIFICATION) ->
         )
 
 
-def check_numbers(method: Attack, task: Task = CLASSIFICATION) -> None:
-    """Refuse numbers with which nothing would be searched: it would read as a robust model."""
+def check_params(method: Attack, task: Task = CLASSIFICATION) -> None:
+    """Refuse parameters with which nothing would be searched: it would read as a robust model."""
     for name in ("steps", "restarts"):
         whole(name, getattr(method, name))
     own: Any = method

@@ -25,7 +25,7 @@ class AttackRow:
         seeks       "any" success or the "smallest" change.
         linear      whether its steps take the margin for a linear function: no margin that is counted will do.
         factor      on closed-form models, at what multiple of the true radius it must succeed with its
-                    default numbers.
+                    default parameters.
         goals       that it serves, none for every one.
         shared      whether it fits one perturbation for all inputs.
     """

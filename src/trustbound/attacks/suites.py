@@ -1,8 +1,8 @@
 """Which attacks an evaluation runs, on whom, in which order.
 
 A suite is a list of stages. Each stage runs on the examples that are neither broken nor proven so far, those of
-smallest margin first, as far as its share goes: after a good first stage, what breaks later ranks low. The shares
-and numbers of `standard` were measured against the reference AutoAttack (`benchmarks/README.md`).
+smallest margin first, as far as its share goes: after a good first stage, what breaks later ranks low. The shares and
+parameters of `standard` were measured against the reference AutoAttack (`benchmarks/README.md`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Stage:
         name        unique in the suite.
         attack      registry name; "margin" stands for `smooth-pgd` or `margin-pgd`, whichever was better on a
                     sample of this model.
-        numbers     the attack's numbers; `sharpness` falls away where the plain backward pass was better.
+        params      the attack's parameters; `sharpness` falls away where the plain backward pass was better.
         share       of the first stage's survivors, smallest margins first.
         least       examples at least, whatever the share.
         pays        a block that breaks at least this share of its examples is followed by the next block.
@@ -38,7 +38,7 @@ class Stage:
 
     name: str
     attack: str
-    numbers: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
     share: float = 1.0
     least: int = 32
     pays: float = 0.02
@@ -46,15 +46,15 @@ class Stage:
     control: bool = False
 
     def method(self, *, smooth: bool) -> tuple[str, dict[str, Any]]:
-        """The registry name and the numbers, with the smooth or the plain backward pass.
+        """The registry name and the parameters, with the smooth or the plain backward pass.
 
-        >>> Stage(name="near", attack="margin", numbers={"sharpness": (16.0,)}).method(smooth=False)
+        >>> Stage(name="near", attack="margin", params={"sharpness": (16.0,)}).method(smooth=False)
         ('margin-pgd', {})
         """
         name = self.attack
         if name == "margin":
             name = "smooth-pgd" if smooth else "margin-pgd"
-        return name, {key: value for key, value in self.numbers.items() if smooth or key != "sharpness"}
+        return name, {key: value for key, value in self.params.items() if smooth or key != "sharpness"}
 
     def named(self, name: str) -> Stage:
         """The same under another name, which draws other random numbers."""
@@ -83,14 +83,14 @@ def _margin(name: str, share: float, *runs: Run, steps: int = 10, sharpness: tup
         name=name,
         attack="margin",
         share=share,
-        numbers={"steps": steps, "runs": runs, "sharpness": sharpness},
+        params={"steps": steps, "runs": runs, "sharpness": sharpness},
     )
 
 
-def _walk(name: str, share: float, targets: int, *, least: int = 32, **numbers: Any) -> Stage:
+def _walk(name: str, share: float, targets: int, *, least: int = 32, **params: Any) -> Stage:
     """Along the boundary; the climb inside the set and the walk outside of it find what the other does not."""
-    numbers = {"targets": targets, "sharpness": 16.0, **numbers}
-    return Stage(name=name, attack="boundary-walk", share=share, numbers=numbers, least=least)
+    params = {"targets": targets, "sharpness": 16.0, **params}
+    return Stage(name=name, attack="boundary-walk", share=share, params=params, least=least)
 
 
 _FIRST = _margin("first", 1.0, Run())
@@ -102,50 +102,50 @@ SUITES: dict[str, tuple[Stage, ...]] = {
     "quick": (
         _FIRST,
         _margin("near", 0.3, Run(target=1), Run(start="random"), _POLISH),
-        Stage(name="control-square", attack="square", numbers={"steps": 300}, control=True),
+        Stage(name="control-square", attack="square", params={"steps": 300}, control=True),
     ),
     "standard": (
         _FIRST,
         _WIDE,
         _NEAR,
         _margin("last", 0.06, *VARIED, steps=20, sharpness=(16.0, 32.0)),
-        Stage(name="control-apgd", attack="apgd", numbers={"steps": 50}, control=True),
-        Stage(name="control-square", attack="square", numbers={"steps": 300}, control=True),
+        Stage(name="control-apgd", attack="apgd", params={"steps": 50}, control=True),
+        Stage(name="control-square", attack="square", params={"steps": 300}, control=True),
     ),
     "thorough": (
         _FIRST,
         _margin("wide", 1.0, Run(target=1), Run(start="random")),
         _margin("near", 0.6, Run(target=2), Run(target=3), Run(start="random", coarse=True)),
         _margin("last", 0.3, *_KINDS, *VARIED, steps=30, sharpness=(16.0, 32.0, 8.0)),
-        Stage(name="apgd", attack="apgd", numbers={"steps": 100, "loss": "ce"}, share=0.5),
-        Stage(name="apgd-t", attack="apgd-t", numbers={"steps": 100}, share=0.3),
-        Stage(name="square", attack="square", numbers={"steps": 5000}, share=0.2),
-        Stage(name="control-square", attack="square", numbers={"steps": 5000}, control=True),
+        Stage(name="apgd", attack="apgd", params={"steps": 100, "loss": "ce"}, share=0.5),
+        Stage(name="apgd-t", attack="apgd-t", params={"steps": 100}, share=0.3),
+        Stage(name="square", attack="square", params={"steps": 5000}, share=0.2),
+        Stage(name="control-square", attack="square", params={"steps": 5000}, control=True),
     ),
     # Croce and Hein 2020, `standard`.
     "autoattack": (
-        Stage(name="apgd-ce", attack="apgd", numbers={"steps": 100, "loss": "ce"}),
-        Stage(name="apgd-t", attack="apgd-t", numbers={"steps": 100}),
-        Stage(name="fab-t", attack="fab-t", numbers={"steps": 100, "seeks": "any"}),
-        Stage(name="square", attack="square", numbers={"steps": 5000, "share": 0.8}),
-        Stage(name="control-square", attack="square", numbers={"steps": 1000}, control=True),
+        Stage(name="apgd-ce", attack="apgd", params={"steps": 100, "loss": "ce"}),
+        Stage(name="apgd-t", attack="apgd-t", params={"steps": 100}),
+        Stage(name="fab-t", attack="fab-t", params={"steps": 100, "seeks": "any"}),
+        Stage(name="square", attack="square", params={"steps": 5000, "share": 0.8}),
+        Stage(name="control-square", attack="square", params={"steps": 1000}, control=True),
     ),
 }
 
 
 def _sparse(name: str, share: float, loss: str, steps: int) -> Stage:
     """Along few coordinates, from balls of larger radius: what an l1 ball calls for, in place of dense climbs."""
-    numbers = {"steps": steps, "loss": loss}
-    return Stage(name=name, attack="apgd", share=share, numbers=numbers, replaces=("wide", "near"))
+    params = {"steps": steps, "loss": loss}
+    return Stage(name=name, attack="apgd", share=share, params=params, replaces=("wide", "near"))
 
 
 _LAST = replace(_margin("last", 0.06, *VARIED, sharpness=(16.0, 32.0)), pays=0.04)
-_FAB = Stage(name="fab-t", attack="fab-t", numbers={"seeks": "any"}, share=0.5)
+_FAB = Stage(name="fab-t", attack="fab-t", params={"seeks": "any"}, share=0.5)
 
 #: What follows the first stage under a set that does not limit each coordinate by itself.
 _OWN: dict[tuple[str, str], tuple[Stage, ...]] = {
-    ("standard", "l0"): (Stage(name="fmn", attack="fmn", numbers={"steps": 200}),),
-    ("thorough", "l0"): (Stage(name="fmn", attack="fmn", numbers={"steps": 200}),),
+    ("standard", "l0"): (Stage(name="fmn", attack="fmn", params={"steps": 200}),),
+    ("thorough", "l0"): (Stage(name="fmn", attack="fmn", params={"steps": 200}),),
     ("standard", "l2"): (_walk("walk", 0.6, 1), _WIDE, _NEAR, _LAST),
     ("standard", "l1"): (
         _sparse("sparse", 1.0, "probability-margin", 30),
@@ -165,14 +165,14 @@ _OWN: dict[tuple[str, str], tuple[Stage, ...]] = {
 
 #: What opens the search of a set with parameters of its own: draws and a grid see as much as a gradient there.
 _FEW_PARAMETERS: dict[str, tuple[Stage, ...]] = {
-    "quick": (Stage(name="draws", attack="random", numbers={"steps": 20}),),
+    "quick": (Stage(name="draws", attack="random", params={"steps": 20}),),
     "standard": (
-        Stage(name="draws", attack="random", numbers={"steps": 50}),
-        Stage(name="grid", attack="grid", numbers={"steps": 775}),
+        Stage(name="draws", attack="random", params={"steps": 50}),
+        Stage(name="grid", attack="grid", params={"steps": 775}),
     ),
     "thorough": (
-        Stage(name="draws", attack="random", numbers={"steps": 200}),
-        Stage(name="grid", attack="grid", numbers={"steps": 10_000}),
+        Stage(name="draws", attack="random", params={"steps": 200}),
+        Stage(name="grid", attack="grid", params={"steps": 10_000}),
     ),
     "autoattack": (),
 }
@@ -180,15 +180,15 @@ _FEW_PARAMETERS: dict[str, tuple[Stage, ...]] = {
 
 def _targets(share: float) -> Stage:
     """Short climbs towards each of nine classes: what stands after many runs towards few falls to other classes."""
-    numbers = {"steps": 20, "targets": 9, "candidates": 9}
-    return Stage(name="targeted", attack="apgd-t", numbers=numbers, share=share, pays=0.04)
+    params = {"steps": 20, "targets": 9, "candidates": 9}
+    return Stage(name="targeted", attack="apgd-t", params=params, share=share, pays=0.04)
 
 
-_CHANGE = Stage(name="fmn", attack="fmn", numbers={"steps": 100, "seeks": "any"}, share=0.2)
+_CHANGE = Stage(name="fmn", attack="fmn", params={"steps": 100, "seeks": "any"}, share=0.2)
 _CLIMB = _margin("climb", 0.2, *_KINDS, _POLISH, steps=20, sharpness=(16.0, 32.0))
-_FEW_TARGETS = Stage(name="targeted", attack="apgd-t", numbers={"steps": 50, "targets": 3, "candidates": 4}, share=0.2)
-_FEW_FAB = Stage(name="fab-t", attack="fab-t", numbers={"targets": 3, "seeks": "any"}, share=0.2)
-_SQUARE = Stage(name="square", attack="square", numbers={"steps": 1000}, share=0.2)
+_FEW_TARGETS = Stage(name="targeted", attack="apgd-t", params={"steps": 50, "targets": 3, "candidates": 4}, share=0.2)
+_FEW_FAB = Stage(name="fab-t", attack="fab-t", params={"targets": 3, "seeks": "any"}, share=0.2)
+_SQUARE = Stage(name="square", attack="square", params={"steps": 1000}, share=0.2)
 
 _STANDARD = (_CHANGE, _walk("walk", 0.2, 3, start="random"), _CLIMB, _FEW_TARGETS, _FEW_FAB, _SQUARE)
 
@@ -196,11 +196,11 @@ _ROUNDS = {
     "standard": Rounds(kinds=_STANDARD, limit=800),
     "thorough": Rounds(
         kinds=(
-            Stage(name="fmn", attack="fmn", numbers={"steps": 200, "seeks": "any"}, share=0.3),
+            Stage(name="fmn", attack="fmn", params={"steps": 200, "seeks": "any"}, share=0.3),
             _margin("climb", 0.3, *_KINDS, *VARIED, steps=30, sharpness=(16.0, 32.0, 8.0)),
             _walk("walk", 0.3, 9, start="random", steps=100),
-            Stage(name="fab-t", attack="fab-t", numbers={"seeks": "any", "starts": 2}, share=0.3),
-            Stage(name="square", attack="square", numbers={"steps": 5000}, share=0.3),
+            Stage(name="fab-t", attack="fab-t", params={"seeks": "any", "starts": 2}, share=0.3),
+            Stage(name="square", attack="square", params={"steps": 5000}, share=0.3),
         ),
         limit=12_000,
         quiet=5,
@@ -234,18 +234,18 @@ _OWN_ROUNDS: dict[tuple[str, str], Rounds] = {
 _SHARED = {"thorough": ("uap",)}
 
 
-def _jumps(**numbers: Any) -> Stage:
+def _jumps(**params: Any) -> Stage:
     """By decisions alone."""
-    return Stage(name="hopskipjump", attack="hopskipjump", numbers={"seeks": "any", **numbers})
+    return Stage(name="hopskipjump", attack="hopskipjump", params={"seeks": "any", **params})
 
 
 #: What searches where no gradients show.
 _BLIND: dict[Access, dict[str, Stage]] = {
     Access.SCORES: {
-        "quick": Stage(name="square", attack="square", numbers={"steps": 500}),
-        "standard": Stage(name="square", attack="square", numbers={"steps": 5000}),
-        "thorough": Stage(name="square", attack="square", numbers={"steps": 5000, "restarts": 2}),
-        "autoattack": Stage(name="square", attack="square", numbers={"steps": 5000, "share": 0.8}),
+        "quick": Stage(name="square", attack="square", params={"steps": 500}),
+        "standard": Stage(name="square", attack="square", params={"steps": 5000}),
+        "thorough": Stage(name="square", attack="square", params={"steps": 5000, "restarts": 2}),
+        "autoattack": Stage(name="square", attack="square", params={"steps": 5000, "share": 0.8}),
     },
     # About 1,400, 5,700 and 18,000 forwards where nothing is found, and those that the starts took.
     Access.DECISIONS: {

@@ -136,13 +136,13 @@ def _lines(threat: Threat, budget: str, examples: int, task: Task) -> list[Line]
         if climb is not stages[0]:  # else the smooth half of the trial is the first stage's own
             lines.append(_line(threat, "trial-smooth", *climb.method(smooth=True), min(TRIAL, examples)))
     for stage in stages:
-        name, numbers = stage.method(smooth=True)
+        name, params = stage.method(smooth=True)
         chosen = min(examples, max(stage.least, math.ceil(stage.share * examples)))
         if stage.control:
-            lines.append(_line(threat, stage.name, name, numbers, control))
+            lines.append(_line(threat, stage.name, name, params, control))
             continue
         likely = min(1.0, (chosen + control) / examples)
-        lines.append(replace(_line(threat, stage.name, name, numbers, examples), likely=likely))
+        lines.append(replace(_line(threat, stage.name, name, params, examples), likely=likely))
     lines += _round_lines(threat, rounds(budget, threat, task), examples, lines)
     return lines + [
         line for name in shared_attacks(budget, threat, task) for line in _shared_lines(threat, name, examples)
@@ -205,9 +205,9 @@ def _curve_lines(threat: Threat, count: int) -> list[Line]:
     return [_line(threat, "curve-attack", "fmn", {"steps": SEEKING}, count), whole]
 
 
-def _line(threat: Threat, stage: str, name: str, numbers: Mapping[str, Any], count: int) -> Line:
+def _line(threat: Threat, stage: str, name: str, params: Mapping[str, Any], count: int) -> Line:
     """What a stage costs at most: its steps, what it asks before them, and the checks of what it finds."""
-    forwards, backwards = at_most(build(name, **numbers))
+    forwards, backwards = at_most(build(name, **params))
     return Line(
         threat=str(threat),
         stage=stage,

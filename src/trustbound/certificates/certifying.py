@@ -63,7 +63,7 @@ def certify(
 ) -> Proof:
     """Prove what can be proven of inputs (B, *F) with labels (B,) under a threat, to ε + τ.
 
-    `name` is a row of the registry or a certifier with its numbers set; `model` a module or a graph that `read`
+    `name` is a row of the registry or a certifier with its parameters set; `model` a module or a graph that `read`
     has made of it; box and task are the model's own unless they are given, and classification where it has none.
     Batches are cut to fit the certifier's memory; `batch_size` cuts further.
 

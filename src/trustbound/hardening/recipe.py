@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from trustbound.errors import InputError, UnsupportedError
-from trustbound.hardening.objectives import Standard, TrainingObjective, build, name_of, numbers_of
+from trustbound.hardening.objectives import Standard, TrainingObjective, build, name_of, params_of
 from trustbound.hardening.probe import Probe
 from trustbound.hardening.registry import OBJECTIVES
 from trustbound.hardening.steps.batches import Augmentation
@@ -24,7 +24,7 @@ class Recipe:
     """How to train, complete: the same recipe, data, model and device give the same weights.
 
     Parameters
-        objective       what to do well on: a registry name or an objective with its numbers.
+        objective       what to do well on: a registry name or an objective with its parameters.
         threat          what to train against, a Threat or its text form; None for plain training.
         epochs          passes over the training examples.
         batch_size      examples per step, over all processes together.
@@ -107,7 +107,7 @@ class Recipe:
             if name not in ("objective", "threat", "augmentation", "probe")
         }
         return {
-            "objective": {"name": name_of(self.aim), **numbers_of(self.aim)},
+            "objective": {"name": name_of(self.aim), **params_of(self.aim)},
             "threat": None if self.threat is None else str(self.threat),
             "augmentation": dataclasses.asdict(self.augmentation),
             "probe": None if self.probe is None else dataclasses.asdict(self.probe),

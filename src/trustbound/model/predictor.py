@@ -85,8 +85,8 @@ class Predictor(nn.Module):
         said = np.asarray(self.function(_array(inputs)))
         if self.shows == "decisions":
             return self._one_hot(said, len(inputs)).to(inputs.device, torch.float64)
-        numbers = said.dtype.kind in "fiu" and said.ndim and said.shape[0] == len(inputs)
-        if not numbers or (self.task.plain and said.ndim != 2):
+        params = said.dtype.kind in "fiu" and said.ndim and said.shape[0] == len(inputs)
+        if not params or (self.task.plain and said.ndim != 2):
             raise InputError(
                 f"a predictor that shows scores must give ({len(inputs)}, C) numbers for {len(inputs)} inputs; got "
                 f"shape {said.shape}, {said.dtype}. For class numbers say that it shows decisions."

@@ -51,7 +51,7 @@ class HopSkipJump:
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example and restart: at most `tries` and `data_tries` forwards for a start, and 24 to bisect it to
                 the boundary; in step t `draws` sqrt(t), no more than `max_draws`, and 13 to 24 to jump and to bisect;
-                then 1 forward re-check. With the default numbers 17,700 to 19,300; where no start is found the first
+                then 1 forward re-check. With the default parameters 17,700 to 19,300; where no start is found the first
                 two alone.
     Randomness  the starts and the directions; number k of an example is the same whatever its neighbours.
     Raises      UnsupportedError when the threat is no linf or l2 ball.

@@ -1,4 +1,4 @@
-"""Gradient ascent with projection: FGSM, BIM and PGD are one idea with different numbers."""
+"""Gradient ascent with projection: FGSM, BIM and PGD are one idea with different parameters."""
 
 from __future__ import annotations
 

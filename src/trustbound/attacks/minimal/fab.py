@@ -144,7 +144,7 @@ def started(problem: Problem, turn: int) -> WalkState:
     return WalkState(theta=problem.inputs, done=done, point=point)
 
 
-def walked(problem: Problem, state: WalkState, normal: Tensor, gap: Tensor, numbers: FAB) -> WalkState:
+def walked(problem: Problem, state: WalkState, normal: Tensor, gap: Tensor, attack: FAB) -> WalkState:
     """One step: `normal` (B, D) is the gradient of the difference that is to rise by `gap` (B,) from the point."""
     ours = cast(AdditiveNeighbourhood, problem.neighbourhood)
     origin, point = problem.inputs.flatten(1), state.point.flatten(1)
@@ -159,11 +159,11 @@ def walked(problem: Problem, state: WalkState, normal: Tensor, gap: Tensor, numb
     )
     change = shortest(normal.repeat(2, 1), torch.cat([gap, behind]), both - low, high - both, ours.norm)
     own, back = (part.norm(p=_ORDER[ours.norm], dim=1).clamp(min=1e-8) for part in change.chunk(2))
-    share = (own / (own + back)).clamp(0.0, numbers.lean).unsqueeze(1)
-    onto, over = (both + numbers.overshoot * change).chunk(2)
+    share = (own / (own + back)).clamp(0.0, attack.lean).unsqueeze(1)
+    onto, over = (both + attack.overshoot * change).chunk(2)
     moved = ((1.0 - share) * onto + share * over).clamp(low, high).reshape(state.point.shape)
     state.outputs = problem.outputs(moved)
     reached = problem.objective.margin(state.outputs) < 0
-    drawn = problem.inputs + numbers.contraction * (moved - problem.inputs)
+    drawn = problem.inputs + attack.contraction * (moved - problem.inputs)
     state.point = torch.where(ours.column(reached) > 0, drawn, moved)
     return state

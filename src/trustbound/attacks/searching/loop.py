@@ -23,7 +23,7 @@ from trustbound.threat import Access, Neighbourhood, Objective, Random
 
 
 class Attack(Protocol):
-    """One attack: its numbers, `init` and `step`; optionally `prepare(problem) → Batched`, kept as memory.
+    """One attack: its parameters, `init` and `step`; optionally `prepare(problem) → Batched`, kept as memory.
 
     seeks   "any" stops an example at its first success, "smallest" goes on to shrink it.
     needs   the least access it works with.

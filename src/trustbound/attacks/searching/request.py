@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.model_access.oracle import Oracle, default_batch_size, price_of
-from trustbound.attacks.refusals import check_attack, check_numbers, check_options, check_request, check_shown
+from trustbound.attacks.refusals import check_attack, check_options, check_params, check_request, check_shown
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.shared.perturbation import SharedPerturbation
 from trustbound.errors import InputError, ModelError
@@ -81,11 +81,11 @@ def requested(
     budget: int | None = None,
     compile: bool = False,
     ids: Tensor | np.ndarray[Any, Any] | None = None,
-    numbers: dict[str, Any],
+    params: dict[str, Any],
 ) -> Request:
     """The request, once nothing in it has to be refused.
 
-    Raises      InputError for examples, numbers or options that cannot be used, UnsupportedError for a threat that
+    Raises      InputError for examples, parameters or options that cannot be used, UnsupportedError for a threat that
                 the attack cannot serve.
     """
     model = wrap(model) if not isinstance(model, Model) else model
@@ -99,17 +99,17 @@ def requested(
     threat.perturbations.check(model.box, shape)
     if isinstance(name, str):
         check_request(ATTACKS.find(name), threat, model.task)
-        method = ATTACKS.build(name, **numbers)
+        method = ATTACKS.build(name, **params)
     else:
-        if numbers:
+        if params:
             raise InputError(
-                f"an attack that comes as an object has its own numbers; got {', '.join(numbers)} beside it"
+                f"an attack that comes as an object has its own parameters; got {', '.join(params)} beside it"
             )
         method = name
         check_attack(method, threat, model.task)
         if isinstance(method, SharedPerturbation):
             method.check(threat, shape)
-    check_numbers(method, model.task)
+    check_params(method, model.task)
     check_options(len(inputs), ids, batch_size, budget, price_of(model), looks=5 if fits(method) else 2)
     return Request(
         name=name if isinstance(name, str) else type(name).__name__,

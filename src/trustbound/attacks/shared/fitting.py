@@ -31,7 +31,7 @@ def fit_perturbation(
     batch_size: int | None = None,
     budget: int | None = None,
     ids: Tensor | np.ndarray[Any, Any] | None = None,
-    **numbers: Any,
+    **params: Any,
 ) -> SharedPerturbation:
     """Fit one perturbation for all inputs to some of them; `attack` scores it on others.
 
@@ -42,7 +42,7 @@ def fit_perturbation(
         generator   one 63-bit key is drawn from it; without one the key is 0.
         budget      forwards allowed per example, those of the clean input and of the last check included.
         ids         (B,) identities for the per-example randomness, by default 0..B-1.
-        numbers     the attack's own numbers.
+        params      the attack's own parameters.
 
     Raises      InputError and UnsupportedError as `attack` does, before the first model call; InputError for an attack
                 that changes each example by itself.
@@ -64,7 +64,7 @@ def fit_perturbation(
         batch_size=batch_size,
         budget=budget,
         ids=ids,
-        numbers=numbers,
+        params=params,
     )
     if not fits(asked.method):
         raise InputError(

@@ -43,8 +43,8 @@ def ran(budget: str, threat: Threat, steps: Sequence[StepFacts], task: Task = CL
 
 
 def _built(stage: Stage, *, smooth: bool) -> Attack:
-    name, numbers = stage.method(smooth=smooth)
-    return build(name, **numbers)
+    name, params = stage.method(smooth=smooth)
+    return build(name, **params)
 
 
 def _gradient(attacks: Iterable[Attack]) -> tuple[Attack, ...]:

@@ -90,6 +90,6 @@ class MonotoneBudget(HealthCheck[After]):
             at_most=severest(survivors, alive, share=0.05),
         )
 
-    def _with(self, sample: Before, perturbations: PerturbationSet, **numbers: Any) -> Strike:
+    def _with(self, sample: Before, perturbations: PerturbationSet, **params: Any) -> Strike:
         threat: Threat = dataclasses.replace(sample.threat, perturbations=perturbations)
-        return strike(sample, threat=threat, loss=self.loss, **numbers)
+        return strike(sample, threat=threat, loss=self.loss, **params)

@@ -26,13 +26,13 @@ class Examined:
         return next((check.verdict for check in self.checks if check.name == name), "SKIP")
 
 
-def build(name: str, **numbers: Any) -> HealthCheck[Any]:
-    """A check by its registry name, with its numbers.
+def build(name: str, **params: Any) -> HealthCheck[Any]:
+    """A check by its registry name, with its parameters.
 
     >>> build("sample-size", precision=0.01).precision
     0.01
     """
-    check: HealthCheck[Any] = CHECKS.build(name, **numbers)
+    check: HealthCheck[Any] = CHECKS.build(name, **params)
     return check
 
 

@@ -91,7 +91,7 @@ AnyContext = TypeVar("AnyContext", bound=Before)
 
 
 class HealthCheck(abc.ABC, Generic[AnyContext]):
-    """One check: its numbers (a frozen dataclass) and `measure`; the thresholds are in its registry row.
+    """One check: its parameters (a frozen dataclass) and `measure`; the thresholds are in its registry row.
 
     Parameters
         name    of its registry row.

@@ -51,7 +51,7 @@ def strike(
     model: Model | None = None,
     threat: Threat | None = None,
     stop_early: bool = True,
-    **numbers: Any,
+    **params: Any,
 ) -> Strike:
     """Search all examples of a context, following every example to its last point.
 
@@ -77,7 +77,7 @@ def strike(
         batch_size=len(inputs),
         stop_early=stop_early,
         watch=watch,
-        **numbers,
+        **params,
     )
     alive = ~(found.success & (found.size == 0)) & context.concerned().to(found.success.device)
     trace = torch.stack(rows) if rows else found.margin.new_empty(0, len(inputs))

@@ -37,7 +37,7 @@ from trustbound.threat import Threat
 TRIAL = 64
 
 #: What runs on everything when no gradient reaches the inputs.
-WITHOUT_GRADIENTS = Stage(name="scores", attack="square", numbers={"steps": 2000})
+WITHOUT_GRADIENTS = Stage(name="scores", attack="square", params={"steps": 2000})
 
 
 @dataclass(eq=False)
@@ -175,13 +175,13 @@ class Search:
 
     def _attack(self, stage: Stage, chosen: Tensor, *, again: bool = True) -> None:
         """One stage on the chosen examples and, the first time, on what it can still show of the control group."""
-        name, numbers = stage.method(smooth=self.smooth)
+        name, params = stage.method(smooth=self.smooth)
         along = self.context.control & self.ledger.correct & ~self._shown(name) & again
         along &= ~_member(torch.cat([chosen, self._tried(stage)]), len(along))
         positions = torch.cat([chosen, along.nonzero()[:, 0]]).sort().values
         if not len(positions):
             return
-        rows = self._attacked(stage.name, name, numbers, positions)
+        rows = self._attacked(stage.name, name, params, positions)
         self._note(stage.name, "control" if stage.control else "attack", name, rows, len(positions) - len(chosen))
 
     def _shown(self, method: str) -> Tensor:
@@ -256,8 +256,8 @@ class Search:
         results: dict[bool, list[EvidenceRow]] = {}
         for smooth in (True, False):
             stage = replace(climbs[0], name=f"trial-{'smooth' if smooth else 'plain'}")
-            method, numbers = stage.method(smooth=smooth)
-            results[smooth] = self._attacked(stage.name, method, numbers, sample)
+            method, params = stage.method(smooth=smooth)
+            results[smooth] = self._attacked(stage.name, method, params, sample)
             self._note(stage.name, "attack", method, results[smooth], 0)
         return _smooth_serves(results[True], results[False])
 

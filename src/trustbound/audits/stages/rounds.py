@@ -34,8 +34,8 @@ def until_dry(search: Search, rounds: Rounds) -> None:
         standing = len(search.ledger.open())
         if not standing or quiet == rounds.quiet:
             return
-        name, numbers = kind.method(smooth=search.smooth)
-        forwards, backwards = at_most(build(name, **numbers))
+        name, params = kind.method(smooth=search.smooth)
+        forwards, backwards = at_most(build(name, **params))
         left = rounds.limit * look * search.asked - search.spent
         most = min(standing, left // (look * forwards + draws * backwards))
         if most < min(standing, kind.least):

@@ -169,9 +169,9 @@ def _average(
     divisor = given.get("divisor_override") or math.prod(kernel)
     device = translator.device
     weight = torch.full((extent[0], 1, *kernel), 1 / divisor, dtype=torch.float64, device=device)
-    numbers: Arguments = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": extent[0]}
-    numbers |= {"shape": shape, "extent": extent, "peak": float(math.prod(kernel))}
-    pooled = translator.add(Convolution, place, weight=weight, **numbers)
+    constants: Arguments = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": extent[0]}
+    constants |= {"shape": shape, "extent": extent, "peak": float(math.prod(kernel))}
+    pooled = translator.add(Convolution, place, weight=weight, **constants)
     if any(padding) and not given.get("count_include_pad", True) and not given.get("divisor_override"):
         ones = torch.ones((1, 1, *extent[1:]), dtype=torch.float64, device=device)
         counted = torch.nn.functional.conv2d(ones, torch.ones_like(weight[:1]), None, stride, padding)

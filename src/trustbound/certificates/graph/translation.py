@@ -86,11 +86,11 @@ class Translator:
                 self.values[node] = self._call(node)
         raise self.refusal("an exported program without an output")
 
-    def add(self, kind: Callable[..., Operation], *sources: int, shape: Any = None, **numbers: Any) -> Place:
+    def add(self, kind: Callable[..., Operation], *sources: int, shape: Any = None, **constants: Any) -> Place:
         """Append a step; shape and dtype are those recorded at the current node unless they are given."""
-        numbers.setdefault("dtype", self.dtype)
+        constants.setdefault("dtype", self.dtype)
         self.operations.append(
-            kind(sources=sources, shape=self.shape if shape is None else shape, where=self.where, **numbers)
+            kind(sources=sources, shape=self.shape if shape is None else shape, where=self.where, **constants)
         )
         return Place(len(self.operations) - 1)
 

@@ -25,7 +25,7 @@ from trustbound.cli.options import (
 @model_options
 @data_options
 @threat_option
-@click.option("--numbers", help="The attack's own numbers as JSON, e.g. '{\"steps\": 100}'.")
+@click.option("--params", help="The attack's own parameters as JSON, e.g. '{\"steps\": 100}'.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
 @click.option("--save", type=click.Path(), help="Write the adversarial inputs to this .safetensors file.")
@@ -33,7 +33,7 @@ from trustbound.cli.options import (
 def attack_command(
     name: str,
     threats: tuple[str, ...],
-    numbers: str | None,
+    params: str | None,
     seed: int,
     batch_size: int | None,
     save: str | None,
@@ -55,11 +55,11 @@ def attack_command(
         raise InputError(f"attack takes one --threat; got {len(threats)}. `audit` takes several.")
     (threat,) = read_threats(threats, options)
     try:
-        given = json.loads(numbers) if numbers else {}
+        given = json.loads(params) if params else {}
     except json.JSONDecodeError as error:
-        raise InputError(f"--numbers takes a JSON object; got {numbers!r} ({error})") from error
+        raise InputError(f"--params takes a JSON object; got {params!r} ({error})") from error
     if not isinstance(given, dict):
-        raise InputError(f"--numbers takes a JSON object; got {numbers!r}")
+        raise InputError(f"--params takes a JSON object; got {params!r}")
     model = read_model(options)
     data = read_data(options, seed, model)
     check_fit(model, data, [threat])

@@ -124,7 +124,7 @@ def audit_command(
                 progress=bars,
                 command=shlex.join(["trustbound", *sys.argv[1:]]),
             )
-    except UnsoundError as error:  # the record is written: its exit code is 3, its numbers are shown all the same
+    except UnsoundError as error:  # the record is written: its exit code is 3, its parameters are shown all the same
         click.echo(f"unsound: {error}", err=True)
         record = read_record(folder)
     misses = tuple(missed(record, Thresholds(upper=fail_under, lower=fail_under_lower)))

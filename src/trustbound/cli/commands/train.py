@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @data_options
 @click.option("--out", required=True, type=click.Path(), help="Where the weights go (.safetensors).")
 @click.option("--objective", type=click.Choice(OBJECTIVES.names), help="What to do well on.")
-@click.option("--numbers", help="The objective's own numbers as JSON, e.g. '{\"steps\": 7}'.")
+@click.option("--params", help="The objective's own parameters as JSON, e.g. '{\"steps\": 7}'.")
 @click.option("--threat", help="What to train against, e.g. linf:8/255.")
 @click.option("--recipe", help="A named recipe to start from (default: the recipe's own defaults).")
 @click.option("--epochs", type=click.IntRange(min=1))
@@ -47,7 +47,7 @@ def train_command(
     architecture: str,
     out: str,
     objective: str | None,
-    numbers: str | None,
+    params: str | None,
     threat: str | None,
     recipe: str | None,
     arguments: str | None,
@@ -64,7 +64,7 @@ def train_command(
 
     fields = ("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "weight_decay")
     changes = {name: value for name in fields if (value := options.pop(name)) is not None}
-    plan = _recipe(recipe, objective, numbers, threat, {**changes, "seed": seed})
+    plan = _recipe(recipe, objective, params, threat, {**changes, "seed": seed})
     if options.pop("split") is not None:
         raise InputError("train learns on the split train and is watched on test; leave --split out")
     data, parts = read_part(options, "train", seed)
@@ -80,20 +80,20 @@ def train_command(
 
 
 def _recipe(
-    name: str | None, objective: str | None, numbers: str | None, threat: str | None, changes: dict[str, Any]
+    name: str | None, objective: str | None, params: str | None, threat: str | None, changes: dict[str, Any]
 ) -> Recipe:
     from trustbound.errors import InputError
     from trustbound.hardening import Recipe, named_recipe
     from trustbound.hardening.objectives import build
 
     try:
-        given = json.loads(numbers) if numbers else {}
+        given = json.loads(params) if params else {}
     except json.JSONDecodeError as error:
-        raise InputError(f"--numbers takes a JSON object; got {numbers!r} ({error})") from error
+        raise InputError(f"--params takes a JSON object; got {params!r} ({error})") from error
     if not isinstance(given, dict):
-        raise InputError(f"--numbers takes a JSON object; got {numbers!r}")
+        raise InputError(f"--params takes a JSON object; got {params!r}")
     if given and objective is None:
-        raise InputError("--numbers belong to an objective; say which with --objective")
+        raise InputError("--params belongs to an objective; say which with --objective")
     if objective is not None:
         changes["objective"] = build(objective, **given)
     if threat is not None:

@@ -10,7 +10,7 @@ from trustbound.hardening.objectives.objective import (
     TrainingObjective,
     build,
     name_of,
-    numbers_of,
+    params_of,
 )
 from trustbound.hardening.objectives.pgd import PGDTraining
 from trustbound.hardening.objectives.standard import Standard
@@ -31,5 +31,5 @@ __all__ = [
     "TrainingObjective",
     "build",
     "name_of",
-    "numbers_of",
+    "params_of",
 ]

@@ -17,7 +17,7 @@ from trustbound.attacks.model_access.gradient_evaluation import Apply, GradientE
 from trustbound.attacks.model_access.granted import Surrogate
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.model_access.smooth_relu import SmoothBackward
-from trustbound.attacks.refusals import check_attack, check_numbers
+from trustbound.attacks.refusals import check_attack, check_params
 from trustbound.attacks.searching.loop import Attack
 from trustbound.attacks.searching.problem import BestSoFar, Problem, Unkept
 from trustbound.attacks.searching.request import fits
@@ -68,7 +68,7 @@ def check_inner(attack: Attack, threat: Threat) -> None:
     >>> check_inner(PGD(steps=7), Threat.parse("linf:0.1"))
     """
     check_attack(attack, threat)
-    check_numbers(attack)
+    check_params(attack)
     if fits(attack):
         raise UnsupportedError(
             f"an inner maximisation changes each example by itself; {type(attack).__name__} fits one perturbation for "

@@ -1,4 +1,4 @@
-"""What every training objective is: a frozen dataclass of numbers with `init` and `step`."""
+"""What every training objective is: a frozen dataclass of parameters with `init` and `step`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Outcome: TypeAlias = tuple[Tensor, State, Metrics]
 
 @runtime_checkable
 class TrainingObjective(Protocol):
-    """Numbers, a state, and a loss whose gradient moves the weights.
+    """Parameters, a state, and a loss whose gradient moves the weights.
 
     threat  whether it needs a threat to train against.
     init    (context) → state before the first step: named tensors, detached, and plain numbers or texts; {} where
@@ -60,13 +60,13 @@ def check_mode(mode: str) -> None:
         raise InputError(f"`mode` of the inner search must be train or eval; got {mode!r}")
 
 
-def build(name: str, **numbers: Any) -> TrainingObjective:
-    """An objective by its registry name, with its numbers.
+def build(name: str, **params: Any) -> TrainingObjective:
+    """An objective by its registry name, with its parameters.
 
     >>> build("pgd", steps=10).steps
     10
     """
-    return cast(TrainingObjective, OBJECTIVES.build(name, **numbers))
+    return cast(TrainingObjective, OBJECTIVES.build(name, **params))
 
 
 def name_of(objective: TrainingObjective) -> str:
@@ -79,6 +79,6 @@ def name_of(objective: TrainingObjective) -> str:
     return f"{type(objective).__module__}:{type(objective).__qualname__}" if row is None else row.name
 
 
-def numbers_of(objective: TrainingObjective) -> dict[str, Any]:
+def params_of(objective: TrainingObjective) -> dict[str, Any]:
     """The objective's fields, as a recipe records them."""
     return dataclasses.asdict(objective) if dataclasses.is_dataclass(objective) else {}
