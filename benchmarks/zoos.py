@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.networks import NETWORKS, data, load
 from trustbound.data import LabelledSet, load_data
+from trustbound.model.broken_models import BatchStatistics, DropoutOn, SaturatedSoftmax, StopGradient
 from trustbound.model.defences import InputQuantisation, RandomResize, with_k_winners
-from trustbound.model.planted import BatchStatistics, DropoutOn, GradientKiller, SaturatedSoftmax
 from trustbound.model.zoo.build import build
 
 
@@ -142,8 +142,8 @@ def plant(subject: Subject, *, dropped: nn.Module | None = None) -> list[Subject
         "softmax x 200": SaturatedSoftmax(own(), scale=200.0),
         "quantised input": InputQuantisation(own(), levels=8),
         "straight-through quantised": StraightThrough(own(), levels=8),
-        "gradient killer (zero)": GradientKiller(own()),
-        "gradient killer (detached)": GradientKiller(own(), keep_graph=False),
+        "gradient killer (zero)": StopGradient(own()),
+        "gradient killer (detached)": StopGradient(own(), keep_graph=False),
         "straight-through killer": Misled(own(), decoy),
         "dropout on": DropoutOn(own(), probability=0.1),
     }

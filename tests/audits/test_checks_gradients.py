@@ -18,8 +18,8 @@ from trustbound.audits.checks.probe import coarsest, strike
 from trustbound.audits.checks.repeatability import Determinism
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.checks.saturation import LogitScaleInvariance, SaturatedOutput, are_probabilities
+from trustbound.model.broken_models import BatchStatistics, DropoutOn, SaturatedSoftmax, StopGradient
 from trustbound.model.defences import InputQuantisation, with_k_winners
-from trustbound.model.planted import BatchStatistics, DropoutOn, GradientKiller, SaturatedSoftmax
 from trustbound.model.wrapping import Adaptation, wrap
 
 
@@ -198,7 +198,7 @@ def test_outputs_that_hide_a_gradient_matter_to_those_who_use_one():
 
 
 def test_a_killed_gradient_is_not_blamed_on_the_outputs():
-    assert SaturatedOutput().run(before(GradientKiller(net()))).verdict == "PASS"
+    assert SaturatedOutput().run(before(StopGradient(net()))).verdict == "PASS"
 
 
 def centres(classes=20, features=12):
@@ -282,11 +282,11 @@ def test_scales_are_tried_on_what_stands_alone():
 
 @pytest.mark.parametrize("keep_graph", [True, False])
 def test_a_gradient_killer_leaves_no_gradient_and_is_named(keep_graph):
-    context = before(GradientKiller(net(), keep_graph=keep_graph))
+    context = before(StopGradient(net(), keep_graph=keep_graph))
     assert GradientRate().measure(context).value == 1.0
     check = BrokenGraph().run(context)
     assert check.verdict == "FAIL"
-    assert "the model itself (GradientKiller)" in check.finding
+    assert "the model itself (StopGradient)" in check.finding
     assert "stand_ins" in check.advice
 
 
@@ -355,8 +355,8 @@ def test_a_detached_side_branch_is_no_broken_graph():
     [
         lambda: StraightThrough(net()),
         lambda: WrongSign(net()),
-        lambda: GradientKiller(net()),
-        lambda: GradientKiller(net(), keep_graph=False),
+        lambda: StopGradient(net()),
+        lambda: StopGradient(net(), keep_graph=False),
         lambda: InputQuantisation(net(), levels=8),
         lambda: with_k_winners(net(), share=0.2),
     ],

@@ -20,8 +20,8 @@ from trustbound.audits.checks.reported import DisjointVerdicts, EightBitRounding
 from trustbound.audits.checks.restored import ModelRestored, fingerprint
 from trustbound.audits.checks.rivals import BlackBoxBeatsWhiteBox, TransferSuccess
 from trustbound.audits.checks.surrogate import copy_of
+from trustbound.model.broken_models import DropoutOn, SaturatedSoftmax, StopGradient
 from trustbound.model.defences import InputQuantisation
-from trustbound.model.planted import DropoutOn, GradientKiller, SaturatedSoftmax
 
 search_module = sys.modules["trustbound.attacks.searching.loop"]  # the package offers a function of that name
 
@@ -60,7 +60,7 @@ def test_honest_networks_raise_no_alarm_after_the_search(kind):
 
 @pytest.mark.parametrize(
     "plant",
-    [lambda: GradientKiller(net()), lambda: InputQuantisation(net(), levels=4), lambda: SaturatedSoftmax(net())],
+    [lambda: StopGradient(net()), lambda: InputQuantisation(net(), levels=4), lambda: SaturatedSoftmax(net())],
 )
 def test_masked_gradients_fail_monotone_budget_and_fall_to_transfer(plant):
     context = searched(plant(), "linf:0.3")
@@ -70,7 +70,7 @@ def test_masked_gradients_fail_monotone_budget_and_fall_to_transfer(plant):
 
 
 def test_unlimited_survivors_are_counted():
-    finding = MonotoneBudget().measure(after(GradientKiller(net()), threat="linf:0.1"))
+    finding = MonotoneBudget().measure(after(StopGradient(net()), threat="linf:0.1"))
     assert finding.value == 1.0
     honest = MonotoneBudget().measure(after(net(), threat="l2:0.3"))
     shares = honest.evidence["survivors"]
@@ -87,7 +87,7 @@ def test_budgets_of_odd_and_even_counts_of_values_are_tried(epsilon):
     assert shares["half epsilon"] >= shares["epsilon"] >= shares["twice epsilon"]
     half = strike(after(net(), threat=f"l0:{epsilon // 2}").sample(64), steps=20, loss="margin")
     assert shares["half epsilon"] == half.survivors
-    assert MonotoneBudget().run(after(GradientKiller(net()), threat=f"l0:{epsilon}")).verdict == "FAIL"
+    assert MonotoneBudget().run(after(StopGradient(net()), threat=f"l0:{epsilon}")).verdict == "FAIL"
 
 
 def test_several_comparisons_of_budgets_are_corrected(monkeypatch):
@@ -114,7 +114,7 @@ def test_several_comparisons_of_budgets_are_corrected(monkeypatch):
 
 
 def test_one_survivor_of_an_unlimited_attack_is_no_failure():
-    one = after(GradientKiller(net()), threat="linf:0.1")
+    one = after(StopGradient(net()), threat="linf:0.1")
     assert MonotoneBudget().run(one.select(torch.arange(1))).verdict == "WARN"
     assert MonotoneBudget().run(one.select(torch.arange(6))).verdict == "FAIL"
 
@@ -165,7 +165,7 @@ def test_black_box_lists_what_the_white_box_missed_and_needs_significance_to_fai
 
 @pytest.mark.parametrize("threat", ["linf:0.3", "l2:0.6", "l1:1.2", "l0:3"])
 def test_black_box_runs_its_own_search_without_evidence_under_every_norm(threat):
-    module = GradientKiller(net())
+    module = StopGradient(net())
     context = after(module, Evidence(white=torch.zeros(160, dtype=torch.bool)), threat)
     finding = BlackBoxBeatsWhiteBox(steps=200).measure(context)
     assert finding.cost.queries + finding.cost.forwards > 0
@@ -185,19 +185,19 @@ def test_random_search_finds_and_never_leaves_the_set(threat):
 
 
 def test_transfer_counts_what_the_direct_attacks_left_standing():
-    context = searched(GradientKiller(net()), "linf:0.3")
+    context = searched(StopGradient(net()), "linf:0.3")
     finding = TransferSuccess().measure(context)
     through = next(iter(finding.evidence["through"].values()))
     standing = dataclasses.replace(context.evidence, broken=torch.arange(160) >= 8)
-    few = after(GradientKiller(net()), standing, "linf:0.3")
+    few = after(StopGradient(net()), standing, "linf:0.3")
     left = TransferSuccess(examples=160).measure(few)
     assert through > 60
     assert left.value >= 0.5  # of eight that stood, whatever fell beside them
     assert "8 stand unproven" in left.finding
     one = dataclasses.replace(context.evidence, broken=torch.arange(160) >= 1)
-    assert TransferSuccess(examples=160).run(after(GradientKiller(net()), one, "linf:0.3")).verdict == "PASS"
+    assert TransferSuccess(examples=160).run(after(StopGradient(net()), one, "linf:0.3")).verdict == "PASS"
     proven = dataclasses.replace(context.evidence, broken=~standing.broken, certified=standing.broken)
-    assert TransferSuccess(examples=160).measure(after(GradientKiller(net()), proven, "linf:0.3")).value == 0.0
+    assert TransferSuccess(examples=160).measure(after(StopGradient(net()), proven, "linf:0.3")).value == 0.0
 
 
 def test_a_tie_on_the_path_is_no_silent_success():
@@ -216,7 +216,7 @@ def test_a_tie_on_the_path_is_no_silent_success():
 
 
 def test_the_taught_copy_answers_like_the_model():
-    context = after(GradientKiller(net()))
+    context = after(StopGradient(net()))
     copied, cost = copy_of(context, 0.2)
     inputs, _ = blobs()
     agree = (copied(inputs).argmax(1) == context.model(inputs).argmax(1)).float().mean()

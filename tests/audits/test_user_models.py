@@ -15,7 +15,7 @@ from torch import nn
 import trustbound as tb
 from trustbound.cli.main import main
 from trustbound.errors import TrustboundError
-from trustbound.model.doubling import double
+from trustbound.model.float64_copy import double
 from trustbound.model.wrapping import wrap
 from trustbound.record.audit import VERDICTS
 

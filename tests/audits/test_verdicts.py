@@ -13,7 +13,7 @@ from trustbound.attacks import suites
 from trustbound.audits.stages.ledger import Ledger
 from trustbound.certificates.methods import interval
 from trustbound.certificates.specification import Bound
-from trustbound.model.planted import DropoutOn, GradientKiller
+from trustbound.model.broken_models import DropoutOn, StopGradient
 from trustbound.record.files import read_record
 from trustbound.record.store import EvidenceRow, Store
 from trustbound.report.verdict import judge
@@ -269,7 +269,7 @@ def test_python_that_no_graph_can_hold_is_a_finding_too():
 
 
 def test_where_gradients_end_the_search_goes_by_scores():
-    record = audited(GradientKiller(net(), keep_graph=False), "linf:0.2")
+    record = audited(StopGradient(net(), keep_graph=False), "linf:0.2")
     assert [step.method for step in record.steps if step.kind == "attack"][-1] == "square"
     honest = audited(net(), "linf:0.2")
     assert record.brackets[0].broken >= 0.8 * honest.brackets[0].broken > 0
@@ -280,7 +280,7 @@ def test_where_gradients_end_the_search_goes_by_scores():
 
 
 def test_where_no_attack_by_scores_serves_the_threat_the_audit_still_ends():
-    record = audited(GradientKiller(net(), keep_graph=False), "l0:2")
+    record = audited(StopGradient(net(), keep_graph=False), "l0:2")
     assert record.brackets[0].broken == 0
     assert record.exit_code == 3
 

@@ -115,7 +115,7 @@ def test_a_random_model_ends_in_3(trustbound, tmp_path):
         "import torch\n"
         "def net():\n"
         "    torch.manual_seed(0)\n"
-        "    from trustbound.model.planted import DropoutOn\n"
+        "    from trustbound.model.broken_models import DropoutOn\n"
         "    return DropoutOn(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), probability=0.4)\n"
     )
     told = trustbound("audit", f"{tmp_path}/net.py:net", "--data", "digits", *ONE, "--json", "--run", tmp_path / "run")

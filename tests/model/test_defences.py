@@ -6,8 +6,8 @@ from torch import nn
 
 from trustbound.errors import InputError
 from trustbound.model import build
+from trustbound.model.broken_models import BatchStatistics, DropoutOn, SaturatedSoftmax, StopGradient
 from trustbound.model.defences import InputQuantisation, KWinnersTakeAll, RandomResize, with_k_winners
-from trustbound.model.planted import BatchStatistics, DropoutOn, GradientKiller, SaturatedSoftmax
 from trustbound.model.wrapping import wrap
 
 
@@ -97,10 +97,10 @@ def test_planted_failures_fail_as_planted():
     loss = nn.functional.cross_entropy(saturated(inputs), plain.argmax(1))
     gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
     assert int((gradient == 0).all(1).sum()) > 10
-    killed = GradientKiller(network)
+    killed = StopGradient(network)
     assert torch.equal(killed(inputs), plain)
     assert not bool(torch.autograd.grad(killed(inputs).sum(), inputs)[0].any())
-    broken = GradientKiller(network, keep_graph=False)
+    broken = StopGradient(network, keep_graph=False)
     assert torch.autograd.grad(broken(inputs).sum(), inputs, allow_unused=True)[0] is None
     noisy = DropoutOn(network).eval()
     assert not torch.equal(noisy(inputs), noisy(inputs))

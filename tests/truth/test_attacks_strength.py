@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trustbound.attacks import attack
-from trustbound.model.planted import GradientKiller, SaturatedSoftmax
+from trustbound.model.broken_models import SaturatedSoftmax, StopGradient
 from trustbound.model.wrapping import wrap
 
 
@@ -70,7 +70,7 @@ def test_random_search_comes_near_the_gradient_attacks(trained, threat, least):
 @pytest.mark.parametrize("norm", ["linf:0.12", "l2:0.9"])
 def test_square_finds_what_dead_gradients_hide(trained, norm):
     net, inputs, labels = trained
-    dead = GradientKiller(net)
+    dead = StopGradient(net)
     gradient = broken("apgd", dead, inputs, labels, norm, steps=20, random_start=False)
     assert not gradient.any()
     assert broken("square", dead, inputs, labels, norm, steps=300).sum() >= 10

@@ -15,7 +15,7 @@ from trustbound.audits.work.unit import WorkUnit
 from trustbound.certificates.graph import Graph, read
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import UnsupportedError
-from trustbound.model.doubling import Double, double
+from trustbound.model.float64_copy import Double, double
 from trustbound.model.wrapping import Model
 from trustbound.tasks.view import View
 from trustbound.threat import Access, Threat

@@ -24,7 +24,7 @@ class SaturatedSoftmax(nn.Module):
         return functional.softmax(self.scale * self.network(inputs), dim=1)
 
 
-class GradientKiller(nn.Module):
+class StopGradient(nn.Module):
     """Pass values through unchanged and gradients not at all.
 
     keep_graph  True: the gradient arrives and is exactly zero; False: the graph ends here.
