@@ -18,8 +18,8 @@ from PIL import Image
 
 import trustbound.record.disk.unpacking as rule
 from trustbound.data import load_data
-from trustbound.data.formats.cifar import read_cifar10
-from trustbound.data.formats.idx import read_idx
+from trustbound.data.readers.cifar import read_cifar10
+from trustbound.data.readers.idx import read_idx
 from trustbound.data.registry import DATA
 from trustbound.errors import InputError
 from trustbound.model import load_model

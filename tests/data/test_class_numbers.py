@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trustbound.data import load_data
-from trustbound.data.formats.class_index import class_numbers
+from trustbound.data.readers.class_index import class_numbers
 from trustbound.errors import InputError
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageSequence
 from torch.utils.data import Dataset
 
 from trustbound.data import LabelledSet, load_data
-from trustbound.data.formats.decoding import decode
+from trustbound.data.readers.decoding import decode
 from trustbound.errors import InputError
 
 RANDOM = np.random.default_rng(7)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import trustbound.data.formats.pictures as pictures_module
+import trustbound.data.readers.pictures as pictures_module
 from trustbound.data import load_data
 from trustbound.errors import InputError
 

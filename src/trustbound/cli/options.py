@@ -156,11 +156,11 @@ def read_data(options: dict[str, Any], seed: int, model: Model | None = None) ->
 
 def read_part(options: dict[str, Any], split: str, seed: int, model: Model | None = None) -> tuple[LabelledSet, bool]:
     """A part of the data, and True; all of it, and False, where it has no parts."""
-    from trustbound.data.formats.parts import NoPartsError
+    from trustbound.data.readers.splits import NoSplitsError
 
     try:
         return read_data({**options, "split": split}, seed, model), True
-    except NoPartsError:
+    except NoSplitsError:
         return read_data({**options, "split": None}, seed, model), False
 
 

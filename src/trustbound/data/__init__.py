@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trustbound.data.duplicates import overlap
     from trustbound.data.labelled import LabelledSet
     from trustbound.data.load import load_data
+    from trustbound.data.train_test_overlap import overlap
 
 __all__ = ["LabelledSet", "load_data", "overlap"]
 
-_HOMES = {"LabelledSet": "labelled", "load_data": "load", "overlap": "duplicates"}
+_HOMES = {"LabelledSet": "labelled", "load_data": "load", "overlap": "train_test_overlap"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from trustbound.data.formats.decoding import flat
 from trustbound.data.labelled import LabelledSet
+from trustbound.data.readers.decoding import flat
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from trustbound.data.download import locate
-from trustbound.data.formats.class_index import ClassIndex
-from trustbound.data.formats.listing import ARCHIVES
-from trustbound.data.formats.parts import DEFAULT, refuse_part
 from trustbound.data.labelled import LabelledSet
+from trustbound.data.readers.class_index import ClassIndex
+from trustbound.data.readers.picture_paths import ARCHIVES
+from trustbound.data.readers.splits import DEFAULT, refuse_split
 from trustbound.data.registry import DATA, PublishedSet
 from trustbound.errors import InputError
 from trustbound.record.box import Box
@@ -68,7 +68,7 @@ def load_data(
     wanted = parse_task(task)
     _refuse(str(spec), {"data_dir": data_dir})
     if path.is_dir() or name.endswith(ARCHIVES):
-        from trustbound.data.formats.pictures import read_pictures
+        from trustbound.data.readers.pictures import read_pictures
 
         _refuse(str(spec), {"label_column": label_column})
         if not wanted.plain:
@@ -88,14 +88,14 @@ def load_data(
         )
     _refuse(str(spec), pictures)
     if name.endswith(".npz"):
-        from trustbound.data.formats.npz import read_npz
+        from trustbound.data.readers.npz import read_npz
 
         _refuse(str(spec), {"label_column": label_column})
         return read_npz(path, split, box=_plain(box), task=wanted).stratified(limit, seed)
     if name.endswith(".csv"):
-        from trustbound.data.formats.table import read_table
+        from trustbound.data.readers.table import read_table
 
-        refuse_part(path, split)
+        refuse_split(path, split)
         ranges = _plain(box) if isinstance(box, tuple | list) else box
         return read_table(path, label_column=label_column, box=ranges, task=wanted).stratified(limit, seed)
     raise InputError(f"data must be a folder, an archive ({', '.join(ARCHIVES)}), an .npz or a .csv; got {str(spec)!r}")

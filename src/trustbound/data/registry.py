@@ -53,14 +53,14 @@ DATA = Registry(
     "a data set",
     PublishedSet(
         name="digits",
-        target="trustbound.data.formats.digits:read_digits",
+        target="trustbound.data.readers.digits:read_digits",
         line="scikit-learn's 8×8 handwritten digits, embedded, 1,797 real pictures",
         shape=(1, 8, 8),
         class_names=tuple("0123456789"),
     ),
     PublishedSet(
         name="diabetes",
-        target="trustbound.data.formats.diabetes:read_diabetes",
+        target="trustbound.data.readers.diabetes:read_diabetes",
         line="scikit-learn's diabetes study, embedded, 442 patients, 10 measurements, a number to predict",
         shape=(10,),
         class_names=(),
@@ -68,7 +68,7 @@ DATA = Registry(
     ),
     PublishedSet(
         name="shapes",
-        target="trustbound.data.formats.shapes:read_shapes",
+        target="trustbound.data.readers.shapes:read_shapes",
         line="discs, squares and triangles drawn on a textured ground, 32×32 colour, a class for each pixel, 400 + 100",
         shape=(3, 32, 32),
         class_names=("ground", "disc", "square", "triangle"),
@@ -76,7 +76,7 @@ DATA = Registry(
     ),
     PublishedSet(
         name="mnist",
-        target="trustbound.data.formats.idx:read_idx_pair",
+        target="trustbound.data.readers.idx:read_idx_pair",
         line="MNIST handwritten digits, 28×28 grey, 60,000 + 10,000",
         shape=(1, 28, 28),
         class_names=tuple("0123456789"),
@@ -114,7 +114,7 @@ DATA = Registry(
     ),
     PublishedSet(
         name="fashion-mnist",
-        target="trustbound.data.formats.idx:read_idx_pair",
+        target="trustbound.data.readers.idx:read_idx_pair",
         line="Fashion-MNIST articles of clothing, 28×28 grey, 60,000 + 10,000",
         shape=(1, 28, 28),
         class_names=(
@@ -164,7 +164,7 @@ DATA = Registry(
     ),
     PublishedSet(
         name="cifar10",
-        target="trustbound.data.formats.cifar:read_cifar10",
+        target="trustbound.data.readers.cifar:read_cifar10",
         line="CIFAR-10 colour photographs, 32×32, 50,000 + 10,000, the original python archive",
         shape=(3, 32, 32),
         class_names=(

@@ -15,8 +15,8 @@ from trustbound.audits.checks.label_order import better_orders
 from trustbound.audits.checks.lattice import levels_of
 from trustbound.audits.checks.probe import answers
 from trustbound.audits.checks.significance import LEVEL, severest
-from trustbound.data.duplicates import overlap
 from trustbound.data.labelled import LabelledSet
+from trustbound.data.train_test_overlap import overlap
 from trustbound.metrics.in_box import outside
 from trustbound.record.cost import Cost
 from trustbound.record.interval import binomial_interval

@@ -10,18 +10,18 @@ from trustbound.errors import InputError
 DEFAULT = "test"
 
 
-class NoPartsError(InputError):
+class NoSplitsError(InputError):
     """A part was asked for by name, of a set that has none: reading all of it would hand out the same twice."""
 
 
-def refuse_part(source: str | Path, split: str | None) -> None:
+def refuse_split(source: str | Path, split: str | None) -> None:
     """Refuse a named part of a set without parts.
 
-    >>> refuse_part("table.csv", None)
-    >>> refuse_part("table.csv", "train")
+    >>> refuse_split("table.csv", None)
+    >>> refuse_split("table.csv", "train")
     Traceback (most recent call last):
     ...
-    trustbound.data.formats.parts.NoPartsError: table.csv has no parts; got split='train'. Leave it out ...
+    trustbound.data.readers.splits.NoSplitsError: table.csv has no parts; got split='train'. Leave it out ...
     """
     if split is not None:
-        raise NoPartsError(f"{source} has no parts; got split={split!r}. Leave it out to read all of it.")
+        raise NoSplitsError(f"{source} has no parts; got split={split!r}. Leave it out to read all of it.")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trustbound.data.formats.class_index import ClassIndex, class_order
-from trustbound.data.formats.decoding import decode
-from trustbound.data.formats.listing import list_pictures, read_members
 from trustbound.data.labelled import LabelledSet
+from trustbound.data.readers.class_index import ClassIndex, class_order
+from trustbound.data.readers.decoding import decode
+from trustbound.data.readers.picture_paths import list_pictures, read_members
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
 from trustbound.record.box import Box

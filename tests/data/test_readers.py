@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from trustbound.data import load_data
-from trustbound.data.formats.cifar import read_cifar10
-from trustbound.data.formats.idx import read_idx
-from trustbound.data.formats.table import read_table
+from trustbound.data.readers.cifar import read_cifar10
+from trustbound.data.readers.idx import read_idx
+from trustbound.data.readers.table import read_table
 from trustbound.data.registry import DATA
 from trustbound.errors import InputError
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trustbound.data.formats.parts import DEFAULT, refuse_part
+from trustbound.data.readers.splits import DEFAULT, refuse_split
 from trustbound.errors import InputError
 from trustbound.record.disk.unpacking import DAMAGED, check_zip, members
 
@@ -59,7 +59,7 @@ def list_pictures(source: Path, split: str | None) -> Listing:
     if not chosen and named:
         raise InputError(f"{source} has no split {part!r}; it has {', '.join(named)}.")
     if not chosen:
-        refuse_part(source, split)
+        refuse_split(source, split)
     if len(chosen or groups) > 1:
         places = ", ".join("/".join(prefix) or "." for prefix in list(chosen or groups)[:5])
         raise InputError(

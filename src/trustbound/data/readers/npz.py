@@ -11,8 +11,8 @@ import numpy as np
 from numpy.lib.format import read_array_header_1_0, read_array_header_2_0
 from numpy.typing import NDArray
 
-from trustbound.data.formats.parts import DEFAULT, refuse_part
 from trustbound.data.labelled import LabelledSet
+from trustbound.data.readers.splits import DEFAULT, refuse_split
 from trustbound.errors import InputError
 from trustbound.record.box import Box
 from trustbound.record.disk.unpacking import DAMAGED, check_zip
@@ -54,7 +54,7 @@ def read_npz(path: Path, split: str | None, *, box: Box | None = None, task: Tas
             "Write it with numpy.savez; arrays of objects are pickles and are not loaded."
         ) from error
     if not split_keys:
-        refuse_part(path, split)
+        refuse_split(path, split)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     name = f"{path.stem}/{part}" if split_keys else path.stem

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trustbound.data.formats.class_index import NUMBER, class_numbers
 from trustbound.data.labelled import LabelledSet
+from trustbound.data.readers.class_index import NUMBER, class_numbers
 from trustbound.errors import InputError
 from trustbound.metrics.in_box import outside
 from trustbound.record.box import Box
