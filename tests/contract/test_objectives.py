@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-import trustbound.hardening.loop as loop_module
+import trustbound.hardening.training.loop as loop_module
 from trustbound.attacks import attack
 from trustbound.data import LabelledSet
 from trustbound.errors import InputError
-from trustbound.hardening import Augmentation, Probe, Recipe, checkpoint, train
+from trustbound.hardening import Augmentation, Probe, Recipe, train
 from trustbound.hardening.objectives import Batch, Context, build, name_of
 from trustbound.hardening.registry import OBJECTIVES
+from trustbound.hardening.training import checkpoint
 from trustbound.model.wrapping import wrap
 from trustbound.threat import Random, Threat
 

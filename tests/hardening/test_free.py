@@ -8,7 +8,7 @@ from trustbound.data import LabelledSet, load_data
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.hardening import Recipe, train
 from trustbound.hardening.objectives import FreeTraining, Standard
-from trustbound.hardening.steps.batches import epoch_batches, key_of
+from trustbound.hardening.training.batches import epoch_batches, key_of
 from trustbound.model.wrapping import wrap
 
 EPSILON = 0.125  # and inputs on the lattice of 1/64: sums with δ are exact
@@ -75,7 +75,7 @@ def test_one_replay_learns_the_first_minibatch_clean_and_each_next_one_at_what_t
 
 
 def test_the_perturbation_is_in_the_checkpoint_and_nowhere_else(tmp_path):
-    from trustbound.hardening import checkpoint
+    from trustbound.hardening.training import checkpoint
 
     data = pictures()
     train(wrap(net()), data, recipe(FreeTraining(replays=3)), run=tmp_path)
@@ -86,7 +86,7 @@ def test_the_perturbation_is_in_the_checkpoint_and_nowhere_else(tmp_path):
 
 @pytest.mark.parametrize("norm", ["linf:0.1", "l2:0.3", "l1:0.8", "l0:2"])
 def test_every_set_is_kept(norm, tmp_path):
-    from trustbound.hardening import checkpoint
+    from trustbound.hardening.training import checkpoint
     from trustbound.threat import Threat
 
     objective = FreeTraining(replays=2)

@@ -11,7 +11,7 @@ from trustbound.data import LabelledSet
 from trustbound.errors import InputError
 from trustbound.hardening import Probe, Recipe, train
 from trustbound.hardening.objectives import PGDTraining
-from trustbound.hardening.steps.modes import Modes
+from trustbound.hardening.training.modes import Modes
 from trustbound.model.wrapping import wrap
 
 

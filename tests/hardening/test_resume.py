@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-import trustbound.hardening.loop as loop_module
+import trustbound.hardening.training.loop as loop_module
 from trustbound.data import LabelledSet
 from trustbound.errors import RecordError
-from trustbound.hardening import Probe, Recipe, checkpoint, train
+from trustbound.hardening import Probe, Recipe, train
 from trustbound.hardening.objectives import PGDTraining
+from trustbound.hardening.training import checkpoint
 from trustbound.model.wrapping import wrap
 from trustbound.record.document import to_document
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-import trustbound.hardening.loop as loop_module
+import trustbound.hardening.training.loop as loop_module
 from trustbound.data import LabelledSet
 from trustbound.errors import InputError, MissingDependencyError, UnsupportedError
 from trustbound.hardening import Augmentation, Probe, Recipe, named_recipe, train
 from trustbound.hardening.objectives import PGDTraining, Standard
-from trustbound.hardening.steps.batches import epoch_batches, key_of
+from trustbound.hardening.training.batches import epoch_batches, key_of
 from trustbound.model.wrapping import wrap
 from trustbound.threat import Threat
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trustbound.hardening.fit import train
     from trustbound.hardening.history import Epoch, Event, Progress, Trained
+    from trustbound.hardening.named_recipes import named_recipe
     from trustbound.hardening.probe import Probe
     from trustbound.hardening.recipe import Recipe
-    from trustbound.hardening.recipes import named_recipe
-    from trustbound.hardening.steps.batches import Augmentation
+    from trustbound.hardening.training.batches import Augmentation
 
 __all__ = [
     "Augmentation",
@@ -26,14 +26,14 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Augmentation": "steps.batches",
+    "Augmentation": "training.batches",
     "Epoch": "history",
     "Event": "history",
     "Probe": "probe",
     "Progress": "history",
     "Recipe": "recipe",
     "Trained": "history",
-    "named_recipe": "recipes",
+    "named_recipe": "named_recipes",
     "train": "fit",
 }
 

@@ -14,12 +14,12 @@ from torch import nn
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError, RecordError
-from trustbound.hardening import checkpoint
 from trustbound.hardening.history import Progress, Trained
-from trustbound.hardening.launch import launched
-from trustbound.hardening.loop import Loop
 from trustbound.hardening.recipe import Recipe
-from trustbound.hardening.steps.modes import Modes, measuring
+from trustbound.hardening.training import checkpoint
+from trustbound.hardening.training.fabric import launched
+from trustbound.hardening.training.loop import Loop
+from trustbound.hardening.training.modes import Modes, measuring
 from trustbound.model.wrapping import Model, wrap
 
 

@@ -10,7 +10,7 @@ import torch
 from trustbound.attacks import attack
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
-from trustbound.hardening.steps.modes import measuring
+from trustbound.hardening.training.modes import measuring
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat

@@ -12,8 +12,8 @@ from trustbound.errors import InputError, UnsupportedError
 from trustbound.hardening.objectives import Standard, TrainingObjective, build, name_of, params_of
 from trustbound.hardening.probe import Probe
 from trustbound.hardening.registry import OBJECTIVES
-from trustbound.hardening.steps.batches import Augmentation
-from trustbound.hardening.steps.optimizer import OPTIMIZERS, SCHEDULES
+from trustbound.hardening.training.batches import Augmentation
+from trustbound.hardening.training.optimizer import OPTIMIZERS, SCHEDULES
 from trustbound.threat import Misclassify, Threat
 
 PRECISIONS = ("32-true", "bf16-mixed")

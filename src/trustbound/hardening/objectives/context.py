@@ -18,7 +18,7 @@ from torch import Tensor
 from trustbound.attacks.searching.loop import Attack
 from trustbound.errors import InputError
 from trustbound.hardening.objectives.inner import InnerLoss, InnerOracle, check_inner, climb, full
-from trustbound.hardening.steps.modes import measuring
+from trustbound.hardening.training.modes import measuring
 from trustbound.model.wrapping import Model
 from trustbound.record.box import Box
 from trustbound.threat import Access, Neighbourhood, Random, Threat

@@ -21,16 +21,16 @@ from torch import Tensor
 
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
-from trustbound.hardening import checkpoint
 from trustbound.hardening.history import Epoch, Event, Progress, Stand
-from trustbound.hardening.launch import Engine
 from trustbound.hardening.objectives import Batch, Context, Position, name_of
 from trustbound.hardening.probe import Probed, accuracy
 from trustbound.hardening.recipe import Recipe
-from trustbound.hardening.steps.batches import epoch_batches, hold_out, key_of
-from trustbound.hardening.steps.modes import Modes
-from trustbound.hardening.steps.optimizer import build_optimizer, factor
-from trustbound.hardening.steps.snapshot import Snapshot, check_state, put, take
+from trustbound.hardening.training import checkpoint
+from trustbound.hardening.training.batches import epoch_batches, hold_out, key_of
+from trustbound.hardening.training.fabric import TrainingProcess
+from trustbound.hardening.training.modes import Modes
+from trustbound.hardening.training.optimizer import build_optimizer, factor
+from trustbound.hardening.training.snapshot import Snapshot, check_state, put, take
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Random
@@ -47,7 +47,7 @@ class Loop:
         model: Model,
         data: LabelledSet,
         recipe: Recipe,
-        engine: Engine,
+        engine: TrainingProcess,
         *,
         run: Path | None,
         validation: LabelledSet | None,

@@ -18,7 +18,7 @@ from trustbound.hardening.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
-class Engine:
+class TrainingProcess:
     """One process of a training.
 
     Parameters
@@ -73,7 +73,7 @@ class Engine:
 
 
 @contextlib.contextmanager
-def launched(recipe: Recipe, device: torch.device) -> Iterator[Engine]:
+def launched(recipe: Recipe, device: torch.device) -> Iterator[TrainingProcess]:
     """Start Fabric; on exit every global generator is as it was.
 
     Raises      MissingDependencyError without lightning-fabric; InputError when `devices` does not agree with
@@ -83,7 +83,7 @@ def launched(recipe: Recipe, device: torch.device) -> Iterator[Engine]:
         yield _engine(recipe, device)
 
 
-def _engine(recipe: Recipe, device: torch.device) -> Engine:
+def _engine(recipe: Recipe, device: torch.device) -> TrainingProcess:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if recipe.devices > 1 and world != recipe.devices:
         raise InputError(
@@ -110,7 +110,7 @@ def _engine(recipe: Recipe, device: torch.device) -> Engine:
             precision=precision,
         )
     fabric.launch()
-    return Engine(fabric, fabric.global_rank, fabric.world_size)
+    return TrainingProcess(fabric, fabric.global_rank, fabric.world_size)
 
 
 @contextlib.contextmanager
