@@ -32,7 +32,7 @@ from benchmarks.fuzz_attack import Claims, answers, attack
 from benchmarks.fuzz_networks import FAMILIES, Case, make
 from trustbound.certificates import certify
 from trustbound.certificates.graph import read
-from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.errors import UnsupportedError
 from trustbound.record.box import Box

@@ -43,7 +43,7 @@ class Clock:
         self._book()
         self._at = step
 
-    def advance(self, count: int) -> None:
+    def propagate(self, count: int) -> None:
         self._book()
 
     def _book(self) -> None:

@@ -45,13 +45,13 @@ def unsound_relaxation() -> contextlib.AbstractContextManager[None]:
     """The upper line of a ReLU too low by half, so that it cuts through what it should lie above."""
 
     def change(old: Callable[..., Any]) -> Callable[..., Any]:
-        def lines(*given: Any) -> Any:
+        def relax_activation(*given: Any) -> Any:
             found = old(*given)
             return replace(found, shift=found.shift / 2)
 
-        return lines
+        return relax_activation
 
-    return replaced("lines", change)
+    return replaced("relax_activation", change)
 
 
 def no_range() -> contextlib.AbstractContextManager[None]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.certificates.graph import read
-from trustbound.certificates.methods.linear import Crown
+from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import check_kernels
 from trustbound.errors import UnsupportedError

@@ -25,7 +25,7 @@ from trustbound.errors import (
 if TYPE_CHECKING:
     from trustbound.attacks import AttackResult, SharedPerturbation, attack, fit_perturbation
     from trustbound.audits import audit
-    from trustbound.certificates import Proof, certify
+    from trustbound.certificates import CertificationResult, certify
     from trustbound.data import LabelledSet, load_data
     from trustbound.hardening import train
     from trustbound.model import Adaptation, Model, load_model, save_model
@@ -43,7 +43,7 @@ _HOMES = {
     "AttackResult": "trustbound.attacks",
     "LabelledSet": "trustbound.data",
     "Model": "trustbound.model",
-    "Proof": "trustbound.certificates",
+    "CertificationResult": "trustbound.certificates",
     "SharedPerturbation": "trustbound.attacks",
     "Threat": "trustbound.threat",
     "attack": "trustbound.attacks",
@@ -63,11 +63,11 @@ __all__ = [
     "AttackResult",
     "AuditRecord",
     "Box",
+    "CertificationResult",
     "InputError",
     "LabelledSet",
     "MissingDependencyError",
     "Model",
-    "Proof",
     "RecordError",
     "SharedPerturbation",
     "Threat",

@@ -12,7 +12,7 @@ import trustbound as tb
 from trustbound.attacks import suites
 from trustbound.audits.stages.ledger import Ledger
 from trustbound.certificates.methods import interval
-from trustbound.certificates.specification import Bound
+from trustbound.certificates.specification import LowerBound
 from trustbound.model.broken_models import DropoutOn, StopGradient
 from trustbound.record.files import read_record
 from trustbound.record.store import EvidenceRow, Store
@@ -35,7 +35,7 @@ def test_an_unsound_proof_is_caught_by_an_attack_and_recorded(tmp_path, monkeypa
 
     def boastful(self, *arguments, **options):
         bound = honest(self, *arguments, **options)
-        return Bound(value=bound.value.abs() + 100.0, run=bound.value.abs() + 100.0)
+        return LowerBound(value=bound.value.abs() + 100.0, run=bound.value.abs() + 100.0)
 
     monkeypatch.setattr(interval.Interval, "margins", boastful)
     with pytest.raises(tb.UnsoundError, match="defect of trustbound"):

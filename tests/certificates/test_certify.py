@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from trustbound.certificates import Proof, certify
+from trustbound.certificates import CertificationResult, certify
 from trustbound.certificates.graph import read
+from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
-from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.region import Region
@@ -39,7 +39,7 @@ def test_certified_follows_the_exact_radius(name):
     inputs = torch.tensor([[0.75, 0.25], [0.55, 0.45], [0.5, 0.5], [0.25, 0.75]])
     labels = torch.zeros(4, dtype=torch.long)
     proof = certify(name, identity(), inputs, labels, Threat.parse("l2:0.3"), box=BOX)
-    assert isinstance(proof, Proof)
+    assert isinstance(proof, CertificationResult)
     assert proof.certified.tolist() == [True, False, False, False]
     truth = torch.tensor([0.5, 0.1, 0.0, -0.5], dtype=torch.float64) - 0.3 * math.sqrt(2)
     torch.testing.assert_close(proof.margin, truth, atol=1e-5, rtol=0)

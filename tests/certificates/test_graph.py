@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trustbound.certificates.graph import read
-from trustbound.certificates.graph.mixing import Convolution, Dense
+from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Arrange, Input, Linear, Scale
 from trustbound.errors import InputError, UnsupportedError
 

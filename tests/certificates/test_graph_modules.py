@@ -8,11 +8,11 @@ import torch.nn.functional as F
 import torch.nn.utils.parametrizations as parametrizations
 from torch import nn
 
-from trustbound.certificates.graph import exporting, read, trying
+from trustbound.certificates.graph import exporting, read, validation
 from trustbound.certificates.graph.exporting import export
 from trustbound.certificates.graph.folding import fold
 from trustbound.certificates.graph.operations import Activation, Scale
-from trustbound.certificates.graph.points import trial_points, values
+from trustbound.certificates.graph.trial_points import trial_points, values
 from trustbound.errors import UnsupportedError
 from trustbound.model import wrap
 
@@ -143,7 +143,7 @@ def test_a_wrapped_model_is_exported_with_a_free_batch_axis():
 def trial_alone(monkeypatch):
     """Leave it to the trial points to tell a trace from the run: forwards are told that they are traced."""
     monkeypatch.setattr(exporting, "as_if_it_ran", nullcontext)
-    for module in (exporting, trying):
+    for module in (exporting, validation):
         monkeypatch.setattr(module, "check_same", lambda *given, **more: None)
 
 
@@ -233,14 +233,14 @@ def test_every_branch_is_tried_on_both_sides():
 
 def test_a_wrong_translation_is_found(monkeypatch):
     """Each of these lists is a little wrong: the trial must say so."""
-    from trustbound.certificates.graph import layers, reading
+    from trustbound.certificates.graph import layer_rules, reading
 
     def steeper(translator, given):
         return translator.add(Activation, given["self"], slope=1e-6)
 
     model = nn.Sequential(layer(), nn.ReLU(), nn.Linear(4, 2), nn.BatchNorm1d(2, eps=1e-5)).eval()
     read(model, torch.rand(2, 4))
-    monkeypatch.setitem(layers.TABLE, "relu", steeper)
+    monkeypatch.setitem(layer_rules.TABLE, "relu", steeper)
     with pytest.raises(UnsupportedError, match="differs from its exported program"):
         read(model, torch.rand(2, 4))
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from torch import nn
 from trustbound.certificates import certify
 from trustbound.certificates.graph import read
 from trustbound.certificates.graph.gathering import Cast
-from trustbound.certificates.graph.mixing import Convolution, Dense
+from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Activation, Input, Scale
 from trustbound.errors import UnsupportedError
 from trustbound.model import wrap

@@ -11,8 +11,8 @@ from torch import nn
 
 from trustbound.certificates import certify
 from trustbound.certificates.graph import read
+from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
-from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import check_kernels, disturbance, growth
@@ -156,7 +156,7 @@ def test_the_precision_of_each_step_counts():
     region = Region.around(inputs, BOX, "linf", 0.01)
     rows = margin_rows(torch.tensor([0, 1]), 4)
     coarse = replace(
-        graph, operations=(*graph.operations[:-1], replace(graph.operations[-1], dtype=torch.bfloat16)), notes={}
+        graph, operations=(*graph.operations[:-1], replace(graph.operations[-1], dtype=torch.bfloat16)), cache={}
     )
     for certifier in (Interval(), Lipschitz(), Crown()):
         single, mixed = (certifier.bounds(g, region, rows).slack for g in (graph, coarse))

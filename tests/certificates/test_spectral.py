@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trustbound.certificates.graph import read
-from trustbound.certificates.graph.mixing import Convolution, Mean
+from trustbound.certificates.graph.matrix_operations import Convolution, Mean
 from trustbound.certificates.methods.lipschitz import constants
 from trustbound.certificates.methods.spectral import convolution_norm, step_norm
 
@@ -87,4 +87,4 @@ def test_the_constant_bounds_every_difference():
     second = first + 0.1 * torch.randn(500, 3, 6, 6, dtype=torch.float64)
     ratio = (graph(first) - graph(second)).norm(dim=1) / (first - second).flatten(1).norm(dim=1)
     assert 0 < ratio.max() <= constant
-    assert constants(graph) is graph.notes["lipschitz"]
+    assert constants(graph) is graph.cache["lipschitz"]

@@ -7,9 +7,9 @@ from torch import nn
 from trustbound.certificates.graph import read
 from trustbound.certificates.graph.operations import Activation
 from trustbound.certificates.methods import backward
-from trustbound.certificates.methods.backward import Rows, descend
+from trustbound.certificates.methods.backward import Coefficients, propagate_backward
+from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
-from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
 
@@ -45,7 +45,7 @@ def test_windows_and_whole_maps_agree(network, norm):
     graph, inputs = network
     region = Region.around(inputs, (0.0, 1.0), norm, {"linf": 0.05, "l2": 0.3, "l1": 0.6}[norm])
     certifier = Crown()
-    _, reliefs, sizes = certifier.limits(graph, region)
+    _, relaxations, sizes = certifier.limits(graph, region)
     chance = torch.Generator().manual_seed(1)
     for place, step in enumerate(graph.operations):
         if not isinstance(step, Activation):
@@ -54,11 +54,13 @@ def test_windows_and_whole_maps_agree(network, norm):
         channels, height, width = step.shape
         at = [torch.randint(n, (40,), generator=chance) for n in (3, channels, height, width)]
         coefficients = torch.randn(40, 2, channels, 1, 1, generator=chance, dtype=torch.float64)
-        small = Rows(owner=at[0], coefficients=coefficients, window=Window(positions=torch.stack(at[2:], 1)))
+        small = Coefficients(owner=at[0], coefficients=coefficients, window=Window(positions=torch.stack(at[2:], 1)))
         whole = torch.zeros(40, 2, *step.shape, dtype=torch.float64)
         whole[torch.arange(40), :, :, at[2], at[3]] = coefficients[..., 0, 0]
-        large = Rows(owner=at[0], coefficients=whole)
-        found, wanted = (descend(graph, region, reliefs, sizes, place, rows).run for rows in (small, large))
+        large = Coefficients(owner=at[0], coefficients=whole)
+        found, wanted = (
+            propagate_backward(graph, region, relaxations, sizes, place, rows).run for rows in (small, large)
+        )
         torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
 
 
@@ -85,9 +87,9 @@ def test_work_is_cut_to_the_memory_whatever_the_batch(network, monkeypatch):
     seen = []
     through = backward._back
 
-    def watch(step, rows, relief, whole):
+    def watch(step, rows, relaxation, whole):
         seen.append(rows.coefficients.numel())
-        return through(step, rows, relief, whole)
+        return through(step, rows, relaxation, whole)
 
     monkeypatch.setattr(backward, "_back", watch)
     peaks, bounds = [], []

@@ -91,13 +91,13 @@ def test_thresholds_set_the_exit_code(trustbound, weights, finished, option, lea
 
 def test_a_broken_proof_ends_in_3_with_its_numbers(trustbound, weights, tmp_path, monkeypatch):
     from trustbound.certificates.methods import interval
-    from trustbound.certificates.specification import Bound
+    from trustbound.certificates.specification import LowerBound
 
     honest = interval.Interval.margins
 
     def boastful(self, *rest, **more):
         bound = honest(self, *rest, **more)
-        return Bound(value=bound.value.abs() + 100, run=bound.value.abs() + 100)
+        return LowerBound(value=bound.value.abs() + 100, run=bound.value.abs() + 100)
 
     monkeypatch.setattr(interval.Interval, "margins", boastful)
     told = trustbound("audit", f"fc:{weights}", "--data", "digits", *ONE, "--run", tmp_path / "run", "--json")

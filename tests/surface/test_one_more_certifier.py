@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.region import Region
-from trustbound.certificates.specification import Bound, Certifier
+from trustbound.certificates.specification import LowerBound, Certifier
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,7 +38,7 @@ class ToyBest(Certifier):
     True
     """
 
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound with both, keep the better."""
         first = Interval().bound(graph, region, specification, least)
         return first.better(Lipschitz().bound(graph, region, specification, least))

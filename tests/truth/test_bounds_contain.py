@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from trustbound.certificates.graph import read
+from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
-from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.region import Region
 from trustbound.metrics.margin import margin_rows

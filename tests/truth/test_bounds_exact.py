@@ -11,8 +11,8 @@ from scipy.optimize import linprog, minimize
 from torch import nn
 
 from trustbound.certificates.graph import read
+from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
-from trustbound.certificates.methods.linear import Crown
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.region import Region

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trustbound.certificates.certifying import Proof, certify
+    from trustbound.certificates.certifying import CertificationResult, certify
 
-__all__ = ["Proof", "certify"]
+__all__ = ["CertificationResult", "certify"]
 
 
 def __getattr__(name: str) -> Any:

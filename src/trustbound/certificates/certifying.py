@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.reading import read
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS, CertifierRow
 from trustbound.certificates.slack import check_kernels, growth, vanished
-from trustbound.certificates.specification import Bound, Certifier
+from trustbound.certificates.specification import Certifier, LowerBound
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.metrics.in_box import check_fits
 from trustbound.record.box import Box, Limit
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Proof:
+class CertificationResult:
     """What was proven of each example.
 
     Shapes      certified (B,) bool; margin (B,) float64, a lower bound over the region of the task's margin in exact
@@ -60,7 +60,7 @@ def certify(
     batch_size: int | None = None,
     box: Box | tuple[Limit, Limit] | None = None,
     task: Task | None = None,
-) -> Proof:
+) -> CertificationResult:
     """Prove what can be proven of inputs (B, *F) with labels (B,) under a threat, to ε + τ.
 
     `name` is a row of the registry or a certifier with its parameters set; `model` a module or a graph that `read`
@@ -131,7 +131,7 @@ def certify(
         bound = _margins(certifier, graph, region, labels[at], wanted, task)
         margin[at], slack[at] = bound.value, bound.slack
         certified[at] = bound.proven
-    return Proof(
+    return CertificationResult(
         name=known.name,
         certified=certified,
         margin=margin,
@@ -181,7 +181,7 @@ def _rounded_away(inputs: Tensor, working: torch.dtype, norm: str) -> Tensor:
 
 def _margins(
     certifier: Certifier, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None, task: Task
-) -> Bound:
+) -> LowerBound:
     """Bound the smallest margins; in exact arithmetic once more where a coarse precision blurs that bound too."""
     bound = certifier.margins(graph, region, labels, targets, task)
     if all(step.dtype in (torch.float64, torch.float32, None) for step in graph.operations):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import check_kernels

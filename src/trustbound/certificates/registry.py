@@ -43,7 +43,7 @@ CERTIFIERS = Registry(
     ),
     CertifierRow(
         name="crown",
-        target="trustbound.certificates.methods.linear:Crown",
+        target="trustbound.certificates.methods.crown:Crown",
         line="backward linear bounds with one line per ReLU; dearer and far tighter",
         norms=("linf", "l2", "l1"),
         deterministic=True,

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.gathering import Cast, Gather
-from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.mixing import Convolution, Dense
+from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import (
     Activation,
     Arrange,

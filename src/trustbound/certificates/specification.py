@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.region import Region
 from trustbound.errors import InputError
 from trustbound.tasks.classification import CLASSIFICATION
@@ -17,7 +17,7 @@ from trustbound.tasks.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Bound:
+class LowerBound:
     """Lower bounds of rows over the logits, (B, K) or (B,).
 
     Parameters
@@ -25,8 +25,8 @@ class Bound:
         run         holds for the network as it runs, in the precision of each of its steps; −∞ where that may
                     overflow or round beyond all bounds.
 
-    >>> loose = Bound(value=torch.tensor([1.0]), run=torch.tensor([0.5]))
-    >>> float(loose.slack), float(loose.better(Bound(value=torch.tensor([0.9]), run=torch.tensor([0.8]))).run)
+    >>> loose = LowerBound(value=torch.tensor([1.0]), run=torch.tensor([0.5]))
+    >>> float(loose.slack), float(loose.better(LowerBound(value=torch.tensor([0.9]), run=torch.tensor([0.8]))).run)
     (0.5, 0.800000011920929)
     """
 
@@ -38,35 +38,39 @@ class Bound:
         """What rounding may take, ∞ where nothing is known of it."""
         return torch.where(self.run.isneginf() & ~self.value.isneginf(), math.inf, self.value - self.run)
 
-    def better(self, other: Bound) -> Bound:
+    def better(self, other: LowerBound) -> LowerBound:
         """Return the larger of two, one by one; NaN knows nothing."""
-        return Bound(value=torch.fmax(self.value, other.value), run=torch.fmax(self.run, other.run))
+        return LowerBound(value=torch.fmax(self.value, other.value), run=torch.fmax(self.run, other.run))
 
-    def shifted(self, by: Tensor) -> Bound:
+    def shifted(self, by: Tensor) -> LowerBound:
         """Return bounds of rows that a number is added to, less what the sums round.
 
-        >>> float(Bound(value=torch.tensor([1.0]), run=torch.tensor([0.5])).shifted(torch.tensor([2.0])).run) < 2.5
+        >>> float(LowerBound(value=torch.tensor([1.0]), run=torch.tensor([0.5])).shifted(torch.tensor([2.0])).run) < 2.5
         True
         """
         value, run = ((kept + by) - 2.0**-51 * (kept.abs() + by.abs()) for kept in (self.value, self.run))
-        return Bound(value=value, run=run)
+        return LowerBound(value=value, run=run)
 
-    def separate(self) -> Bound:
+    def separate(self) -> LowerBound:
         """Return the same in tensors of their own, to be written into."""
-        return Bound(value=self.value.clone(), run=self.run.clone())
+        return LowerBound(value=self.value.clone(), run=self.run.clone())
 
     @property
     def proven(self) -> Tensor:
         """Where the bound as the network runs is above 0 by more than what float64 may lose to underflow."""
         return self.run > 1e-200
 
-    def least(self) -> Bound:
+    def least(self) -> LowerBound:
         """Return the smallest of each example's rows, (B,); NaN if any of them is."""
-        return Bound(value=self.value.amin(1), run=self.run.amin(1))
+        return LowerBound(value=self.value.amin(1), run=self.run.amin(1))
 
-    def unknown(self, lost: Tensor | None) -> Bound:
+    def unknown(self, lost: Tensor | None) -> LowerBound:
         """Return the same without any bound as the network runs for the examples `lost` (B,)."""
-        return self if lost is None else Bound(value=self.value, run=self.run.masked_fill(lost.unsqueeze(1), -math.inf))
+        return (
+            self
+            if lost is None
+            else LowerBound(value=self.value, run=self.run.masked_fill(lost.unsqueeze(1), -math.inf))
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +84,7 @@ class Certifier(ABC):
 
     memory: int = 2**27
 
-    def bounds(self, graph: Graph, region: Region, specification: Tensor) -> Bound:
+    def bounds(self, graph: Graph, region: Region, specification: Tensor) -> LowerBound:
         """Bound ⟨row, logits⟩ from below over the region: rows (B, K, C) to (B, K)."""
         return self._cut(graph, region, specification, least=False)
 
@@ -91,7 +95,7 @@ class Certifier(ABC):
         labels: Tensor,
         targets: Tensor | None = None,
         task: Task = CLASSIFICATION,
-    ) -> Bound:
+    ) -> LowerBound:
         """Bound the task's margin from below, (B,): of a classification min over j of (logit of y − logit of j)."""
         required = task.requirement(labels, graph.classes, targets)
         if required.shift is None:
@@ -100,10 +104,10 @@ class Certifier(ABC):
         return self._cut(graph, region, required.rows, least=False).shifted(required.shift).least()
 
     @abstractmethod
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
 
-    def _cut(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
+    def _cut(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound a batch piece by piece."""
         if graph.head != len(graph.operations) - 1 and bool((specification.sum(2) != 0).any()):
             raise InputError(
@@ -112,7 +116,7 @@ class Certifier(ABC):
             )
         if not len(region):
             nothing = specification.new_zeros(specification.shape[:2])
-            return Bound(value=nothing, run=nothing)
+            return LowerBound(value=nothing, run=nothing)
         each = 8 * (8 * sum(step.features for step in graph.operations) + 4 * specification[0].numel())
         each += 8 * 2 * specification.shape[1] * graph.operations[graph.operations[-1].sources[0]].features
         rows = torch.arange(len(region), device=specification.device)
@@ -121,4 +125,4 @@ class Certifier(ABC):
                 self.bound(graph, region.select(part), specification[part], least)
                 for part in rows.split(max(1, self.memory // each))
             ]
-        return Bound(value=torch.cat([part.value for part in parts]), run=torch.cat([part.run for part in parts]))
+        return LowerBound(value=torch.cat([part.value for part in parts]), run=torch.cat([part.run for part in parts]))

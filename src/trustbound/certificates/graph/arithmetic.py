@@ -8,55 +8,55 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.node_index import Arguments, NodeIndex, constant_only, depends
 from trustbound.certificates.graph.operations import Activation, Scale, Sum
-from trustbound.certificates.graph.places import Arguments, Place, constant_only, depends
 
 if TYPE_CHECKING:
     from trustbound.certificates.graph.translation import Translator
 
 
-def clamp(translator: Translator, given: Arguments) -> Place:
+def clamp(translator: Translator, given: Arguments) -> NodeIndex:
     """Write limits as ReLUs: low + relu(x − low), then high − relu(high − ·).
 
     The module rounds nothing but the limits; so only the last step is in its precision, the others are exact.
     """
     constant_only(translator, given, "min", "max", "min_val", "max_val")
-    place = translator.cast(given["self"])
+    index = translator.cast(given["self"])
     low = _limit(translator, given.get("min", given.get("min_val")), -math.inf)
     high = _limit(translator, given.get("max", given.get("max_val")), math.inf)
     if low is None and high is None:
-        return place
+        return index
     if high is None and not bool(low.any()):
-        return translator.add(Activation, place)
+        return translator.add(Activation, index)
     shift, size = low, None if low is None else low.abs()
     if low is not None:
-        place = _exactly(translator, place, 1.0, -low, size) if bool(low.any()) else place
-        place = translator.add(Activation, place, dtype=torch.float64)
+        index = _exactly(translator, index, 1.0, -low, size) if bool(low.any()) else index
+        index = translator.add(Activation, index, dtype=torch.float64)
     if high is None:
-        return translator.add(Scale, place, scale=_number(translator, 1.0), bias=shift, bias_size=size)
+        return translator.add(Scale, index, scale=_number(translator, 1.0), bias=shift, bias_size=size)
     size = high.abs() if low is None else high.abs() + low.abs()
-    place = _exactly(translator, place, -1.0, high if low is None else high - low, size)
-    place = translator.add(Activation, place, dtype=torch.float64)
-    return translator.add(Scale, place, scale=_number(translator, -1.0), bias=high, bias_size=size)
+    index = _exactly(translator, index, -1.0, high if low is None else high - low, size)
+    index = translator.add(Activation, index, dtype=torch.float64)
+    return translator.add(Scale, index, scale=_number(translator, -1.0), bias=high, bias_size=size)
 
 
-def maximum(translator: Translator, given: Arguments) -> Place:
+def maximum(translator: Translator, given: Arguments) -> NodeIndex:
     """Write the larger of a value and a constant as a lower limit."""
     return _against(translator, given, "min")
 
 
-def minimum(translator: Translator, given: Arguments) -> Place:
+def minimum(translator: Translator, given: Arguments) -> NodeIndex:
     """Write the smaller of a value and a constant as an upper limit."""
     return _against(translator, given, "max")
 
 
-def _against(translator: Translator, given: Arguments, side: str) -> Place:
-    place, limit = given["self"], given["other"]
-    if not isinstance(place, Place):
-        place, limit = limit, place
-    if translator.extent(place) != translator.shape:
+def _against(translator: Translator, given: Arguments, side: str) -> NodeIndex:
+    index, limit = given["self"], given["other"]
+    if not isinstance(index, NodeIndex):
+        index, limit = limit, index
+    if translator.extent(index) != translator.shape:
         raise translator.refusal("a constant that widens the features")
-    return clamp(translator, {"self": place, side: limit})
+    return clamp(translator, {"self": index, side: limit})
 
 
 def _limit(translator: Translator, value: Any, nothing: float) -> Any:
@@ -73,62 +73,62 @@ def _number(translator: Translator, value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device=translator.device)
 
 
-def _exactly(translator: Translator, place: Place, factor: float, shift: Tensor, size: Any) -> Place:
+def _exactly(translator: Translator, index: NodeIndex, factor: float, shift: Tensor, size: Any) -> NodeIndex:
     """Append factor · x + shift as a step that the module does not compute, and so does not round."""
     scale = _number(translator, factor)
-    return translator.add(Scale, place, scale=scale, bias=shift, bias_size=size, dtype=torch.float64)
+    return translator.add(Scale, index, scale=scale, bias=shift, bias_size=size, dtype=torch.float64)
 
 
-def _affine(translator: Translator, place: int, factor: Any, shift: Any, sign: float = 1) -> Place:
+def _affine(translator: Translator, index: int, factor: Any, shift: Any, sign: float = 1) -> NodeIndex:
     """Append factor · x + sign · shift."""
     shape = translator.shape
     scale = translator.constant(factor, shape)
     bias = None if shift is None else translator.constant(shift, shape) * sign
-    if translator.extent(place) != shape:
+    if translator.extent(index) != shape:
         raise translator.refusal("a constant that widens the features")
     size = None if bias is None else bias.abs()
-    return translator.add(Scale, place, scale=scale, bias=bias, bias_size=size)
+    return translator.add(Scale, index, scale=scale, bias=bias, bias_size=size)
 
 
-def add(translator: Translator, given: Arguments, sign: float = 1) -> Place:
+def add(translator: Translator, given: Arguments, sign: float = 1) -> NodeIndex:
     """Write a sum: of two places, or of one and a constant."""
     left, right, factor = given["self"], given["other"], sign * given["alpha"]
-    if isinstance(left, Place) and isinstance(right, Place):
+    if isinstance(left, NodeIndex) and isinstance(right, NodeIndex):
         if translator.extent(left) != translator.extent(right):
             raise translator.refusal("a sum that broadcasts between features")
         return translator.add(Sum, left, right, signs=(1.0, float(factor)))
-    if isinstance(left, Place):
+    if isinstance(left, NodeIndex):
         return _affine(translator, left, 1.0, right, factor)
     return _affine(translator, right, factor, left)
 
 
-def subtract(translator: Translator, given: Arguments) -> Place:
+def subtract(translator: Translator, given: Arguments) -> NodeIndex:
     """Write a difference."""
     return add(translator, given, -1)
 
 
-def reversed_subtract(translator: Translator, given: Arguments) -> Place:
+def reversed_subtract(translator: Translator, given: Arguments) -> NodeIndex:
     """Write other − self."""
     return subtract(translator, {**given, "self": given["other"], "other": given["self"]})
 
 
-def multiply(translator: Translator, given: Arguments) -> Place:
+def multiply(translator: Translator, given: Arguments) -> NodeIndex:
     """Write a product with a constant."""
     left, right = given["self"], given["other"]
-    if isinstance(left, Place) and isinstance(right, Place):
+    if isinstance(left, NodeIndex) and isinstance(right, NodeIndex):
         raise translator.refusal("a product of two values that depend on the input")
-    place, factor = (left, right) if isinstance(left, Place) else (right, left)
-    return _affine(translator, place, factor, None)
+    index, factor = (left, right) if isinstance(left, NodeIndex) else (right, left)
+    return _affine(translator, index, factor, None)
 
 
-def divide(translator: Translator, given: Arguments) -> Place:
+def divide(translator: Translator, given: Arguments) -> NodeIndex:
     """Write a quotient by a constant."""
-    if not isinstance(given["self"], Place) or depends(given["other"]) or given.get("rounding_mode"):
+    if not isinstance(given["self"], NodeIndex) or depends(given["other"]) or given.get("rounding_mode"):
         raise translator.refusal("a quotient by a value that depends on the input, or rounded")
     divisor = translator.constant(given["other"], translator.shape)
     return _affine(translator, given["self"], 1 / divisor, None)
 
 
-def negate(translator: Translator, given: Arguments) -> Place:
+def negate(translator: Translator, given: Arguments) -> NodeIndex:
     """Write −x."""
     return _affine(translator, given["self"], -1.0, None)

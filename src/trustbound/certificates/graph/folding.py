@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.gathering import Cast
-from trustbound.certificates.graph.mixing import Convolution, Dense
+from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Linear, Operation, Scale
 
 
@@ -27,9 +27,9 @@ def fold(operations: list[Operation]) -> tuple[Operation, ...]:
     """
     readers = Counter(source for step in operations for source in step.sources)
     kept: list[Operation] = []
-    places: dict[int, int] = {}
-    for place, step in enumerate(operations):
-        moved = replace(step, sources=tuple(places[source] for source in step.sources))
+    indices: dict[int, int] = {}
+    for index, step in enumerate(operations):
+        moved = replace(step, sources=tuple(indices[source] for source in step.sources))
         if (
             isinstance(step, Scale)
             and isinstance(moved, Scale)
@@ -39,9 +39,9 @@ def fold(operations: list[Operation]) -> tuple[Operation, ...]:
             merged = _merge(kept[moved.sources[0]], moved)
             if merged is not None:
                 kept[moved.sources[0]] = merged
-                places[place] = moved.sources[0]
+                indices[index] = moved.sources[0]
                 continue
-        places[place] = len(kept)
+        indices[index] = len(kept)
         kept.append(moved)
     return tuple(kept)
 

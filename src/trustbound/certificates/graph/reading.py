@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from trustbound.certificates.graph.exporting import BATCH, OTHERS, Exactly, Exported, export
 from trustbound.certificates.graph.folding import fold
-from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.operations import Input, LogSoftmax, Operation
 from trustbound.certificates.graph.translation import PRECISIONS, Translator
-from trustbound.certificates.graph.trying import Modules, compare
+from trustbound.certificates.graph.validation import Modules, compare
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.metrics.in_box import check_fits
 

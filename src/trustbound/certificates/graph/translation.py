@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from trustbound.certificates.graph.data_movement import MOVES, move
 from trustbound.certificates.graph.gathering import Cast
-from trustbound.certificates.graph.layers import NOTHING, TABLE
-from trustbound.certificates.graph.moving import MOVES, move
+from trustbound.certificates.graph.hidden_state import refuse_state
+from trustbound.certificates.graph.layer_rules import NOTHING, TABLE
+from trustbound.certificates.graph.node_index import Count, NodeIndex, depends, holds
 from trustbound.certificates.graph.operations import Input, Operation
-from trustbound.certificates.graph.places import Count, Place, depends, holds
-from trustbound.certificates.graph.state import refuse_state
 from trustbound.errors import UnsupportedError
 
 SUPPORTED = (
@@ -70,7 +70,7 @@ class Translator:
                 own = names.get(node.name)
                 if own is None and node.name not in signature.user_inputs[:1]:
                     raise self.refusal("something that is neither a tensor nor the input")
-                constant = Place(0) if own is None else stored[own]
+                constant = NodeIndex(0) if own is None else stored[own]
                 self.values[node] = constant.detach() if isinstance(constant, Tensor) else constant
             elif node.op == "get_attr":
                 self.values[node] = getattr(program.graph_module, str(node.target))
@@ -86,21 +86,21 @@ class Translator:
                 self.values[node] = self._call(node)
         raise self.refusal("an exported program without an output")
 
-    def add(self, kind: Callable[..., Operation], *sources: int, shape: Any = None, **constants: Any) -> Place:
+    def add(self, kind: Callable[..., Operation], *sources: int, shape: Any = None, **constants: Any) -> NodeIndex:
         """Append a step; shape and dtype are those recorded at the current node unless they are given."""
         constants.setdefault("dtype", self.dtype)
         self.operations.append(
             kind(sources=sources, shape=self.shape if shape is None else shape, where=self.where, **constants)
         )
-        return Place(len(self.operations) - 1)
+        return NodeIndex(len(self.operations) - 1)
 
-    def cast(self, place: Place) -> Place:
+    def cast(self, index: NodeIndex) -> NodeIndex:
         """Append the change to the current node's precision, if the place has another."""
-        before, dtype = self.operations[place], self.dtype
+        before, dtype = self.operations[index], self.dtype
         if before.dtype == dtype:
-            return place
-        self.operations.append(Cast.of(place, before.shape, self.where, before.dtype, dtype))
-        return Place(len(self.operations) - 1)
+            return index
+        self.operations.append(Cast.of(index, before.shape, self.where, before.dtype, dtype))
+        return NodeIndex(len(self.operations) - 1)
 
     @property
     def target(self) -> Any:
@@ -157,9 +157,9 @@ class Translator:
             "replace the layer, or audit without a proof."
         )
 
-    def extent(self, place: int) -> tuple[int, ...]:
+    def extent(self, index: int) -> tuple[int, ...]:
         """The features of an earlier step."""
-        return self.operations[place].shape
+        return self.operations[index].shape
 
     def constant(self, value: Any, shape: tuple[int, ...]) -> Tensor:
         """Return a constant as a float64 tensor that broadcasts to `shape`, without a batch axis."""
@@ -270,10 +270,10 @@ class Translator:
         assert self._node is not None
         value: Any = self._node.meta.get("val")
         pairs: Any = zip(found, value, strict=False) if isinstance(found, tuple | list) else [(found, value)]
-        for place, said in pairs:
-            if not isinstance(place, Place):
+        for index, said in pairs:
+            if not isinstance(index, NodeIndex):
                 continue
-            step = self.operations[place]
+            step = self.operations[index]
             if step.dtype != said.dtype or step.shape != tuple(said.shape[1:]) or not self._is_batch(said.shape[0]):
                 raise self.refusal(f"a value {said.dtype} {tuple(said.shape)} read as {step.dtype} {step.shape}")
 
@@ -281,19 +281,19 @@ class Translator:
         """Cut the list at the output, which must be one value that depends on the input."""
         if isinstance(outputs, tuple | list) and len(outputs) == 1:
             outputs = outputs[0]
-        if not isinstance(outputs, Place):
+        if not isinstance(outputs, NodeIndex):
             raise UnsupportedError(
                 "certificates need a model that returns one tensor of logits (B, C) computed from its inputs; "
                 f"got {type(outputs).__name__}. Pass output=… to wrap to choose it."
             )
         needed, order = {int(outputs)}, sorted(range(int(outputs) + 1), reverse=True)
-        for place in order:
-            if place in needed:
-                needed.update(self.operations[place].sources)
-        for place in needed:
-            if not self.operations[place].shape:
+        for index in order:
+            if index in needed:
+                needed.update(self.operations[index].sources)
+        for index in needed:
+            if not self.operations[index].shape:
                 raise UnsupportedError(
-                    f"no proof: {self.operations[place].where}: one number for each example, without a features' axis; "
+                    f"no proof: {self.operations[index].where}: one number for each example, without a features' axis; "
                     "keep the axis (x[:, :1] for x[:, 0])"
                 )
         if 0 not in needed:
@@ -310,8 +310,8 @@ def blank(name: str, found: Any) -> Any:
 
 def _renumber(operations: list[Operation], kept: list[int]) -> list[Operation]:
     """Keep some steps of a list and point their sources to the new places."""
-    places = {place: new for new, place in enumerate(kept)}
+    indices = {index: new for new, index in enumerate(kept)}
     return [
-        replace(operations[place], sources=tuple(places[source] for source in operations[place].sources))
-        for place in kept
+        replace(operations[index], sources=tuple(indices[source] for source in operations[index].sources))
+        for index in kept
     ]

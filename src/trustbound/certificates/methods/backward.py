@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.mixing import Convolution
+from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.matrix_operations import Convolution
 from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation, Scale, Sum
-from trustbound.certificates.methods.slopes import Lines, Picks
+from trustbound.certificates.methods.relaxations import LinearRelaxation, MaxPoolRelaxation
 from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
-from trustbound.certificates.specification import Bound
+from trustbound.certificates.specification import LowerBound
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
+class Coefficients:
     """K rows of coefficients for each of G groups; group g belongs to example `owner[g]`.
 
     Shapes      coefficients (G, K, *F), or (G, K, C, *window) with a window; owner (G,).
@@ -29,13 +29,13 @@ class Rows:
     coefficients: Tensor
     window: Window | None = None
 
-    def whole(self, shape: tuple[int, ...]) -> Rows:
+    def whole(self, shape: tuple[int, ...]) -> Coefficients:
         """Return the rows over a whole step of features `shape`."""
         if self.window is None:
             return self
-        return Rows(owner=self.owner, coefficients=self.window.scatter(self.coefficients, shape[1:]))
+        return Coefficients(owner=self.owner, coefficients=self.window.scatter(self.coefficients, shape[1:]))
 
-    def settle(self, shape: tuple[int, ...]) -> Rows:
+    def settle(self, shape: tuple[int, ...]) -> Coefficients:
         """Return windows as whole maps once they are no smaller."""
         sides = self.coefficients.shape[3:]
         large = all(side >= full for side, full in zip(sides, shape[1:], strict=False))
@@ -56,7 +56,7 @@ class Rows:
         weights = rows.abs() if rows.ndim == 3 else torch.linalg.vector_norm(rows.flatten(3), 1, 3)
         return torch.bmm(weights, sizes[self.owner])
 
-    def add(self, other: Rows | None, shape: tuple[int, ...]) -> Rows:
+    def add(self, other: Coefficients | None, shape: tuple[int, ...]) -> Coefficients:
         """Return the sum of two sets of rows over one step of features `shape`."""
         if other is None:
             return self
@@ -65,48 +65,48 @@ class Rows:
                 window, own, others = self.window.align(self.coefficients, other.window, other.coefficients)
                 return replace(self, coefficients=own + others, window=window)
         own, others = self.whole(shape).coefficients, other.whole(shape).coefficients
-        return Rows(owner=self.owner, coefficients=own + others)
+        return Coefficients(owner=self.owner, coefficients=own + others)
 
 
-def descend(
+def propagate_backward(
     graph: Graph,
     region: Region,
-    reliefs: Mapping[int, Lines | Picks],
+    relaxations: Mapping[int, LinearRelaxation | MaxPoolRelaxation],
     noises: Sequence[Tensor | None],
     start: int,
-    rows: Rows,
-) -> Bound:
+    rows: Coefficients,
+) -> LowerBound:
     """Bound ⟨row, values of step `start`⟩ from below over the region: (G, K).
 
-    `reliefs` are the lines of every activation and max pool before `start`; `noises` (B, channels, 2), None for
+    `relaxations` are the lines of every activation and max pool before `start`; `noises` (B, channels, 2), None for
     nothing, what a unit coefficient of each step loses: to the rounding of this way back and to the network's own.
     """
-    waiting: dict[int, Rows] = {start: rows}
+    waiting: dict[int, Coefficients] = {start: rows}
     total = torch.zeros(rows.coefficients.shape[:2], dtype=torch.float64, device=rows.owner.device)
     terms, taken = torch.zeros_like(total), torch.zeros_like(total)
-    for place in range(start, -1, -1):
-        if place not in waiting:
+    for index in range(start, -1, -1):
+        if index not in waiting:
             continue
-        step, here = graph.operations[place], waiting.pop(place)
+        step, here = graph.operations[index], waiting.pop(index)
         here = here.settle(step.shape)
         if isinstance(step, Input):
             part = _concretise(region, here)
             total, terms = total + part, terms + part.abs()
             continue
-        noise = noises[place]
+        noise = noises[index]
         if noise is not None:
             loss = here.weigh(noise)
             total, taken = total - loss[..., 0], taken + loss[..., 1]
-        constant, below = _back(step, here, reliefs.get(place), graph)
+        constant, below = _back(step, here, relaxations.get(index), graph)
         if constant is not None:
             total, terms = total + constant, terms + constant.abs()
         for source, back in zip(step.sources, below, strict=True):
             waiting[source] = back.add(waiting.get(source), graph.operations[source].shape)
     total = total - growth(len(graph.operations)) * terms
-    return Bound(value=total, run=total - taken * (1 + growth(graph.widest + len(graph.operations))))
+    return LowerBound(value=total, run=total - taken * (1 + growth(graph.widest + len(graph.operations))))
 
 
-def _concretise(region: Region, rows: Rows) -> Tensor:
+def _concretise(region: Region, rows: Coefficients) -> Tensor:
     """Bound rows over the input from below: (G, K)."""
     if rows.window is None:
         return region.select(rows.owner).least(rows.coefficients)
@@ -118,12 +118,14 @@ def _concretise(region: Region, rows: Rows) -> Tensor:
     return local.least(rows.coefficients)
 
 
-def _back(step: Operation, rows: Rows, relief: Lines | Picks | None, graph: Graph) -> tuple[Tensor | None, list[Rows]]:
+def _back(
+    step: Operation, rows: Coefficients, relaxation: LinearRelaxation | MaxPoolRelaxation | None, graph: Graph
+) -> tuple[Tensor | None, list[Coefficients]]:
     """Return the constant (G, K) that a step adds, and the rows over each of its operands."""
-    if isinstance(step, Activation) and isinstance(relief, Lines):
-        return _through_lines(rows, relief)
-    if isinstance(step, MaxPool) and isinstance(relief, Picks):
-        return _through_picks(rows.whole(step.shape), relief, graph.operations[step.sources[0]].shape)
+    if isinstance(step, Activation) and isinstance(relaxation, LinearRelaxation):
+        return _through_relaxation(rows, relaxation)
+    if isinstance(step, MaxPool) and isinstance(relaxation, MaxPoolRelaxation):
+        return _through_max_pool(rows.whole(step.shape), relaxation, graph.operations[step.sources[0]].shape)
     if not isinstance(step, Linear):
         raise TypeError(f"no backward rule for {type(step).__name__}")
     if rows.window is not None and not _local(step):
@@ -151,7 +153,7 @@ def _local(step: Linear) -> bool:
     return isinstance(step, Sum)
 
 
-def _through_window(step: Convolution, rows: Rows, window: Window) -> Rows:
+def _through_window(step: Convolution, rows: Coefficients, window: Window) -> Coefficients:
     """Return windows over a convolution's operand, zero where they hang over its edge."""
     groups, count = rows.coefficients.shape[:2]
     if rows.coefficients.shape[3:] == (1, 1):
@@ -168,26 +170,28 @@ def _through_window(step: Convolution, rows: Rows, window: Window) -> Rows:
     below = window.through(step)
     inside = below.inside(step.extent[1:], tuple(spread.shape[3:]))
     spread = spread if inside is None else spread * inside
-    return Rows(owner=rows.owner, coefficients=spread, window=below)
+    return Coefficients(owner=rows.owner, coefficients=spread, window=below)
 
 
-def _through_lines(rows: Rows, relief: Lines) -> tuple[Tensor, list[Rows]]:
+def _through_relaxation(rows: Coefficients, relaxation: LinearRelaxation) -> tuple[Tensor, list[Coefficients]]:
     """Take the line below where a coefficient is positive, the line above where it is negative."""
-    above, below = rows.local(relief.above), rows.local(relief.below)
+    above, below = rows.local(relaxation.above), rows.local(relaxation.below)
     negative = rows.coefficients.clamp(max=0)
-    shift = rows.local(relief.shift).flatten(2).transpose(1, 2)
+    shift = rows.local(relaxation.shift).flatten(2).transpose(1, 2)
     constant = torch.bmm(negative.flatten(2), shift).squeeze(2)
     constant = constant * (1 + growth(shift.shape[1]))
     coefficients = torch.addcmul(rows.coefficients * below, negative, above - below)
     return constant, [replace(rows, coefficients=coefficients)]
 
 
-def _through_picks(rows: Rows, relief: Picks, extent: tuple[int, ...]) -> tuple[Tensor, list[Rows]]:
+def _through_max_pool(
+    rows: Coefficients, relaxation: MaxPoolRelaxation, extent: tuple[int, ...]
+) -> tuple[Tensor, list[Coefficients]]:
     """Hand coefficients to each window's winner; where it is not sure, negative ones meet the upper limit."""
-    given, sure = rows.coefficients, rows.local(relief.sure)
+    given, sure = rows.coefficients, rows.local(relaxation.sure)
     negative = given.clamp(max=0)
-    constant = torch.where(sure, 0.0, negative * rows.local(relief.top)).flatten(2).sum(2)
+    constant = torch.where(sure, 0.0, negative * rows.local(relaxation.top)).flatten(2).sum(2)
     kept = torch.where(sure, given, given - negative).flatten(3)
-    winner = rows.local(relief.winner).flatten(3).expand_as(kept)
+    winner = rows.local(relaxation.winner).flatten(3).expand_as(kept)
     whole = kept.new_zeros(*kept.shape[:3], extent[1] * extent[2]).scatter_add_(3, winner, kept)
-    return constant, [Rows(owner=rows.owner, coefficients=whole.unflatten(3, extent[1:]))]
+    return constant, [Coefficients(owner=rows.owner, coefficients=whole.unflatten(3, extent[1:]))]

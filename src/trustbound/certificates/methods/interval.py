@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.mixing import Dense, Mixing
+from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.matrix_operations import Dense, MatrixOperation
 from trustbound.certificates.graph.operations import Arrange, Input, Linear, Operation, Scale
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import disturbance, growth, split, vanished
-from trustbound.certificates.specification import Bound, Certifier
+from trustbound.certificates.specification import Certifier, LowerBound
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reach:
+class Bounds:
     """What a step's values can be: limits (B, *F), and how they still hang on the input.
 
     `centre` (B, *F) and `factor` (*F) are there while every value is its own input times a factor plus a
@@ -44,7 +44,7 @@ class Reach:
         """The largest magnitudes, (B, *F)."""
         return torch.maximum(self.low.abs(), self.high.abs())
 
-    def intersect(self, low: Tensor, high: Tensor) -> Reach:
+    def intersect(self, low: Tensor, high: Tensor) -> Bounds:
         """Return the limits narrowed to those given as well."""
         return replace(self, low=torch.fmax(self.low, low), high=torch.fmin(self.high, high))
 
@@ -76,28 +76,28 @@ class Interval(Certifier):
     tensor([0.2500], dtype=torch.float64)
     """
 
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
         exact = graph.without_rounding()
-        found = conclude(exact, region, reaches(exact, region), specification)
-        run = conclude(graph, region, reaches(graph, region), specification)
-        return Bound(value=found.value, run=run.run)
+        found = bound_specification(exact, region, interval_bounds(exact, region), specification)
+        run = bound_specification(graph, region, interval_bounds(graph, region), specification)
+        return LowerBound(value=found.value, run=run.run)
 
 
-def reaches(graph: Graph, region: Region) -> list[Reach]:
+def interval_bounds(graph: Graph, region: Region) -> list[Bounds]:
     """Return the limits of every step of the list."""
-    found: list[Reach] = []
+    found: list[Bounds] = []
     for step in graph.operations:
-        found.append(advance(step, [found[source] for source in step.sources], region))
+        found.append(propagate(step, [found[source] for source in step.sources], region))
     return found
 
 
-def advance(step: Operation, operands: Sequence[Reach], region: Region) -> Reach:
+def propagate(step: Operation, operands: Sequence[Bounds], region: Region) -> Bounds:
     """Return the limits of one step from those of its operands."""
     if isinstance(step, Input):
         ones = torch.ones_like(region.inputs[0])
-        reach = Reach(low=region.low, high=region.high, centre=region.inputs, factor=ones, tight=True)
-        return replace(reach, summed=reach.size)
+        bounds = Bounds(low=region.low, high=region.high, centre=region.inputs, factor=ones, tight=True)
+        return replace(bounds, summed=bounds.size)
     summed, error = disturbance(step, [operand.size for operand in operands])
     error, lost = split(error)
     for operand in operands:
@@ -113,21 +113,21 @@ def advance(step: Operation, operands: Sequence[Reach], region: Region) -> Reach
     else:
         low, high = step.apply(operands[0].low), step.apply(operands[0].high)
         low, high = (low, high) if error is None else (low - error, high + error)
-    reach = Reach(low=low, high=high, summed=summed, error=error, lost=lost)
+    bounds = Bounds(low=low, high=high, summed=summed, error=error, lost=lost)
     if not isinstance(step, Linear) or len(operands) > 1:
-        return reach
+        return bounds
     only = operands[0]
     if only.centre is None or only.factor is None:
-        return replace(reach, tight=only.tight and isinstance(step, Scale | Arrange))
+        return replace(bounds, tight=only.tight and isinstance(step, Scale | Arrange))
     drift = only.drift if only.drift is None else step.absolute(only.drift) * (1 + rounded)
     drift = error if drift is None else drift if error is None else drift + error
     if isinstance(step, Scale | Arrange):
         factor = step.absolute(only.factor.unsqueeze(0)).squeeze(0)
-        return replace(reach, centre=step.apply(only.centre), factor=factor, drift=drift, tight=True)
-    if not isinstance(step, Mixing):
-        return reach
+        return replace(bounds, centre=step.apply(only.centre), factor=factor, drift=drift, tight=True)
+    if not isinstance(step, MatrixOperation):
+        return bounds
     if region.norm == "linf":
-        return replace(reach, tight=True)
+        return replace(bounds, tight=True)
     rows, attained = (
         (step.squares(only.factor.square()).sqrt() + vanished(step.terms), True)
         if region.norm == "l2"
@@ -136,10 +136,10 @@ def advance(step: Operation, operands: Sequence[Reach], region: Region) -> Reach
     wide = region.radius.reshape(-1, *[1] * rows.ndim) * rows * (1 + rounded) + 2 * noise
     wide = wide if drift is None else wide + drift
     centre = step.apply(only.centre)
-    return replace(reach, tight=attained).intersect(centre - wide, centre + wide)
+    return replace(bounds, tight=attained).intersect(centre - wide, centre + wide)
 
 
-def conclude(graph: Graph, region: Region, found: Sequence[Reach], specification: Tensor) -> Bound:
+def bound_specification(graph: Graph, region: Region, found: Sequence[Bounds], specification: Tensor) -> LowerBound:
     """Bound ⟨row, logits⟩ from the limits of every step: rows (B, K, C) to (B, K).
 
     The last step's own rounding is taken off at the end: `value` leaves it out.
@@ -150,23 +150,23 @@ def conclude(graph: Graph, region: Region, found: Sequence[Reach], specification
         low, high = low + logits.error, high - logits.error
     bound = _disturbed(_least(specification, low, high, growth(graph.classes)), specification, [logits.error])
     if isinstance(last, Dense) and len(graph.operations[last.sources[0]].shape) == 1:
-        errors = [found[place].error for place in {graph.head, len(found) - 1}]
+        errors = [found[index].error for index in {graph.head, len(found) - 1}]
         fused = _fused(region, found[last.sources[0]], last, specification)
         bound = bound.better(_disturbed(fused, specification, errors))
     return bound.unknown(logits.lost)
 
 
-def _disturbed(value: Tensor, specification: Tensor, errors: Sequence[Tensor | None]) -> Bound:
+def _disturbed(value: Tensor, specification: Tensor, errors: Sequence[Tensor | None]) -> LowerBound:
     """Return a bound (B, K) of rows (B, K, C) with what disturbances (B, C) of the logits take off as they run."""
     run = value
     for error in errors:
         if error is not None:
             taken = torch.bmm(specification.abs(), error.unsqueeze(2)).squeeze(2)
             run = run - taken * (1 + growth(specification.shape[2]))
-    return Bound(value=value, run=run)
+    return LowerBound(value=value, run=run)
 
 
-def _fused(region: Region, operand: Reach, last: Dense, specification: Tensor) -> Tensor:
+def _fused(region: Region, operand: Bounds, last: Dense, specification: Tensor) -> Tensor:
     """Bound the product of rows and last layer over the limits of its operand, (B, K)."""
     error = growth(last.terms + specification.shape[2])
     rows = specification @ last.weight
@@ -193,5 +193,5 @@ def _least(rows: Tensor, low: Tensor, high: Tensor, error: float) -> Tensor:
     """Bound ⟨row, x⟩ from below for x between low and high: rows (B, K, C) to (B, K)."""
     size = torch.maximum(low.abs(), high.abs())
     middle, radius = (low + high) / 2, (high - low) / 2 + 2 * error * size
-    reach = torch.bmm(rows.abs(), radius.unsqueeze(2))
-    return (torch.bmm(rows, middle.unsqueeze(2)) - reach * (1 + error)).squeeze(2)
+    bounds = torch.bmm(rows.abs(), radius.unsqueeze(2))
+    return (torch.bmm(rows, middle.unsqueeze(2)) - bounds * (1 + error)).squeeze(2)

@@ -10,14 +10,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.listing import Graph
-from trustbound.certificates.graph.mixing import Dense
+from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.matrix_operations import Dense
 from trustbound.certificates.graph.operations import Activation, Concatenate, Input, Linear, MaxPool, Operation, Sum
-from trustbound.certificates.methods.interval import Reach, conclude, reaches
+from trustbound.certificates.methods.interval import Bounds, bound_specification, interval_bounds
 from trustbound.certificates.methods.spectral import step_norm
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import disturbance, growth, split, vanished
-from trustbound.certificates.specification import Bound, Certifier
+from trustbound.certificates.specification import Certifier, LowerBound
 from trustbound.errors import UnsupportedError
 
 T = TypeVar("T", float, Tensor)
@@ -50,10 +50,10 @@ class Lipschitz(Certifier):
     tensor([0.1464], dtype=torch.float64)
     """
 
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
-        found = reaches(graph, region)
-        cheaper = conclude(graph, region, found, specification)
+        found = interval_bounds(graph, region)
+        cheaper = bound_specification(graph, region, found, specification)
         gains, far = constants(graph), farthest(region)
         values, drifts, lost = _drifts(graph, region, found)
         clean = torch.bmm(specification, values[-1].unsqueeze(2)).squeeze(2)
@@ -65,17 +65,17 @@ class Lipschitz(Certifier):
             rows = torch.linalg.vector_norm(specification @ last.weight, 2, 2) + vanished(last.weight.shape[1])
             loss = torch.fmin(loss, rows * gains[source])
             through = rows.unsqueeze(2) * drifts[source].unsqueeze(1)
-            for place in {graph.head, len(found) - 1}:
-                noise = _noise(graph.operations[place], found[place])
+            for index in {graph.head, len(found) - 1}:
+                noise = _noise(graph.operations[index], found[index])
                 through = through + torch.bmm(specification.abs(), noise)
             drift = torch.fmin(drift, through)
         error = growth(graph.widest + sum(s.terms for s in graph.operations if isinstance(s, Linear)))
         value = clean - (1 + error) * (far.unsqueeze(1) * loss + 2 * drift[..., 0])
         run = value - (1 + error) * drift[..., 1]
-        return cheaper.better(Bound(value=value, run=run).unknown(lost))
+        return cheaper.better(LowerBound(value=value, run=run).unknown(lost))
 
 
-def _drifts(graph: Graph, region: Region, found: list[Reach]) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+def _drifts(graph: Graph, region: Region, found: list[Bounds]) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
     """Return the clean values of every step, how far in l2 each may be off (B, 2), and of whom nothing is known.
 
     The first column is what this evaluation rounds, the second what the network rounds anywhere in the region: a
@@ -87,55 +87,55 @@ def _drifts(graph: Graph, region: Region, found: list[Reach]) -> tuple[list[Tens
     drifts: list[Tensor] = []
     sizes: list[Tensor] = []
     lost: Tensor | None = None
-    for place, step in enumerate(graph.operations):
+    for index, step in enumerate(graph.operations):
         if isinstance(step, Input):
             values.append(region.inputs)
             drifts.append(torch.zeros(len(region), 2, dtype=torch.float64, device=region.inputs.device))
-            sizes.append(found[place].size)
+            sizes.append(found[index].size)
             continue
         values.append(step.apply(*(values[source] for source in step.sources)))
         summed, error = disturbance(step, [sizes[source] for source in step.sources])
         error, missed = split(error)
         lost = missed if lost is None else lost if missed is None else lost | missed
-        own = torch.linalg.vector_norm(_noise(step, replace(found[place], summed=summed, error=error)), 2, 1)
+        own = torch.linalg.vector_norm(_noise(step, replace(found[index], summed=summed, error=error)), 2, 1)
         drifts.append(
-            _stretched(step, norms[place], [drifts[source] for source in step.sources])
+            _stretched(step, norms[index], [drifts[source] for source in step.sources])
             + own * (1 + 1e-9)
             + vanished(step.features)
         )
-        moved = (far * gains[place] + drifts[place].sum(1)).reshape(-1, *[1] * len(step.shape))
-        sizes.append(torch.fmin(found[place].size, values[place].abs() + moved))
+        moved = (far * gains[index] + drifts[index].sum(1)).reshape(-1, *[1] * len(step.shape))
+        sizes.append(torch.fmin(found[index].size, values[index].abs() + moved))
     return values, drifts, lost
 
 
-def _noise(step: Operation, reach: Reach) -> Tensor:
+def _noise(step: Operation, bounds: Bounds) -> Tensor:
     """Bound what each value of a step is off by, (B, features, 2): as it is evaluated here, and as the network runs."""
-    summed = reach.size if reach.summed is None else reach.summed
+    summed = bounds.size if bounds.summed is None else bounds.summed
     own = growth(step.terms if isinstance(step, Linear) else 0) * summed
-    error = torch.zeros_like(own) if reach.error is None else reach.error
+    error = torch.zeros_like(own) if bounds.error is None else bounds.error
     return torch.stack([own.flatten(1), error.flatten(1)], 2)
 
 
 def constants(graph: Graph) -> list[float]:
     """Return for every step how much faster it can change than the input, in l2; computed once per graph."""
-    stored = graph.notes.get("lipschitz")
+    stored = graph.cache.get("lipschitz")
     if isinstance(stored, list):
         return stored
     gains: list[float] = []
     for step, norm in zip(graph.operations, _norms(graph), strict=True):
         before = [gains[source] for source in step.sources]
         gains.append(1.0 if isinstance(step, Input) else _stretched(step, norm, before))
-    graph.notes["lipschitz"] = gains
+    graph.cache["lipschitz"] = gains
     return gains
 
 
 def _norms(graph: Graph) -> list[float]:
     """Return the spectral norm of every linear step with one operand, 1 for the others; computed once per graph."""
-    stored = graph.notes.get("norms")
+    stored = graph.cache.get("norms")
     if isinstance(stored, list):
         return stored
     norms = [(step_norm(step) or 1.0) if isinstance(step, Linear) else 1.0 for step in graph.operations]
-    graph.notes["norms"] = norms
+    graph.cache["norms"] = norms
     return norms
 
 

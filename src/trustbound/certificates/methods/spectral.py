@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.gathering import Gather
-from trustbound.certificates.graph.mixing import Convolution, Dense, Mean
+from trustbound.certificates.graph.matrix_operations import Convolution, Dense, Mean
 from trustbound.certificates.graph.operations import Linear, Scale
 from trustbound.certificates.slack import vanished
 
@@ -39,7 +39,7 @@ def convolution_norm(step: Convolution) -> float:
     Reference   Sedghi, Gupta and Long, The Singular Values of Convolutional Layers, 2019, arXiv:1805.10408,
                 theorem 6, extended to strides by folding aliased frequencies.
 
-    >>> from trustbound.certificates.graph.mixing import Convolution
+    >>> from trustbound.certificates.graph.matrix_operations import Convolution
     >>> mean = Convolution(sources=(0,), shape=(1, 4), extent=(1, 8), stride=(2,), padding=(0,), dilation=(1,),
     ...                    groups=1, weight=torch.full((1, 1, 2), 0.5, dtype=torch.float64))
     >>> round(convolution_norm(mean) ** 2, 6)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trustbound.certificates.graph.mixing import Convolution
+from trustbound.certificates.graph.matrix_operations import Convolution
 from trustbound.certificates.graph.operations import Shape
 
 Pair = tuple[int, int]

@@ -78,6 +78,6 @@ def _push(operations: Sequence[Operation], points: Tensor, centre: Tensor, wide:
     start = centre.expand(len(wanted), *centre.shape).clone().requires_grad_()
     with torch.enable_grad():
         found = values(operations, start)
-        total = sum(side * found[place][row].flatten()[unit] for row, (place, unit, side) in enumerate(wanted))
+        total = sum(side * found[index][row].flatten()[unit] for row, (index, unit, side) in enumerate(wanted))
         (slope,) = torch.autograd.grad(total, start)  # type: ignore[arg-type]
     return torch.cat([centre + wide * reach * slope.sign() for reach in (0.5, FAR)]).detach()

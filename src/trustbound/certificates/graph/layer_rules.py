@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trustbound.certificates.graph import arithmetic
+from trustbound.certificates.graph.data_movement import move
 from trustbound.certificates.graph.gathering import Gather
-from trustbound.certificates.graph.mixing import Convolution, Dense, Mean
-from trustbound.certificates.graph.moving import move
+from trustbound.certificates.graph.matrix_operations import Convolution, Dense, Mean
+from trustbound.certificates.graph.node_index import Arguments, NodeIndex, constant_only, depends
 from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, LogSoftmax, MaxPool, Scale
-from trustbound.certificates.graph.places import Arguments, Place, constant_only, depends
 
 if TYPE_CHECKING:
     from trustbound.certificates.graph.translation import Translator
@@ -25,20 +25,20 @@ def _pair(value: Any, count: int) -> tuple[int, ...]:
     return tuple(int(number) for number in (numbers * count if len(numbers) == 1 else numbers))
 
 
-def _linear(translator: Translator, given: Arguments) -> Place:
+def _linear(translator: Translator, given: Arguments) -> NodeIndex:
     constant_only(translator, given, "weight", "bias")
     return _dense(translator, given["input"], given["weight"], given["bias"])
 
 
-def _dense(translator: Translator, place: Any, weight: Any, bias: Any) -> Place:
-    if not isinstance(place, Place) or depends(weight) or weight.ndim != 2:
+def _dense(translator: Translator, index: Any, weight: Any, bias: Any) -> NodeIndex:
+    if not isinstance(index, NodeIndex) or depends(weight) or weight.ndim != 2:
         raise translator.refusal("a product that is not inputs × matrix")
     shift = None if bias is None else bias.double().reshape(-1).expand(len(weight))
     size = None if shift is None else shift.abs()
-    return translator.add(Dense, place, weight=weight.double(), bias=shift, bias_size=size)
+    return translator.add(Dense, index, weight=weight.double(), bias=shift, bias_size=size)
 
 
-def _product(translator: Translator, given: Arguments) -> Place:
+def _product(translator: Translator, given: Arguments) -> NodeIndex:
     left: Any = given["self"]
     right: Any = given.get("other", given.get("mat2"))
     if depends(right):
@@ -48,16 +48,16 @@ def _product(translator: Translator, given: Arguments) -> Place:
     return _dense(translator, left, right.mT, None)
 
 
-def _addmm(translator: Translator, given: Arguments) -> Place:
+def _addmm(translator: Translator, given: Arguments) -> NodeIndex:
     constant_only(translator, given, "self", "mat2")
     if given["alpha"] != 1 or given["beta"] != 1:
         raise translator.refusal("alpha or beta other than 1")
     return _dense(translator, given["mat1"], given["mat2"].mT, given["self"])
 
 
-def _convolution(translator: Translator, given: Arguments) -> Place:
+def _convolution(translator: Translator, given: Arguments) -> NodeIndex:
     constant_only(translator, given, "weight", "bias")
-    weight, place = given["weight"].double(), given["input"]
+    weight, index = given["weight"].double(), given["input"]
     count = weight.ndim - 2
     if given.get("transposed"):
         raise translator.refusal("a transposed convolution")
@@ -70,7 +70,7 @@ def _convolution(translator: Translator, given: Arguments) -> Place:
     bias = None if given["bias"] is None else given["bias"].double().reshape(-1, *[1] * count)
     return translator.add(
         Convolution,
-        place,
+        index,
         weight=weight,
         bias=bias,
         bias_size=None if bias is None else bias.abs(),
@@ -78,11 +78,11 @@ def _convolution(translator: Translator, given: Arguments) -> Place:
         padding=_pair(padding, count),
         dilation=dilation,
         groups=given["groups"],
-        extent=translator.extent(place),
+        extent=translator.extent(index),
     )
 
 
-def _batch_norm(translator: Translator, given: Arguments) -> Place:
+def _batch_norm(translator: Translator, given: Arguments) -> NodeIndex:
     if given.get("training") or given["running_mean"] is None:
         _batch_statistics(translator, given)
     constant_only(translator, given, "weight", "bias", "running_mean", "running_var")
@@ -100,7 +100,7 @@ def _batch_norm(translator: Translator, given: Arguments) -> Place:
     )
 
 
-def _batch_statistics(translator: Translator, given: Arguments) -> Place:
+def _batch_statistics(translator: Translator, given: Arguments) -> NodeIndex:
     raise translator.refusal("statistics of the batch; call model.eval() and keep running statistics")
 
 
@@ -109,60 +109,60 @@ def _normalise(translator: Translator, given: Arguments) -> tuple[Any, ...]:
     return (_batch_norm(translator, given), None, None, None, None)
 
 
-def _relu(translator: Translator, given: Arguments) -> Place:
+def _relu(translator: Translator, given: Arguments) -> NodeIndex:
     return translator.add(Activation, given["self"])
 
 
-def _leaky(translator: Translator, given: Arguments) -> Place:
+def _leaky(translator: Translator, given: Arguments) -> NodeIndex:
     slope = float(given["negative_slope"])
     if not 0 <= slope <= 1:
         raise translator.refusal(f"a negative slope of {slope} outside [0, 1]")
     return translator.add(Activation, given["self"], slope=slope)
 
 
-def _log_softmax(translator: Translator, given: Arguments) -> Place:
+def _log_softmax(translator: Translator, given: Arguments) -> NodeIndex:
     if len(translator.shape) != 1 or given["dim"] % 2 != 1:
         raise translator.refusal("over another axis than the classes of logits (B, C)")
     return translator.add(LogSoftmax, translator.cast(given["self"]))
 
 
-def _planes(translator: Translator, place: Any, count: int) -> tuple[Place, tuple[int, ...]]:
+def _planes(translator: Translator, index: Any, count: int) -> tuple[NodeIndex, tuple[int, ...]]:
     """Return what is pooled over its last `count` axes, with an axis of channels, and the shape of the result.
 
     torch takes a batch without channels for one example whose channels are the batch: each is pooled by itself.
     """
-    extent, shape = translator.extent(place), translator.shape
+    extent, shape = translator.extent(index), translator.shape
     if len(extent) == count + 1:
-        return place, shape
+        return index, shape
     if len(extent) != count:
         raise translator.refusal(f"a pool over {count} axes of a value of shape (B, {', '.join(map(str, extent))})")
-    own = translator.operations[place].dtype
-    return translator.add(Arrange, place, shape=(1, *extent), extent=extent, dtype=own), (1, *shape)
+    own = translator.operations[index].dtype
+    return translator.add(Arrange, index, shape=(1, *extent), extent=extent, dtype=own), (1, *shape)
 
 
-def _pooled(translator: Translator, place: Place, shape: tuple[int, ...]) -> Place:
+def _pooled(translator: Translator, index: NodeIndex, shape: tuple[int, ...]) -> NodeIndex:
     """Take the axis of channels away again that `_planes` laid on."""
-    return place if shape == translator.shape else translator.add(Arrange, place, extent=shape)
+    return index if shape == translator.shape else translator.add(Arrange, index, extent=shape)
 
 
-def _average_pool(translator: Translator, given: Arguments) -> Place:
+def _average_pool(translator: Translator, given: Arguments) -> NodeIndex:
     """Write the pool as a convolution of each channel alone; short windows at the edge get a larger factor."""
-    place, shape = _planes(translator, given["self"], 2)
+    index, shape = _planes(translator, given["self"], 2)
     kernel = _pair(given["kernel_size"], 2)
     stride, padding = _pair(given["stride"] or kernel, 2), _pair(given["padding"], 2)
-    return _pooled(translator, _average(translator, place, shape, kernel, stride, padding, given), shape)
+    return _pooled(translator, _average(translator, index, shape, kernel, stride, padding, given), shape)
 
 
 def _average(
     translator: Translator,
-    place: Place,
+    index: NodeIndex,
     shape: tuple[int, ...],
     kernel: tuple[int, ...],
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     given: Arguments,
-) -> Place:
-    extent = translator.extent(place)
+) -> NodeIndex:
+    extent = translator.extent(index)
     plain = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(extent[1:], padding, kernel, stride, strict=True)]
     if list(shape[1:]) != plain:
         raise translator.refusal("ceil_mode with an incomplete window; pad instead")
@@ -171,7 +171,7 @@ def _average(
     weight = torch.full((extent[0], 1, *kernel), 1 / divisor, dtype=torch.float64, device=device)
     constants: Arguments = {"stride": stride, "padding": padding, "dilation": (1, 1), "groups": extent[0]}
     constants |= {"shape": shape, "extent": extent, "peak": float(math.prod(kernel))}
-    pooled = translator.add(Convolution, place, weight=weight, **constants)
+    pooled = translator.add(Convolution, index, weight=weight, **constants)
     if any(padding) and not given.get("count_include_pad", True) and not given.get("divisor_override"):
         ones = torch.ones((1, 1, *extent[1:]), dtype=torch.float64, device=device)
         counted = torch.nn.functional.conv2d(ones, torch.ones_like(weight[:1]), None, stride, padding)
@@ -179,35 +179,35 @@ def _average(
     return pooled
 
 
-def _adaptive_average(translator: Translator, given: Arguments) -> Place:
-    place, shape = _planes(translator, given["self"], len(given["output_size"]))
-    extent = translator.extent(place)
+def _adaptive_average(translator: Translator, given: Arguments) -> NodeIndex:
+    index, shape = _planes(translator, given["self"], len(given["output_size"]))
+    extent = translator.extent(index)
     if all(size == 1 for size in shape[1:]):
-        found = translator.add(Mean, place, shape=shape, axes=tuple(range(2, len(extent) + 1)), extent=extent)
+        found = translator.add(Mean, index, shape=shape, axes=tuple(range(2, len(extent) + 1)), extent=extent)
         return _pooled(translator, found, shape)
     if len(extent) != 3 or any(n % m for n, m in zip(extent[1:], shape[1:], strict=True)):
         raise translator.refusal(f"windows of unequal size, {extent[1:]} to {shape[1:]}")
     kernel = tuple(n // m for n, m in zip(extent[1:], shape[1:], strict=True))
-    return _pooled(translator, _average(translator, place, shape, kernel, kernel, (0, 0), {}), shape)
+    return _pooled(translator, _average(translator, index, shape, kernel, kernel, (0, 0), {}), shape)
 
 
-def _mean(translator: Translator, given: Arguments) -> Place:
+def _mean(translator: Translator, given: Arguments) -> NodeIndex:
     return _averaged(translator, given)
 
 
-def _sum(translator: Translator, given: Arguments) -> Place:
+def _sum(translator: Translator, given: Arguments) -> NodeIndex:
     """Write a sum as the mean times how many numbers it is of."""
-    place = _averaged(translator, given)
+    index = _averaged(translator, given)
     before = translator.extent(given["self"])
     count = float(math.prod(before) / math.prod(translator.shape))
     scale = torch.tensor(count, dtype=torch.float64, device=translator.device)
-    return translator.add(Scale, place, scale=scale)
+    return translator.add(Scale, index, scale=scale)
 
 
-def _averaged(translator: Translator, given: Arguments) -> Place:
+def _averaged(translator: Translator, given: Arguments) -> NodeIndex:
     # A result in another precision is summed in that precision.
-    place = translator.cast(given["self"])
-    extent = translator.extent(place)
+    index = translator.cast(given["self"])
+    extent = translator.extent(index)
     axes = given.get("dim")
     axes = [axes] if isinstance(axes, int) else axes
     axes = range(len(extent) + 1) if not axes else axes
@@ -215,16 +215,16 @@ def _averaged(translator: Translator, given: Arguments) -> Place:
     if 0 in axes:
         raise translator.refusal("a mean or sum over the batch")
     kept = tuple(1 if axis + 1 in axes else size for axis, size in enumerate(extent))
-    place = translator.add(Mean, place, shape=kept, axes=axes, extent=extent)
-    return translator.add(Arrange, place, extent=kept) if translator.shape != kept else place
+    index = translator.add(Mean, index, shape=kept, axes=axes, extent=extent)
+    return translator.add(Arrange, index, extent=kept) if translator.shape != kept else index
 
 
-def _max_pool(translator: Translator, given: Arguments) -> Place:
-    place, shape = _planes(translator, given["self"], 2)
+def _max_pool(translator: Translator, given: Arguments) -> NodeIndex:
+    index, shape = _planes(translator, given["self"], 2)
     kernel = _pair(given["kernel_size"], 2)
     found = translator.add(
         MaxPool,
-        place,
+        index,
         shape=shape,
         kernel=kernel,
         stride=_pair(given["stride"] or kernel, 2),
@@ -239,19 +239,19 @@ def _max_pool_with_indices(translator: Translator, given: Arguments) -> tuple[An
     return (_max_pool(translator, given), None)
 
 
-def _reshape(translator: Translator, given: Arguments) -> Place:
-    place = given.get("self", given.get("input"))
-    if isinstance(translator.operations[place], Gather):  # type: ignore[index]
+def _reshape(translator: Translator, given: Arguments) -> NodeIndex:
+    index = given.get("self", given.get("input"))
+    if isinstance(translator.operations[index], Gather):  # type: ignore[index]
         return move(translator, translator.target, given)  # type: ignore[no-any-return]
-    extent = translator.extent(place)  # type: ignore[arg-type]
+    extent = translator.extent(index)  # type: ignore[arg-type]
     if extent == translator.shape:
-        return place  # type: ignore[return-value]
-    return translator.add(Arrange, place, extent=extent)  # type: ignore[arg-type]
+        return index  # type: ignore[return-value]
+    return translator.add(Arrange, index, extent=extent)  # type: ignore[arg-type]
 
 
-def _permute(translator: Translator, given: Arguments) -> Place:
-    place = given["self"]
-    extent = translator.extent(place)
+def _permute(translator: Translator, given: Arguments) -> NodeIndex:
+    index = given["self"]
+    extent = translator.extent(index)
     count = len(extent) + 1
     if "dims" in given:
         axes = [axis % count for axis in given["dims"]]
@@ -261,7 +261,7 @@ def _permute(translator: Translator, given: Arguments) -> Place:
         axes[first], axes[second] = axes[second], axes[first]
     if axes[0] != 0:
         raise translator.refusal("the batch axis is moved")
-    return translator.add(Arrange, place, extent=extent, axes=tuple(axes))
+    return translator.add(Arrange, index, extent=extent, axes=tuple(axes))
 
 
 def _concatenate(translator: Translator, given: Arguments) -> Any:
@@ -269,20 +269,20 @@ def _concatenate(translator: Translator, given: Arguments) -> Any:
     axis = given["dim"] % (len(translator.shape) + 1)
     if axis == 0:
         raise translator.refusal("parts that are laid along the batch")
-    if not all(isinstance(part, Place) and not isinstance(translator.operations[part], Gather) for part in parts):
+    if not all(isinstance(part, NodeIndex) and not isinstance(translator.operations[part], Gather) for part in parts):
         return move(translator, translator.target, given)
     parts = [translator.cast(part) for part in parts]
     lengths = tuple(translator.extent(part)[axis - 1] for part in parts)
     return translator.add(Concatenate, *parts, axis=axis, lengths=lengths)
 
 
-def _dropout(translator: Translator, given: Arguments) -> Place:
+def _dropout(translator: Translator, given: Arguments) -> NodeIndex:
     if given["train"] and given["p"] > 0:
         raise translator.refusal("dropout in training mode; call model.eval()")
     return given["input"]  # type: ignore[no-any-return]
 
 
-def _identity(translator: Translator, given: Arguments) -> Place:
+def _identity(translator: Translator, given: Arguments) -> NodeIndex:
     """Write a copy; in another precision it is a step of its own."""
     return translator.cast(given.get("self", given.get("input")))  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from trustbound.certificates.graph.operations import Linear, Shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Mixing(Linear):
+class MatrixOperation(Linear):
     """A linear step with one operand whose outputs mix several inputs: its rows have norms."""
 
     @abstractmethod
@@ -28,7 +28,7 @@ class Mixing(Linear):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Dense(Mixing):
+class Dense(MatrixOperation):
     """A matrix over the last axis: weight (out, in), bias (out,)."""
 
     weight: Tensor
@@ -69,7 +69,7 @@ _BACKWARD: dict[int, Callable[..., Tensor]] = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Convolution(Mixing):
+class Convolution(MatrixOperation):
     """A convolution in one, two or three dimensions, zero-padded: weight (out, in / groups, *kernel).
 
     `bias` is (out, 1, …, 1); `extent` is the shape (channels, *size) of the operand.
@@ -128,7 +128,7 @@ class Convolution(Mixing):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Mean(Mixing):
+class Mean(MatrixOperation):
     """The mean over some feature axes, counted with the batch axis as 0, which keep size 1."""
 
     axes: Shape

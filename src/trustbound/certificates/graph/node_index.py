@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 Arguments: TypeAlias = dict[str, Any]
 
 
-class Place(int):
+class NodeIndex(int):
     """The place of a step in the list: a value that depends on the input, as against a constant."""
 
 
@@ -29,7 +29,7 @@ def holds(value: Any, kind: type) -> bool:
 
 def depends(value: Any) -> bool:
     """Say whether a nested value holds a place of the list."""
-    return holds(value, Place)
+    return holds(value, NodeIndex)
 
 
 def constant_only(translator: Translator, given: Arguments, *names: str) -> None:

@@ -9,15 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, MaxPool, Operation
-from trustbound.certificates.methods.backward import Rows, descend
-from trustbound.certificates.methods.interval import Reach, advance, conclude
-from trustbound.certificates.methods.slopes import Lines, Picks, lines, picks
+from trustbound.certificates.methods.backward import Coefficients, propagate_backward
+from trustbound.certificates.methods.interval import Bounds, bound_specification, propagate
+from trustbound.certificates.methods.relaxations import (
+    LinearRelaxation,
+    MaxPoolRelaxation,
+    relax_activation,
+    relax_max_pool,
+)
 from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
-from trustbound.certificates.specification import Bound, Certifier
+from trustbound.certificates.specification import Certifier, LowerBound
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,10 +56,10 @@ class Crown(Certifier):
     True
     """
 
-    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> Bound:
+    def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
-        found, reliefs, noises = self.limits(graph, region)
-        bound = conclude(graph, region, found, specification).separate()
+        found, relaxations, noises = self.limits(graph, region)
+        bound = bound_specification(graph, region, found, specification).separate()
         owner = torch.arange(len(region), device=specification.device)
         needed = torch.ones_like(bound.run, dtype=torch.bool)
         if least:
@@ -66,51 +71,55 @@ class Crown(Certifier):
         for part in owner.split(max(1, room // max(1, order.shape[1]))):
             for columns in order[part].split(room, 1):
                 rows = specification[part].gather(1, columns.unsqueeze(2).expand(-1, -1, specification.shape[2]))
-                backward = descend(graph, region, reliefs, noises, last, Rows(owner=part, coefficients=rows))
+                backward = propagate_backward(
+                    graph, region, relaxations, noises, last, Coefficients(owner=part, coefficients=rows)
+                )
                 at = (part.unsqueeze(1), columns)
-                best = backward.better(Bound(value=bound.value[at], run=bound.run[at]))
+                best = backward.better(LowerBound(value=bound.value[at], run=bound.run[at]))
                 bound.value[at], bound.run[at] = best.value, best.run
         return bound.unknown(found[-1].lost)
 
-    def limits(self, graph: Graph, region: Region) -> tuple[list[Reach], dict[int, Lines | Picks], list[Tensor | None]]:
+    def limits(
+        self, graph: Graph, region: Region
+    ) -> tuple[list[Bounds], dict[int, LinearRelaxation | MaxPoolRelaxation], list[Tensor | None]]:
         """Return every step's limits, every activation's lines, and what a coefficient of each step loses."""
-        found: list[Reach] = []
-        reliefs: dict[int, Lines | Picks] = {}
+        found: list[Bounds] = []
+        relaxations: dict[int, LinearRelaxation | MaxPoolRelaxation] = {}
         noises: list[Tensor | None] = []
         silent = _silent(graph)
-        for place, step in enumerate(graph.operations):
+        for index, step in enumerate(graph.operations):
             if isinstance(step, Activation):
                 source = step.sources[0]
-                found[source] = self._tighten(graph, region, reliefs, noises, source, found[source])
-                reliefs[place] = lines(step, found[source])
+                found[source] = self._tighten(graph, region, relaxations, noises, source, found[source])
+                relaxations[index] = relax_activation(step, found[source])
             elif isinstance(step, MaxPool):
-                reliefs[place] = picks(step, found[step.sources[0]])
+                relaxations[index] = relax_max_pool(step, found[step.sources[0]])
             operands = [found[source] for source in step.sources]
-            found.append(advance(step, operands, region))
-            noises.append(None if place in silent else _noise(step, found[place]))
-        return found, reliefs, noises
+            found.append(propagate(step, operands, region))
+            noises.append(None if index in silent else _noise(step, found[index]))
+        return found, relaxations, noises
 
     def _tighten(
         self,
         graph: Graph,
         region: Region,
-        reliefs: dict[int, Lines | Picks],
+        relaxations: dict[int, LinearRelaxation | MaxPoolRelaxation],
         noises: list[Tensor | None],
-        place: int,
-        reach: Reach,
-    ) -> Reach:
+        index: int,
+        bounds: Bounds,
+    ) -> Bounds:
         """Narrow the limits of the neurons on both sides of zero by going back from each."""
-        unstable = (reach.low < 0) & (reach.high > 0)
-        if reach.tight or not bool(unstable.any()):
-            return reach
-        low, high = reach.low.clone(), reach.high.clone()
-        neurons = _neurons if reach.low.ndim == 4 else _features
+        unstable = (bounds.low < 0) & (bounds.high > 0)
+        if bounds.tight or not bool(unstable.any()):
+            return bounds
+        low, high = bounds.low.clone(), bounds.high.clone()
+        neurons = _neurons if bounds.low.ndim == 4 else _features
         for rows, at in neurons(unstable, _room(self.memory, graph)):
-            bound = descend(graph, region, reliefs, noises, place, rows).run
+            bound = propagate_backward(graph, region, relaxations, noises, index, rows).run
             below, above = bound.chunk(2, 1)
             low[at] = torch.fmax(low[at], below.reshape(low[at].shape))
             high[at] = torch.fmin(high[at], -above.reshape(high[at].shape))
-        return replace(reach, low=low, high=high)
+        return replace(bounds, low=low, high=high)
 
 
 def _room(memory: int, graph: Graph) -> int:
@@ -118,7 +127,7 @@ def _room(memory: int, graph: Graph) -> int:
     return max(2, memory // (8 * 8 * graph.widest))
 
 
-def _neurons(unstable: Tensor, room: int) -> Iterator[tuple[Rows, tuple[Tensor, ...]]]:
+def _neurons(unstable: Tensor, room: int) -> Iterator[tuple[Coefficients, tuple[Tensor, ...]]]:
     """Yield one group for each neuron of a feature map: plus and minus its channel, in a window of one."""
     channels = unstable.shape[1]
     signs = torch.tensor([1.0, -1.0], dtype=torch.float64, device=unstable.device)
@@ -127,11 +136,11 @@ def _neurons(unstable: Tensor, room: int) -> Iterator[tuple[Rows, tuple[Tensor, 
         coefficients = torch.zeros(len(at), 2, channels, dtype=torch.float64, device=unstable.device)
         coefficients[torch.arange(len(at), device=at.device), :, channel] = signs
         window = Window(positions=at[:, 2:])
-        rows = Rows(owner=owner, coefficients=coefficients[..., None, None], window=window)
+        rows = Coefficients(owner=owner, coefficients=coefficients[..., None, None], window=window)
         yield rows, tuple(at.unbind(1))
 
 
-def _features(unstable: Tensor, room: int) -> Iterator[tuple[Rows, tuple[Tensor, ...]]]:
+def _features(unstable: Tensor, room: int) -> Iterator[tuple[Coefficients, tuple[Tensor, ...]]]:
     """Yield one group for each example: plus its unstable features, then minus; short groups repeat the last."""
     flat = unstable.flatten(1)
     counts, width = flat.sum(1), flat.shape[1]
@@ -153,25 +162,25 @@ def _features(unstable: Tensor, room: int) -> Iterator[tuple[Rows, tuple[Tensor,
             plus = torch.nn.functional.one_hot(columns, width).double()
             coefficients = torch.cat([plus, -plus], 1).unflatten(2, unstable.shape[1:])
             at = torch.unravel_index(columns, unstable.shape[1:])
-            yield Rows(owner=owner, coefficients=coefficients), (owner.unsqueeze(1), *at)
+            yield Coefficients(owner=owner, coefficients=coefficients), (owner.unsqueeze(1), *at)
 
 
 def _silent(graph: Graph) -> set[int]:
     """Return the steps that only move numbers of one reader: neither they nor their way back round anything."""
     readers = Counter(source for step in graph.operations for source in step.sources)
     return {
-        place
-        for place, step in enumerate(graph.operations)
-        if isinstance(step, Arrange | Concatenate) and readers[place] <= 1
+        index
+        for index, step in enumerate(graph.operations)
+        if isinstance(step, Arrange | Concatenate) and readers[index] <= 1
     }
 
 
-def _noise(step: Operation, reach: Reach) -> Tensor:
+def _noise(step: Operation, bounds: Bounds) -> Tensor:
     """Bound what a unit coefficient of a step loses, (B, channels, 2): to its way back, and to the network's rounding.
 
     What the product of rows and a step rounds is at most γ · Σ|coefficients| · magnitudes that the step sums.
     """
-    summed = reach.size if reach.summed is None else torch.maximum(reach.summed, reach.size)
+    summed = bounds.size if bounds.summed is None else torch.maximum(bounds.summed, bounds.size)
     own = growth(step.features + (step.terms if isinstance(step, Linear) else 0)) * summed
-    parts = [part if part.ndim == 2 else part.flatten(2).amax(2) for part in (own, reach.error) if part is not None]
+    parts = [part if part.ndim == 2 else part.flatten(2).amax(2) for part in (own, bounds.error) if part is not None]
     return torch.stack(parts if len(parts) == 2 else [parts[0], torch.zeros_like(parts[0])], 2)

@@ -18,7 +18,7 @@ class Graph:
     Raises      nothing: `reading.read` has already compared it with the module.
 
     `dtype` is the precision in which the module itself runs: certified points must survive its rounding.
-    `notes` holds what a certifier computes once for a network, such as spectral norms.
+    `cache` holds what a certifier computes once for a network, such as spectral norms.
 
     >>> from trustbound.certificates.graph.reading import read
     >>> graph = read(torch.nn.Linear(4, 3), torch.rand(2, 4))
@@ -29,29 +29,29 @@ class Graph:
     operations: tuple[Operation, ...]
     dtype: torch.dtype
     device: torch.device
-    notes: dict[str, object] = field(default_factory=dict, repr=False)
+    cache: dict[str, object] = field(default_factory=dict, repr=False)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Run the list on inputs (B, *F), freeing every value after its last use."""
-        last = {source: place for place, step in enumerate(self.operations) for source in step.sources}
+        last = {source: index for index, step in enumerate(self.operations) for source in step.sources}
         values: dict[int, Tensor] = {}
-        for place, step in enumerate(self.operations):
+        for index, step in enumerate(self.operations):
             operands = [inputs] if isinstance(step, Input) else [values[source] for source in step.sources]
-            values[place] = step.apply(*operands)
+            values[index] = step.apply(*operands)
             for source in set(step.sources):
-                if last[source] == place:
+                if last[source] == index:
                     del values[source]
         return values[len(self.operations) - 1]
 
     def without_rounding(self) -> Graph:
         """Return the same network computed in exact arithmetic: what is proven of it leaves rounding out."""
-        kept = self.notes.get("without-rounding")
+        kept = self.cache.get("without-rounding")
         if not isinstance(kept, Graph):
             steps = tuple(
                 replace(step, dtype=None, parts=()) if isinstance(step, Linear) else replace(step, dtype=None)
                 for step in self.operations
             )
-            kept = self.notes["without-rounding"] = replace(self, operations=steps, notes={})
+            kept = self.cache["without-rounding"] = replace(self, operations=steps, cache={})
         return kept
 
     @property

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from trustbound.certificates.graph.exporting import BATCH, Exactly
 from trustbound.certificates.graph.gathering import Cast, Gather
-from trustbound.certificates.graph.listing import Graph
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.operations import Arrange, Concatenate, Input, Linear, Operation
-from trustbound.certificates.graph.points import trial_points, values
 from trustbound.certificates.graph.recording import Call, Recorder, check_same
+from trustbound.certificates.graph.trial_points import trial_points, values
 from trustbound.errors import UnsupportedError
 
 #: Relative agreement in float64.
@@ -124,8 +124,8 @@ def _run(
 ) -> None:
     """Compare every point alone, and then in batches of 2, 5 and all that remain; the first points are data."""
     sizes = [size for size in (2, 5) if size < len(points) // 4]
-    places = torch.arange(len(points), device=points.device)
-    for rows in (*places.split(1), *places.split([*sizes, len(points) - sum(sizes)])):
+    indices = torch.arange(len(points), device=points.device)
+    for rows in (*indices.split(1), *indices.split([*sizes, len(points) - sum(sizes)])):
         found = _answered(module, points[rows].to(dtype, copy=True))
         wanted = listed[rows]
         if not isinstance(found, Tensor) or found.shape != wanted.shape:
@@ -174,12 +174,12 @@ def _scale(operations: Sequence[Operation], held: Sequence[Tensor]) -> Tensor:
     scale = torch.zeros(len(held[0]), dtype=torch.float64, device=held[0].device)
     waiting = [len(operations) - 1]
     while waiting:
-        step = operations[place := waiting.pop()]
+        step = operations[index := waiting.pop()]
         moves = isinstance(step, Arrange | Concatenate | Gather | Cast)
         if isinstance(step, Linear) and not moves:
             summed = step.summed(*(held[source].abs() for source in step.sources))
         else:
-            summed = held[place].abs()
+            summed = held[index].abs()
             waiting += step.sources
         scale = torch.maximum(scale, summed.flatten(1).amax(1))
     return scale

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.operations import Activation, MaxPool
-from trustbound.certificates.methods.interval import Reach
+from trustbound.certificates.methods.interval import Bounds
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lines:
+class LinearRelaxation:
     """For an activation: `below` · z ≤ act(z) ≤ `above` · z + `shift`, all (B, *F), `shift` ≥ 0."""
 
     below: Tensor
@@ -21,7 +21,7 @@ class Lines:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Picks:
+class MaxPoolRelaxation:
     """For a max pool: the operand at `winner` is a lower bound; the upper one is it where `sure`, else `top`.
 
     Shapes      all (B, *F) of the pool; `winner` counts in the operand's flattened plane.
@@ -32,14 +32,14 @@ class Picks:
     top: Tensor
 
 
-def lines(step: Activation, operand: Reach) -> Lines:
+def relax_activation(step: Activation, operand: Bounds) -> LinearRelaxation:
     """Return the lines of CROWN: the chord above, and below the slope that leaves less area.
 
     Reference   Zhang et al., Efficient Neural Network Robustness Certification with General Activation
                 Functions, 2018, arXiv:1811.00866, table 3 and the remark on adaptive selection.
 
-    >>> both = Reach(low=torch.tensor([[-1.0]]), high=torch.tensor([[3.0]]))
-    >>> found = lines(Activation(sources=(0,), shape=(1,)), both)
+    >>> both = Bounds(low=torch.tensor([[-1.0]]), high=torch.tensor([[3.0]]))
+    >>> found = relax_activation(Activation(sources=(0,), shape=(1,)), both)
     >>> float(found.below), float(found.above), round(float(found.shift), 4)
     (1.0, 0.75, 0.75)
     """
@@ -57,10 +57,10 @@ def lines(step: Activation, operand: Reach) -> Lines:
     # Limits that overflowed know nothing: whatever they touch must become NaN, and so never certified.
     unknown = low.isnan() | high.isnan()
     below, above = below.masked_fill(unknown, torch.nan), above.masked_fill(unknown, torch.nan)
-    return Lines(below=below, above=above, shift=shift)
+    return LinearRelaxation(below=below, above=above, shift=shift)
 
 
-def picks(step: MaxPool, operand: Reach) -> Picks:
+def relax_max_pool(step: MaxPool, operand: Bounds) -> MaxPoolRelaxation:
     """Return the operand with the largest lower limit; it is the maximum where no other can reach it.
 
     Reference   Singh et al., An Abstract Domain for Certifying Neural Networks, 2019, section 4.3.
@@ -70,11 +70,11 @@ def picks(step: MaxPool, operand: Reach) -> Picks:
     # Lower the winner's own upper limit in turn: the others' best is what a second pool would find.
     flat = operand.high.flatten(2)
     own = flat.gather(2, winner.flatten(2)).reshape(winner.shape)
-    rivals = _rivals(step, operand.high, winner)
-    return Picks(winner=winner, sure=(rivals <= bottom) & (own >= rivals), top=top)
+    others = _others(step, operand.high, winner)
+    return MaxPoolRelaxation(winner=winner, sure=(others <= bottom) & (own >= others), top=top)
 
 
-def _rivals(step: MaxPool, high: Tensor, winner: Tensor) -> Tensor:
+def _others(step: MaxPool, high: Tensor, winner: Tensor) -> Tensor:
     """Return the largest upper limit of each window without its winner, −∞ for a window of one."""
     channels, (rows, columns) = high.shape[1], step.kernel
     border = (step.padding[1], step.padding[1], step.padding[0], step.padding[0])
@@ -87,13 +87,13 @@ def _rivals(step: MaxPool, high: Tensor, winner: Tensor) -> Tensor:
     ]
     border = (border[0], border[1] + max(need[1], 0), border[2], border[3] + max(need[0], 0))
     plane = torch.arange(high.shape[2] * high.shape[3], device=high.device, dtype=high.dtype)
-    place = plane.reshape(1, 1, *high.shape[2:])
+    index = plane.reshape(1, 1, *high.shape[2:])
     cut = {"dilation": step.dilation, "stride": step.stride}
     values = _windows(torch.nn.functional.pad(high, border, value=-torch.inf), step, cut)
-    places = _windows(torch.nn.functional.pad(place, border, value=-1.0), step, cut)
+    indices = _windows(torch.nn.functional.pad(index, border, value=-1.0), step, cut)
     values = values.reshape(len(high), channels, rows * columns, *step.shape[1:])
-    places = places.reshape(1, 1, rows * columns, *step.shape[1:])
-    return values.masked_fill(places == winner.unsqueeze(2), -torch.inf).amax(2)
+    indices = indices.reshape(1, 1, rows * columns, *step.shape[1:])
+    return values.masked_fill(indices == winner.unsqueeze(2), -torch.inf).amax(2)
 
 
 def _windows(padded: Tensor, step: MaxPool, cut: dict[str, tuple[int, int]]) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.gathering import Gather
+from trustbound.certificates.graph.node_index import Arguments, NodeIndex, depends
 from trustbound.certificates.graph.operations import Arrange, Concatenate
-from trustbound.certificates.graph.places import Arguments, Place, depends
 
 if TYPE_CHECKING:
     from trustbound.certificates.graph.translation import Translator
@@ -31,7 +31,7 @@ class _Addresses:
 
     def __init__(self, translator: Translator) -> None:
         self.translator = translator
-        self.offsets: dict[Place, int] = {}
+        self.offsets: dict[NodeIndex, int] = {}
         self.total = 0
         self.constants: list[Tensor] = [torch.zeros(1, dtype=torch.float64, device=translator.device)]
         self.room = 2**30
@@ -40,8 +40,8 @@ class _Addresses:
         """Return addresses in place of the numbers that `value` holds."""
         if isinstance(value, tuple | list):
             return [self.of(item) for item in value]
-        if isinstance(value, Place):
-            return self._of_place(value)
+        if isinstance(value, NodeIndex):
+            return self._of_node(value)
         if isinstance(value, bool | int | float | Tensor):
             # In the precision of the result, as the module stores it.
             stored = torch.as_tensor(value, device=self.translator.device).to(self.translator.dtype).double()
@@ -49,35 +49,35 @@ class _Addresses:
             return addresses if isinstance(value, Tensor) else float(addresses)
         return value
 
-    def _of_place(self, place: Place) -> Tensor:
+    def _of_node(self, node: NodeIndex) -> Tensor:
         translator, rows = self.translator, self.translator.rows
-        step = translator.operations[place]
+        step = translator.operations[node]
         row = torch.arange(1, rows + 1, dtype=torch.float64, device=translator.device) * self.room
         if not isinstance(step, Gather) or step.dtype != translator.dtype:
             entries = torch.arange(math.prod(step.shape), device=translator.device) + self._offset(
-                translator.cast(place)
+                translator.cast(node)
             )
             return (row.unsqueeze(1) + entries).reshape(rows, *step.shape)
         index = step.index.flatten()
-        picked = row.unsqueeze(1) + (index + self._offset(Place(step.sources[0])))
+        picked = row.unsqueeze(1) + (index + self._offset(NodeIndex(step.sources[0])))
         filled = torch.zeros_like(index, dtype=torch.float64)
         if step.bias is not None:
             filled += self._of_constant(step.bias).flatten()
         return torch.where(index >= 0, picked, filled).reshape(rows, *step.shape)
 
-    def _offset(self, place: Place) -> int:
-        """Return where the entries of a place begin."""
-        if place not in self.offsets:
-            self.offsets[place] = self.total
-            self.total += math.prod(self.translator.extent(place))
-        return self.offsets[place]
+    def _offset(self, node: NodeIndex) -> int:
+        """Return where the entries of a node begin."""
+        if node not in self.offsets:
+            self.offsets[node] = self.total
+            self.total += math.prod(self.translator.extent(node))
+        return self.offsets[node]
 
     def _of_constant(self, numbers: Tensor) -> Tensor:
         """Keep constants, every number once, and return their addresses."""
         start = sum(len(part) for part in self.constants)
-        bits, place = torch.unique(numbers.contiguous().view(torch.int64), return_inverse=True)
+        bits, node = torch.unique(numbers.contiguous().view(torch.int64), return_inverse=True)
         self.constants.append(bits.view(torch.float64))
-        addresses: Tensor = (place + start).double().reshape(numbers.shape)
+        addresses: Tensor = (node + start).double().reshape(numbers.shape)
         return addresses
 
 
@@ -124,18 +124,18 @@ def _step(translator: Translator, addresses: _Addresses, moved: Tensor) -> Any:
     return translator.add(Gather, source, shape=shape, extent=extent, index=index, bias=bias, bias_size=size)
 
 
-def _operand(translator: Translator, addresses: _Addresses, used: Tensor) -> tuple[Place, int]:
+def _operand(translator: Translator, addresses: _Addresses, used: Tensor) -> tuple[NodeIndex, int]:
     """Return the one place that numbers are taken from, all of them laid side by side if several, and its offset."""
-    for place, start in addresses.offsets.items():
-        end = start + math.prod(translator.extent(place))
+    for node, start in addresses.offsets.items():
+        end = start + math.prod(translator.extent(node))
         if bool(((used >= start) & (used < end)).all()):
-            return place, start
+            return node, start
     flat = []
-    for place in addresses.offsets:
-        extent = translator.extent(place)
+    for node in addresses.offsets:
+        extent = translator.extent(node)
         line = (math.prod(extent),)
-        flat.append(place if extent == line else translator.add(Arrange, place, shape=line, extent=extent))
-    lengths = tuple(translator.extent(place)[0] for place in flat)
+        flat.append(node if extent == line else translator.add(Arrange, node, shape=line, extent=extent))
+    lengths = tuple(translator.extent(node)[0] for node in flat)
     return translator.add(Concatenate, *flat, shape=(sum(lengths),), axis=1, lengths=lengths), 0
 
 
