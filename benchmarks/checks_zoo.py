@@ -26,7 +26,7 @@ from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.record.audit import Check
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 from trustbound.threat import Threat
 
 RESULT = Path(__file__).parent / "results" / "checks_zoo.json"

@@ -26,7 +26,7 @@ import torch
 import trustbound as tb
 from benchmarks.comparison import PAGE
 from benchmarks.networks import NETWORKS, data, load
-from trustbound.record.files import json_view
+from trustbound.record.record_file import json_view
 
 NETWORK = "mnist-cnn"
 RESULTS = Path(__file__).parent / "results" / "engines.json"

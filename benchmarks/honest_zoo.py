@@ -26,7 +26,7 @@ from benchmarks.zoos import _ascended, _letters
 from trustbound.audits.checks.registry import CHECKS
 from trustbound.data import LabelledSet, load_data
 from trustbound.record.audit import AuditRecord
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 
 RESULT = Path(__file__).parent / "results" / "honest_zoo.json"
 

@@ -27,7 +27,7 @@ from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.hardening import Recipe
 from trustbound.model import build
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 from trustbound.threat import Access, Misclassify, NormBall, Random
 
 RESULTS = Path(__file__).parent / "results" / "pairings.json"

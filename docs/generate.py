@@ -94,7 +94,7 @@ def reference() -> str:
 
 def picture(runs: Sequence[str]) -> None:
     """Draw the brackets of finished audits."""
-    from trustbound.record.files import read_record
+    from trustbound.record.record_file import read_record
     from trustbound.report import bracket_picture
 
     brackets: list[Any] = [bracket for run in runs for bracket in read_record(run).brackets]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.audits.known import linear, verdicts
 
 import trustbound as tb
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 
 
 def agrees(known, record):

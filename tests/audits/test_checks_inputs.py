@@ -13,8 +13,8 @@ from trustbound.audits.checks.label_order import best_order, usual_mistakes
 from trustbound.audits.checks.lattice import levels_of
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import wrap
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.box import Box
-from trustbound.record.interval import binomial_interval
 
 PICTURES = (torch.rand(40, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 255).round() / 255
 

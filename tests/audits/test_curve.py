@@ -10,7 +10,7 @@ from trustbound.attacks import attack
 from trustbound.audits.stages import curve as curve_stage
 from trustbound.audits.work import proof
 from trustbound.certificates.radius import certified_radius
-from trustbound.record.files import read_record
+from trustbound.record.record_file import read_record
 
 
 def drawn(model, data, threat, **options):

@@ -15,7 +15,7 @@ from trustbound.audits.work.verify import verify
 from trustbound.errors import InputError
 from trustbound.metrics.decision import NO_ANSWER
 from trustbound.model.wrapping import wrap
-from trustbound.record.document import from_document, to_document
+from trustbound.record.codec import from_document, to_document
 from trustbound.threat import Access, Threat
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import trustbound as tb
 from trustbound.record import migrations
-from trustbound.record.files import read_record
+from trustbound.record.record_file import read_record
 from trustbound.record.store import EvidenceRow, Store
 
 KEPT = sorted(Path(__file__).with_name("kept").iterdir())

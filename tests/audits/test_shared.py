@@ -11,7 +11,7 @@ from torch import nn
 import trustbound as tb
 from trustbound.attacks.suites import shared_attacks
 from trustbound.audits.plan import plan
-from trustbound.record.files import json_view, read_record
+from trustbound.record.record_file import json_view, read_record
 from trustbound.record.store import Store
 from trustbound.threat import Threat
 

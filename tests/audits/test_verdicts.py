@@ -14,7 +14,7 @@ from trustbound.audits.stages.ledger import Ledger
 from trustbound.certificates.methods import interval
 from trustbound.certificates.specification import LowerBound
 from trustbound.model.broken_models import DropoutOn, StopGradient
-from trustbound.record.files import read_record
+from trustbound.record.record_file import read_record
 from trustbound.record.store import EvidenceRow, Store
 from trustbound.report.verdict import judge
 

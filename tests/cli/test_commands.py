@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import trustbound as tb
 from trustbound.audits import run as audit_run
-from trustbound.record.document import to_document
-from trustbound.record.files import read_record
+from trustbound.record.codec import to_document
+from trustbound.record.record_file import read_record
 
 ONE = ["--limit", "24", "--threat", "linf:0.05", "--budget", "quick", "--curve", "4"]
 

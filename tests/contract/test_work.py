@@ -14,7 +14,7 @@ from trustbound.audits.work.execute import execute
 from trustbound.audits.work.registry import KINDS
 from trustbound.audits.work.subject import Subject
 from trustbound.audits.work.unit import WorkUnit
-from trustbound.record.document import from_document, to_document
+from trustbound.record.codec import from_document, to_document
 from trustbound.threat import Threat
 
 THREATS = ("linf:0.1", "l2:0.4", "linf:0.1;access=scores", "linf:0.1;access=decisions", "brightness:0.3")

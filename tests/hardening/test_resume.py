@@ -19,7 +19,7 @@ from trustbound.hardening import Probe, Recipe, train
 from trustbound.hardening.objectives import PGDTraining
 from trustbound.hardening.training import checkpoint
 from trustbound.model.wrapping import wrap
-from trustbound.record.document import to_document
+from trustbound.record.codec import to_document
 
 SETUP = textwrap.dedent(
     """

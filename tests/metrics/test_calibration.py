@@ -9,7 +9,7 @@ from sklearn.calibration import calibration_curve
 
 from trustbound.errors import InputError
 from trustbound.metrics.calibration import debiased_ece, debiased_squared_error, ece, reliability
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 
 
 def simulated(n, seed, truth=lambda c: c, low=0.1):

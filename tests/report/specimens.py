@@ -15,8 +15,8 @@ from trustbound.record.audit import (
     ModelFacts,
     StepFacts,
 )
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.cost import Cost
-from trustbound.record.interval import binomial_interval
 from trustbound.record.scores import (
     Assessment,
     ConformalScore,

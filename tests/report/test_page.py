@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trustbound.errors import RecordError
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 from trustbound.report import read_gallery, render, write
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}

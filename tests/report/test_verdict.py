@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 
 from trustbound.errors import InputError
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 from trustbound.report import bracket_picture, render, render_comparison, summary, write_comparison
 from trustbound.report.comparison import apart
 from trustbound.report.figures.curve import stairs
 from trustbound.report.figures.palette import COLOURS, STACK, colour, role_of
 from trustbound.report.figures.waterfall import stages
-from trustbound.report.numbers import duration, interval, measured, number, share, size_of
+from trustbound.report.formatting import duration, interval, measured, number, share, size_of
 from trustbound.report.verdict import contradiction, judge, ordered_checks
 from trustbound.threat import Threat
 

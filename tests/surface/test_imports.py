@@ -76,7 +76,7 @@ def test_a_finished_run_is_read_judged_and_drawn_without_torch(tmp_path):
     code, out, err = without_torch(
         "import sys; sys.meta_path[0].__class__.find_spec = lambda self, name, path=None, target=None: "
         "print('HEAVY') if name.split('.')[0] == 'torch' else None\n"
-        "import trustbound.record.files, trustbound.record.store, trustbound.report\n"
+        "import trustbound.record.record_file, trustbound.record.store, trustbound.report\n"
         "from trustbound.audits.gate import missed\n"
         "from trustbound.audits.compare import compare"
     )

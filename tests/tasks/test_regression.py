@@ -384,7 +384,7 @@ def test_a_scikit_learn_regressor_is_audited_by_its_scores(tmp_path):
 
 
 def test_the_record_keeps_targets_errors_and_measures_and_the_report_shows_them(tmp_path):
-    from trustbound.record.files import read_record
+    from trustbound.record.record_file import read_record
 
     train, data = tb.load_data("diabetes", split="train"), tb.load_data("diabetes")
     solved = torch.linalg.lstsq(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trustbound.errors import InputError
-from trustbound.record.document import from_document, to_document
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.scores import Assessment
 from trustbound.uncertainty.assess import assess, split
 from trustbound.uncertainty.conformal import Aps, Threshold

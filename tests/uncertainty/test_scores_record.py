@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustbound.errors import RecordError
-from trustbound.record.document import from_document, to_document
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.scores import (
     Assessment,
     ConformalScore,

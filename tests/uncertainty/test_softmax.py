@@ -5,7 +5,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from trustbound.errors import InputError
 from trustbound.metrics.entropy import mixture_log_probabilities
-from trustbound.record.document import from_document, to_document
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.scores import Doubt
 from trustbound.uncertainty.softmax import doubt
 

@@ -48,9 +48,9 @@ from trustbound.record.audit import (
     SharedFacts,
     StepFacts,
 )
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.disk.atomic import write_atomically
-from trustbound.record.files import write_record
-from trustbound.record.interval import binomial_interval
+from trustbound.record.record_file import write_record
 from trustbound.record.scores import Assessment
 from trustbound.record.store import Store
 from trustbound.tasks.task import Task

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.cost import Cost
-from trustbound.record.document import from_document, to_document
 
 if TYPE_CHECKING:
     from trustbound.hardening.recipe import Recipe

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trustbound.errors import InputError
 from trustbound.metrics.paired import Floats, paired
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.scores import Reliability, ReliabilityBin
 
 CHANCE = math.sqrt(2.0 / math.pi)  # E|N(0, 1)|

@@ -1,8 +1,8 @@
 """Evidence and results as plain frozen records, without torch; the store keeps them."""
 
 from trustbound.record.audit import AuditRecord
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.box import Box
 from trustbound.record.cost import Cost
-from trustbound.record.interval import binomial_interval
 
 __all__ = ["AuditRecord", "Box", "Cost", "binomial_interval"]

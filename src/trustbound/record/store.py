@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from trustbound.errors import RecordError
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.cost import Cost
-from trustbound.record.document import from_document, to_document
 from trustbound.record.migrations import EVIDENCE_SCHEMA, migrate_evidence
 
 _TABLES = """

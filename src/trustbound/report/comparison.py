@@ -8,7 +8,7 @@ from pathlib import Path
 from trustbound.errors import InputError
 from trustbound.record.audit import AuditRecord, Bracket
 from trustbound.report.figures.bracket import NARROW, bracket_picture
-from trustbound.report.numbers import count, duration, number, share_with_interval
+from trustbound.report.formatting import count, duration, number, share_with_interval
 from trustbound.report.page import environment, save, theme
 from trustbound.report.sections.blocks import Block, Code, Items, Paragraph, Picture, Section, Table, missing
 from trustbound.report.verdict import judge

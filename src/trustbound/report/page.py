@@ -19,7 +19,7 @@ from trustbound.errors import RecordError
 from trustbound.record.audit import AuditRecord
 from trustbound.report.figures.canvas import FONTS
 from trustbound.report.figures.palette import variables
-from trustbound.report.numbers import amount
+from trustbound.report.formatting import amount
 from trustbound.report.sections.blocks import Section
 from trustbound.report.sections.brackets import brackets_section, errors_section, threats_section
 from trustbound.report.sections.doubt import doubt_section, reliability_section, risk_section

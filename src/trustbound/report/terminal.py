@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trustbound.record.audit import AuditRecord, Bracket
-from trustbound.report.numbers import amount, count, duration, interval, number, share
+from trustbound.report.formatting import amount, count, duration, interval, number, share
 from trustbound.report.verdict import judge, ordered_checks
 from trustbound.report.wording import legible, precision_words
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trustbound.record.audit import UNCONCERNED, AuditRecord, Bracket, Check
-from trustbound.report.numbers import amount, count, interval, share
+from trustbound.report.formatting import amount, count, interval, share
 from trustbound.report.wording import Noun, change_words, kept, noun, task_of, unmeasured
 
 _READ_FIRST = ("FAIL", "WARN", "PASS", "SKIP")

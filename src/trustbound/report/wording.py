@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trustbound.record.audit import AuditRecord, Bracket
-from trustbound.report.numbers import amount
+from trustbound.report.formatting import amount
 from trustbound.tasks.registry import TASKS, TaskRow
 
 

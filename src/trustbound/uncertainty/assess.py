@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trustbound.errors import InputError
 from trustbound.metrics.margin import pick
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.scores import Assessment, ConformalScore
 from trustbound.uncertainty.conformal import Aps, Scorer, Threshold, calibrate
 from trustbound.uncertainty.outputs import check_outputs

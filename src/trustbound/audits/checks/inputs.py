@@ -18,8 +18,8 @@ from trustbound.audits.checks.significance import LEVEL, severest
 from trustbound.data.labelled import LabelledSet
 from trustbound.data.train_test_overlap import overlap
 from trustbound.metrics.in_box import outside
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.cost import Cost
-from trustbound.record.interval import binomial_interval
 
 
 @dataclass(frozen=True, kw_only=True)

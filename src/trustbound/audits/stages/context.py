@@ -18,9 +18,9 @@ from trustbound.data.labelled import LabelledSet
 from trustbound.engines import Engine
 from trustbound.errors import RecordError
 from trustbound.model.wrapping import Model
+from trustbound.record.codec import to_document
 from trustbound.record.cost import Cost
 from trustbound.record.disk.atomic import write_atomically
-from trustbound.record.document import to_document
 from trustbound.record.store import EvidenceRow, Store
 from trustbound.threat import Threat
 

@@ -19,7 +19,7 @@ from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.stages.proving import ROUNDS, at_once, certifiers
 from trustbound.errors import InputError
 from trustbound.record.audit import Curve
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.store import EvidenceRow
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.task import Task

@@ -21,8 +21,8 @@ from trustbound.audits.stages.sides import sides
 from trustbound.audits.work.draws import derived_key
 from trustbound.data.labelled import LabelledSet
 from trustbound.record.audit import Bracket, Check, StepFacts
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.cost import Cost
-from trustbound.record.document import from_document, to_document
 from trustbound.threat import Threat
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from trustbound.metrics.decision import NO_ANSWER
 from trustbound.record.audit import Bracket, StepFacts
+from trustbound.record.binomial import binomial_interval
 from trustbound.record.cost import Cost
-from trustbound.record.interval import binomial_interval
 from trustbound.record.store import EvidenceRow
 
 

@@ -17,8 +17,8 @@ from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.audits.work.verify import Verified, verify
 from trustbound.errors import ModelError, UnsupportedError
 from trustbound.metrics.decision import NO_ANSWER
+from trustbound.record.codec import from_document
 from trustbound.record.cost import Cost
-from trustbound.record.document import from_document
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Access, Objective, Random
 from trustbound.threat.binding import bind

@@ -12,8 +12,8 @@ from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import UnsupportedError
+from trustbound.record.codec import from_document
 from trustbound.record.cost import Cost
-from trustbound.record.document import from_document
 from trustbound.record.store import EvidenceRow
 
 #: Halvings of the gap between what is proven and what is not.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from trustbound.audits.work.draws import derived_key
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.cost import Cost
-from trustbound.record.document import from_document, to_document
 from trustbound.record.store import EvidenceRow
 
 

@@ -47,9 +47,9 @@ def attack_command(
     from trustbound.attacks.searching.loop import fooling
     from trustbound.audits.fitting import check_fit
     from trustbound.errors import InputError
+    from trustbound.record.binomial import binomial_interval
+    from trustbound.record.codec import to_document
     from trustbound.record.disk.atomic import write_atomically
-    from trustbound.record.document import to_document
-    from trustbound.record.interval import binomial_interval
 
     if len(threats) != 1:
         raise InputError(f"attack takes one --threat; got {len(threats)}. `audit` takes several.")

@@ -85,7 +85,7 @@ def audit_command(
     from trustbound.cli.progress import Bars
     from trustbound.cli.runs import chosen_before, default_run
     from trustbound.errors import InputError, UnsoundError
-    from trustbound.record.files import json_view, read_record, write_record
+    from trustbound.record.record_file import json_view, read_record, write_record
     from trustbound.report import read_gallery, summary, write
 
     if budget is not None and time_limit is not None:

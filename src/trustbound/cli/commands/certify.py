@@ -35,7 +35,7 @@ def certify_command(
     from trustbound.audits.fitting import check_fit
     from trustbound.certificates import certify
     from trustbound.errors import InputError
-    from trustbound.record.interval import binomial_interval
+    from trustbound.record.binomial import binomial_interval
 
     if len(threats) != 1:
         raise InputError(f"certify takes one --threat; got {len(threats)}. `audit` takes several.")

@@ -17,7 +17,7 @@ def compare_command(runs: tuple[str, ...], out: str | None, json_output: bool) -
     """Compare the finished audits in the directories RUNS: brackets, and whether differences are significant."""
     from trustbound.audits.compare import compare
     from trustbound.errors import InputError
-    from trustbound.record.files import read_record
+    from trustbound.record.record_file import read_record
     from trustbound.report import write_comparison
 
     if len(runs) < 2:

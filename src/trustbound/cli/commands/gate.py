@@ -17,7 +17,7 @@ def gate_command(run: str, threat: str, clean: float | None, upper: float | None
     """Exit 0 when the audit in RUN meets every threshold, 1 when it misses one, 3 when it is not to be trusted."""
     from trustbound.audits.gate import Thresholds, missed
     from trustbound.errors import InputError
-    from trustbound.record.files import read_record
+    from trustbound.record.record_file import read_record
 
     if clean is None and upper is None and lower is None:
         raise InputError("gate needs at least one of --clean, --upper, --lower")

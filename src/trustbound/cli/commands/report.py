@@ -12,7 +12,7 @@ import click
 @click.option("--out", type=click.Path(), help="Where to write the page (default: RUN/report.html).")
 def report_command(run: str, out: str | None) -> None:
     """Write the report of the finished audit in the directory RUN."""
-    from trustbound.record.files import read_record
+    from trustbound.record.record_file import read_record
     from trustbound.report import read_gallery, write
 
     folder = Path(run)

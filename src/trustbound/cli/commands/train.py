@@ -145,7 +145,7 @@ class _Line:
 
 
 def _document(trained: Trained, path: Path) -> dict[str, Any]:
-    from trustbound.record.document import to_document
+    from trustbound.record.codec import to_document
 
     return {
         "weights": str(path),

@@ -11,7 +11,7 @@ from trustbound.record.audit import Bracket
 from trustbound.report.figures import marks
 from trustbound.report.figures.canvas import SMALL, label, picture, sheet
 from trustbound.report.figures.palette import colour
-from trustbound.report.numbers import interval, share
+from trustbound.report.formatting import interval, share
 
 WIDE, NARROW = 784.0, 328.0
 _LETTER = 6.8  # mean width of a letter, in pixels

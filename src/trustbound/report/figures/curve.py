@@ -11,7 +11,7 @@ from trustbound.record.audit import Curve
 from trustbound.report.figures import marks
 from trustbound.report.figures.canvas import SMALL, label, panel, picture, sheet
 from trustbound.report.figures.palette import colour
-from trustbound.report.numbers import number, share
+from trustbound.report.formatting import number, share
 
 
 def curve_picture(curve: Curve, epsilons: Sequence[tuple[str, float]], *, width: float, name: str) -> str:

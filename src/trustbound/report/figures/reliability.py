@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from trustbound.record.scores import Doubt
 from trustbound.report.figures.canvas import SMALL, label, panel, picture
 from trustbound.report.figures.palette import colour
-from trustbound.report.numbers import number
+from trustbound.report.formatting import number
 
 _QUARTERS = [0.0, 0.25, 0.5, 0.75, 1.0]
 

@@ -12,7 +12,7 @@ from trustbound.record.scores import Doubt
 from trustbound.report.figures.canvas import SMALL, label, panel, picture, sheet
 from trustbound.report.figures.palette import colour
 from trustbound.report.figures.reliability import role
-from trustbound.report.numbers import number, share
+from trustbound.report.formatting import number, share
 
 #: Clean is solid; each attack has a dash of its own, because colour alone must not tell lines apart.
 _DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (8, 2, 2, 2, 2, 2)))

@@ -12,7 +12,7 @@ from trustbound.record.audit import Bracket, StepFacts
 from trustbound.report.figures import marks
 from trustbound.report.figures.canvas import SMALL, label, picture, sheet
 from trustbound.report.figures.palette import colour
-from trustbound.report.numbers import number
+from trustbound.report.formatting import number
 
 
 @dataclass(frozen=True, kw_only=True)

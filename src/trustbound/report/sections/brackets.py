@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trustbound.record.audit import VERDICTS, AuditRecord
 from trustbound.report.figures.bracket import NARROW, bracket_picture
-from trustbound.report.numbers import count, counted, share_with_interval
+from trustbound.report.formatting import count, counted, share_with_interval
 from trustbound.report.sections.blocks import Block, Code, Paragraph, Picture, Section, Table, missing
 from trustbound.report.sections.measures import example_blocks, task_blocks
 from trustbound.report.wording import change_words, noun, precision_words

@@ -10,7 +10,7 @@ from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.canvas import label
 from trustbound.report.figures.reliability import reliability_picture
 from trustbound.report.figures.risk import risk_picture
-from trustbound.report.numbers import (
+from trustbound.report.formatting import (
     amount,
     count,
     interval,

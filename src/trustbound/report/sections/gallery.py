@@ -14,7 +14,7 @@ from PIL import Image
 
 from trustbound.errors import RecordError
 from trustbound.record.audit import AuditRecord, Exhibit
-from trustbound.report.numbers import amount, number, share
+from trustbound.report.formatting import amount, number, share
 from trustbound.report.sections.blocks import (
     Block,
     Exhibits,

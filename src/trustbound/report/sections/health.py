@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trustbound.record.audit import AuditRecord, Check
-from trustbound.report.numbers import amount, count, number
+from trustbound.report.formatting import amount, count, number
 from trustbound.report.sections.blocks import (
     Block,
     Cell,

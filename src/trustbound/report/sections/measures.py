@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trustbound.record.audit import AuditRecord
-from trustbound.report.numbers import number
+from trustbound.report.formatting import number
 from trustbound.report.sections.blocks import Block, Paragraph, Table
 from trustbound.report.wording import task_of
 

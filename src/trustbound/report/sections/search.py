@@ -9,7 +9,7 @@ from trustbound.record.cost import Cost, Spent
 from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.curve import curve_picture
 from trustbound.report.figures.waterfall import Stage, stages, waterfall_picture
-from trustbound.report.numbers import amount, count, duration, number, share_with_interval, size_of
+from trustbound.report.formatting import amount, count, duration, number, share_with_interval, size_of
 from trustbound.report.sections.blocks import Block, Items, Paragraph, Picture, Section, Table, missing
 
 _ROWS_SHOWN_OPEN = 12

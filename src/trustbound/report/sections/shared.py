@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from trustbound.record.audit import AuditRecord, SharedFacts
-from trustbound.report.numbers import amount, count, counted, number
+from trustbound.report.formatting import amount, count, counted, number
 from trustbound.report.sections.blocks import Block, Exhibits, ExhibitView, Pane, Paragraph, Section, Table
 from trustbound.report.sections.gallery import Array, magnification, png
 from trustbound.report.wording import is_picture

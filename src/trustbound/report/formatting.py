@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 
 #: Written where a number is not defined, e.g. the confidence on errors of a network without errors.
 UNDEFINED = "not defined"

@@ -19,10 +19,10 @@ from trustbound.record.audit import (
     ModelFacts,
     StepFacts,
 )
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.cost import Cost
-from trustbound.record.document import from_document, to_document
-from trustbound.record.files import json_view, read_record
 from trustbound.record.migrations import RECORD_SCHEMA
+from trustbound.record.record_file import json_view, read_record
 from trustbound.record.scores import (
     Assessment,
     ConformalScore,

@@ -8,8 +8,8 @@ from typing import Any
 
 from trustbound.errors import RecordError
 from trustbound.record.audit import AuditRecord
+from trustbound.record.codec import from_document, to_document
 from trustbound.record.disk.atomic import write_atomically
-from trustbound.record.document import from_document, to_document
 from trustbound.record.migrations import migrate_record
 
 _SCORES = ("n", "accuracy", "nll", "brier", "ece", "ece_debiased", "ece_interval", "mean_confidence", "auroc", "aurc")

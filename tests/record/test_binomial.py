@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from trustbound.errors import InputError
-from trustbound.record.interval import binomial_interval
+from trustbound.record.binomial import binomial_interval
 
 
 @pytest.mark.parametrize("total", [1, 2, 10, 137, 1000])
