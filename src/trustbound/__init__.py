@@ -1,6 +1,6 @@
 """How far can this neural network be trusted?
 
-Attacks bound its robust accuracy from above, proofs from below; its doubt and the health of the evaluation stand
+Attacks bound its robust accuracy from above, proofs from below; its uncertainty and checks of the evaluation stand
 beside them. Names are imported when they are first used: `import trustbound` itself needs no torch.
 
 >>> import trustbound as tb

@@ -105,7 +105,7 @@ def test_it_holds_for_every_shape_of_question(changes):
     record = tb.audit(known.exact.model, known.data, [known.threat], budget="quick", curve_examples=4)
     bracket = agrees(known, record)
     assert bracket.lower == bracket.upper or changes.get("norm") == "l2"
-    assert (record.doubt is None) == (len(known.data) < 20)
+    assert (record.uncertainty is None) == (len(known.data) < 20)
     assert record.model.classes == changes.get("classes", 3)
     assert record.data.n == len(known.data)
 

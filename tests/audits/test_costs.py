@@ -47,7 +47,7 @@ class Counted(nn.Module):
 
 @pytest.mark.parametrize(("draws", "access"), [(1, "gradients"), (3, "scores")])
 def test_a_count_outside_agrees_with_the_record(draws, access, tmp_path):
-    """Clean pass, trial, stages, their checks in both precisions, curve, doubt and health: to the query."""
+    """Clean pass, trial, stages, their checks in both precisions, curve, uncertainty and checks: to the query."""
     torch.manual_seed(0)
     net = Counted(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))).eval()
     inputs = torch.rand(12, 8, generator=torch.Generator().manual_seed(1))

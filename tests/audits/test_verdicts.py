@@ -99,7 +99,7 @@ def test_the_cost_counts_everything_that_asked_the_model(tmp_path):
     assert clean.forwards == 24
     assert all(part.forwards > 0 and part.seconds > 0 for part in parts.values())
     searched = sum(step.cost.forwards for step in record.steps)
-    answered = record.brackets[0].broken  # each witness is asked once more for the doubt under attack
+    answered = record.brackets[0].broken  # each witness is asked once more for the uncertainty under attack
     assert record.cost.forwards == clean.forwards + searched + answered + sum(part.forwards for part in parts.values())
 
 

@@ -24,13 +24,13 @@ from trustbound.record.cost import Cost
 from trustbound.record.migrations import RECORD_SCHEMA
 from trustbound.record.record_file import json_view, read_record
 from trustbound.record.scores import (
-    Assessment,
+    CalibrationScores,
     ConformalScore,
-    Doubt,
     Reliability,
     ReliabilityBin,
     RiskCoverage,
     TemperatureFit,
+    UncertaintyReport,
 )
 
 FLOATS = st.floats(allow_nan=False)
@@ -75,7 +75,15 @@ def of(hint):
 
 COSTS = st.builds(Cost, COUNTS, COUNTS, COUNTS, FLOATS)
 KINDS = (Bracket, Check, Curve, DataFacts, ExampleRow, Exhibit, ModelFacts, StepFacts, Cost)
-SCORES = (Assessment, ConformalScore, Doubt, Reliability, ReliabilityBin, RiskCoverage, TemperatureFit)
+SCORES = (
+    UncertaintyReport,
+    ConformalScore,
+    CalibrationScores,
+    Reliability,
+    ReliabilityBin,
+    RiskCoverage,
+    TemperatureFit,
+)
 
 
 def through_json(record):
@@ -111,12 +119,12 @@ def test_a_whole_audit_comes_back_equal(record):
     assert view["exit_code"] == record.exit_code
     assert [one["threat"] for one in view["brackets"]] == [one.threat for one in record.brackets]
     assert view["cost"]["forwards"] == record.cost.forwards
-    assert (view["calibration"] is None) == (record.doubt is None)
+    assert (view["calibration"] is None) == (record.uncertainty is None)
     assert list(view["calibrations"]) == list(record.doubts)
-    if record.doubt is not None:
+    if record.uncertainty is not None:
         # What the scores' own reading gives, not the record's own text: the view may not invent numbers.
-        assert view["calibration"]["clean"]["ece"] == to_document(record.doubt.clean)["ece"]
-        assert (view["calibration"]["attacked"] is None) == (record.doubt.attacked is None)
+        assert view["calibration"]["clean"]["ece"] == to_document(record.uncertainty.clean)["ece"]
+        assert (view["calibration"]["attacked"] is None) == (record.uncertainty.attacked is None)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])

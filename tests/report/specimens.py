@@ -18,13 +18,13 @@ from trustbound.record.audit import (
 from trustbound.record.binomial import binomial_interval
 from trustbound.record.cost import Cost
 from trustbound.record.scores import (
-    Assessment,
+    CalibrationScores,
     ConformalScore,
-    Doubt,
     Reliability,
     ReliabilityBin,
     RiskCoverage,
     TemperatureFit,
+    UncertaintyReport,
 )
 
 SECTIONS = (
@@ -37,7 +37,7 @@ SECTIONS = (
     "gallery",
     "reliability",
     "risk-coverage",
-    "doubt",
+    "uncertainty",
     "checks",
     "cost",
     "reproduce",
@@ -133,7 +133,7 @@ def curve(norm="linf", largest=0.2, n=100, points=11):
     )
 
 
-def doubt(accuracy, n=300, bins=15, seed=0):
+def calibration_scores(accuracy, n=300, bins=15, seed=0):
     random = np.random.default_rng(seed)
     right = round(accuracy * n)
     confidence = np.concatenate([random.beta(9, 1.2, right), random.beta(5, 2.5, n - right)])
@@ -155,7 +155,7 @@ def doubt(accuracy, n=300, bins=15, seed=0):
     wrong = ~correct[np.argsort(-confidence)]
     kept = np.arange(1, 101) * n // 100 if n >= 100 else np.arange(1, n + 1)
     risk = np.cumsum(wrong)[kept - 1] / kept
-    return Doubt(
+    return CalibrationScores(
         n=n,
         accuracy=right / n,
         nll=0.1371,
@@ -174,11 +174,11 @@ def doubt(accuracy, n=300, bins=15, seed=0):
 
 
 def assessment(scale=True, attacked=True):
-    return Assessment(
+    return UncertaintyReport(
         n_calibration=150,
         n_evaluation=150,
-        clean=doubt(0.967),
-        attacked=doubt(0.633, seed=1) if attacked else None,
+        clean=calibration_scores(0.967),
+        attacked=calibration_scores(0.633, seed=1) if attacked else None,
         temperature=TemperatureFit(
             temperature=1.383,
             nll_before=0.1371,
@@ -190,8 +190,8 @@ def assessment(scale=True, attacked=True):
             if scale
             else "The gain on the calibration examples is within chance.",
         ),
-        scaled_clean=doubt(0.96, n=150, seed=2) if scale else None,
-        scaled_attacked=doubt(0.62, n=150, seed=3) if scale and attacked else None,
+        scaled_clean=calibration_scores(0.96, n=150, seed=2) if scale else None,
+        scaled_attacked=calibration_scores(0.62, n=150, seed=3) if scale and attacked else None,
         conformal=tuple(
             ConformalScore(
                 method=method,

@@ -240,13 +240,13 @@ def test_waterfall_tables_are_the_record(full):
         assert numbers(list(rows.values())[-1][4]) == [b.unknown]
 
 
-def test_doubt_tables_are_the_record(full):
+def test_uncertainty_tables_are_the_record(full):
     record, text = full
     page = Page(text)
-    found = record.doubt
-    for state, doubt in (("clean", found.clean), ("attacked (linf:0.1)", found.attacked)):
+    found = record.uncertainty
+    for state, scores in (("clean", found.clean), ("attacked (linf:0.1)", found.attacked)):
         table = next(t for t in page.tables if t["caption"].startswith(f"Reliability, {state}"))
-        for cells, each in zip(table["rows"][1:], doubt.reliability.bins, strict=True):
+        for cells, each in zip(table["rows"][1:], scores.reliability.bins, strict=True):
             assert int(cells[2]) == each.count
             if each.count:
                 assert numbers(cells[4])[0] == pytest.approx(100 * each.accuracy, abs=0.051)
@@ -254,14 +254,14 @@ def test_doubt_tables_are_the_record(full):
             else:
                 assert cells[4] == "–"
         table = next(t for t in page.tables if t["caption"].startswith(f"Risk and coverage, {state}"))
-        risk = dict(zip(doubt.risk_coverage.coverage, doubt.risk_coverage.risk, strict=True))
+        risk = dict(zip(scores.risk_coverage.coverage, scores.risk_coverage.risk, strict=True))
         assert len(table["rows"]) == 21
         for cells in table["rows"][1:]:
             k = int(cells[1])
-            assert numbers(cells[2])[0] == pytest.approx(100 * risk[k / doubt.n], abs=0.051)
-            assert span(binomial_interval(round(risk[k / doubt.n] * k), k)) in cells[2]
+            assert numbers(cells[2])[0] == pytest.approx(100 * risk[k / scores.n], abs=0.051)
+            assert span(binomial_interval(round(risk[k / scores.n] * k), k)) in cells[2]
         assert table["rows"][-1][0] == "100\u00a0%"
-    head, rows = page.table("doubt", "Scores of doubt")
+    head, rows = page.table("uncertainty", "Uncertainty scores")
     assert head[:4] == ["score", "clean", "attacked (linf:0.1)", "attacked (l2:0.5)"]
     assert head[4:] == ["clean, scaled", "attacked (linf:0.1), scaled", "attacked (l2:0.5), scaled"]
     for name, field in (("NLL, nats", "nll"), ("Brier score", "brier"), ("AURC", "aurc")):
@@ -269,24 +269,24 @@ def test_doubt_tables_are_the_record(full):
             getattr(d, field)
             for d in (found.clean, *2 * [found.attacked], found.scaled_clean, *2 * [found.scaled_attacked])
         ]
-    assert "Scale: divide logits by 1.383." in page.sections["doubt"]
-    assert found.temperature.reason in page.sections["doubt"]
-    _, rows = page.table("doubt", "Split conformal sets")
+    assert "Scale: divide logits by 1.383." in page.sections["uncertainty"]
+    assert found.temperature.reason in page.sections["uncertainty"]
+    _, rows = page.table("uncertainty", "Split conformal sets")
     assert rows["threshold"][1] == f"91.3\u00a0% ({span(binomial_interval(137, 150))})"
     assert rows["aps"][7] == "∞"
 
 
-def test_every_threat_has_its_own_attacked_doubt(specimens):
+def test_every_threat_has_its_own_attacked_scores(specimens):
     weak, strong = specimens.assessment(), specimens.assessment()
     strong = dataclasses.replace(
         strong,
-        attacked=specimens.doubt(0.2, seed=5),
+        attacked=specimens.calibration_scores(0.2, seed=5),
         conformal=tuple(dataclasses.replace(each, coverage_attacked=0.25) for each in strong.conformal),
     )
     record, _ = specimens.light(threats=("linf:0.1", "l2:0.5"), doubts={"linf:0.1": weak, "l2:0.5": strong})
     text = render(record)
     page = Page(text)
-    head, rows = page.table("doubt", "Scores of doubt")
+    head, rows = page.table("uncertainty", "Uncertainty scores")
     assert head == [
         "score",
         "clean",
@@ -297,7 +297,7 @@ def test_every_threat_has_its_own_attacked_doubt(specimens):
         "attacked (l2:0.5), scaled",
     ]
     assert [float(cell) for cell in rows["NLL, nats"][:3]] == [weak.clean.nll, weak.attacked.nll, strong.attacked.nll]
-    head, rows = page.table("doubt", "Split conformal sets")
+    head, rows = page.table("uncertainty", "Split conformal sets")
     at = head.index("attacked (l2:0.5) coverage") - 1
     assert rows["threshold"][at].startswith("25.0")
     assert not rows["threshold"][at - 2].startswith("25.0")
@@ -370,15 +370,15 @@ def test_missing_parts_say_so(specimens):
         "gallery": "no adversarial examples",
         "reliability": "not measured",
         "risk-coverage": "not measured",
-        "doubt": "not measured",
+        "uncertainty": "not measured",
         "checks": "No checks were made",
     }.items():
         assert words in page.sections[section], section
     record, _ = specimens.light(doubts={"linf:0.1": specimens.assessment(scale=False, attacked=False)})
     page = Page(render(record))
-    assert "under attack was not measured" in page.sections["doubt"]
-    assert "Do not scale." in page.sections["doubt"]
-    assert "not measured" in page.table("doubt", "Split conformal")[1]["aps"]
+    assert "under attack was not measured" in page.sections["uncertainty"]
+    assert "Do not scale." in page.sections["uncertainty"]
+    assert "not measured" in page.table("uncertainty", "Split conformal")[1]["aps"]
     page = Page(render(dataclasses.replace(record, brackets=(), curves=(), doubts={})))
     for section in ("verdict", "brackets", "threats", "errors"):
         assert "No threat was examined" in page.sections[section]

@@ -1,4 +1,4 @@
-"""The words: never more than the record, and the doubts first."""
+"""The words: never more than the record, and what speaks against it first."""
 
 import dataclasses
 import io

@@ -8,11 +8,11 @@ import torch
 
 from trustbound.errors import InputError
 from trustbound.record.codec import from_document, to_document
-from trustbound.record.scores import Assessment
+from trustbound.record.scores import UncertaintyReport
 from trustbound.uncertainty.assess import assess, split
 from trustbound.uncertainty.conformal import Aps, Threshold
 from trustbound.uncertainty.registry import METHODS
-from trustbound.uncertainty.softmax import doubt
+from trustbound.uncertainty.softmax import calibration_scores
 
 
 def network(n=1200, classes=5, scale=2.5):
@@ -28,16 +28,16 @@ def network(n=1200, classes=5, scale=2.5):
 def test_clean_and_attacked_scores():
     logits, labels, attacked = network()
     found = assess(logits, labels, attacked)
-    assert found.clean == doubt(logits, labels)
-    assert found.attacked == doubt(attacked, labels)
+    assert found.clean == calibration_scores(logits, labels)
+    assert found.attacked == calibration_scores(attacked, labels)
     assert found.n_calibration == found.n_evaluation == 600
     _, held = split(1200, 0.5, 0)
     assert found.temperature.scale
     assert found.temperature.nll_after == pytest.approx(found.scaled_clean.nll)
-    assert found.temperature.nll_before == pytest.approx(doubt(logits[held], labels[held]).nll)
+    assert found.temperature.nll_before == pytest.approx(calibration_scores(logits[held], labels[held]).nll)
     assert found.scaled_clean.ece < found.clean.ece
     scaled = attacked[held].double() / found.temperature.temperature
-    assert found.scaled_attacked == doubt(scaled, labels[held])
+    assert found.scaled_attacked == calibration_scores(scaled, labels[held])
     for row in found.conformal:
         assert row.n == row.n_calibration == 600
         assert row.coverage_interval[0] <= row.coverage_clean <= row.coverage_interval[1]
@@ -108,7 +108,7 @@ def test_record_round_trip_through_text():
     logits, labels, attacked = network(200)
     for found in (assess(logits, labels, attacked), assess(logits[:5], labels[:5])):
         text = json.dumps(to_document(found), allow_nan=False)
-        assert from_document(Assessment, json.loads(text)) == found
+        assert from_document(UncertaintyReport, json.loads(text)) == found
         assert dataclasses.is_dataclass(found)
 
 

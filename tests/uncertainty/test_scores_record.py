@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from trustbound.errors import RecordError
 from trustbound.record.codec import from_document, to_document
 from trustbound.record.scores import (
-    Assessment,
+    CalibrationScores,
     ConformalScore,
-    Doubt,
     Reliability,
     ReliabilityBin,
     RiskCoverage,
     TemperatureFit,
+    UncertaintyReport,
 )
 
 numbers = st.floats(allow_nan=True, allow_infinity=True)
@@ -36,8 +36,8 @@ curves = st.builds(
     coverage=st.lists(st.floats(0, 1), max_size=4),
     risk=st.lists(st.floats(0, 1), max_size=4),
 )
-doubts = st.builds(
-    Doubt,
+scores = st.builds(
+    CalibrationScores,
     n=counts,
     accuracy=numbers,
     nll=numbers,
@@ -79,20 +79,20 @@ conformals = st.builds(
     mean_set_size_attacked=st.none() | numbers,
 )
 assessments = st.builds(
-    Assessment,
+    UncertaintyReport,
     n_calibration=counts,
     n_evaluation=counts,
-    clean=doubts,
-    attacked=st.none() | doubts,
+    clean=scores,
+    attacked=st.none() | scores,
     temperature=st.none() | temperatures,
-    scaled_clean=st.none() | doubts,
-    scaled_attacked=st.none() | doubts,
+    scaled_clean=st.none() | scores,
+    scaled_attacked=st.none() | scores,
     conformal=st.lists(conformals, max_size=2),
 )
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.one_of(bins, curves, doubts, temperatures, conformals, assessments))
+@given(st.one_of(bins, curves, scores, temperatures, conformals, assessments))
 def test_json_round_trip(record):
     text = json.dumps(to_document(record), allow_nan=False)  # no NaN, no Infinity: any reader can read it
     again = from_document(type(record), json.loads(text))

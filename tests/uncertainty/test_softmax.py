@@ -6,8 +6,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from trustbound.errors import InputError
 from trustbound.metrics.entropy import mixture_log_probabilities
 from trustbound.record.codec import from_document, to_document
-from trustbound.record.scores import Doubt
-from trustbound.uncertainty.softmax import doubt
+from trustbound.record.scores import CalibrationScores
+from trustbound.uncertainty.softmax import calibration_scores
 
 
 def calibrated(n, classes=5, scale=2.0, seed=0):
@@ -19,7 +19,7 @@ def calibrated(n, classes=5, scale=2.0, seed=0):
 
 def test_scores_equal_independent_ones():
     logits, labels = calibrated(800)
-    found = doubt(logits, labels)
+    found = calibration_scores(logits, labels)
     probabilities = logits.softmax(1).numpy()
     confidence, correct = probabilities.max(1), probabilities.argmax(1) == labels.numpy()
     assert found.n == 800
@@ -38,7 +38,7 @@ def test_scores_equal_independent_ones():
 
 def test_calibrated_and_overconfident_networks_are_told_apart():
     logits, labels = calibrated(3000)
-    honest, boastful = doubt(logits, labels), doubt(4 * logits, labels)
+    honest, boastful = calibration_scores(logits, labels), calibration_scores(4 * logits, labels)
     assert honest.ece_interval[0] == 0.0
     assert boastful.ece_interval[0] > 0.1 > honest.ece_interval[1]
     assert boastful.nll > honest.nll
@@ -50,7 +50,7 @@ def test_calibrated_and_overconfident_networks_are_told_apart():
 def test_saturated_float32_logits_lose_no_example():
     """softmax(200 z) is exactly 1.0: these examples belong to the last bin, and the NLL stays finite."""
     logits, labels = calibrated(500)
-    found = doubt((200 * logits).float(), labels)
+    found = calibration_scores((200 * logits).float(), labels)
     assert sum(row.count for row in found.reliability.bins) == 500
     assert found.reliability.bins[-1].count > 450
     assert np.isfinite(found.nll)
@@ -60,28 +60,28 @@ def test_saturated_float32_logits_lose_no_example():
 def test_order_of_examples_and_dtype():
     logits, labels = calibrated(300)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
-    one, other = doubt(logits, labels), doubt(logits[order], labels[order])
+    one, other = calibration_scores(logits, labels), calibration_scores(logits[order], labels[order])
     assert one.reliability == other.reliability
     assert one.ece == other.ece
     assert one.ece_interval == other.ece_interval
     assert one.risk_coverage == other.risk_coverage
     assert one.nll == pytest.approx(other.nll, rel=1e-12)
-    assert doubt(logits.float(), labels) == doubt(logits.float().double(), labels)
+    assert calibration_scores(logits.float(), labels) == calibration_scores(logits.float().double(), labels)
 
 
 def test_a_network_without_errors_has_no_confidence_on_them():
     logits = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
-    found = doubt(logits, torch.tensor([0, 1]))
+    found = calibration_scores(logits, torch.tensor([0, 1]))
     assert found.mean_confidence_on_errors is None
     assert found.auroc is None
     assert found.aurc == 0.0
-    assert from_document(Doubt, to_document(found)) == found
+    assert from_document(CalibrationScores, to_document(found)) == found
 
 
 def test_ensembles_pass_through_their_mixture():
     logits, labels = calibrated(200)
     members = torch.stack((logits, logits.flip(1)))
-    found = doubt(mixture_log_probabilities(members), labels)
+    found = calibration_scores(mixture_log_probabilities(members), labels)
     mean = members.softmax(-1).mean(0)
     assert found.mean_confidence == pytest.approx(mean.amax(1).mean().item())
 
@@ -101,4 +101,4 @@ def test_ensembles_pass_through_their_mixture():
 )
 def test_refusals(logits, labels, message):
     with pytest.raises(InputError, match=message):
-        doubt(logits, labels)
+        calibration_scores(logits, labels)

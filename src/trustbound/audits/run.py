@@ -25,10 +25,10 @@ from trustbound.audits.stages.bracket import Search
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
 from trustbound.audits.stages.context import Context, Progress, Silent
 from trustbound.audits.stages.curve import curve, curve_count
-from trustbound.audits.stages.doubting import attacked_outputs, doubt, witnesses
 from trustbound.audits.stages.health import after_search, before_search, weighed
 from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.stages.telling import example_rows, exhibits, model_facts
+from trustbound.audits.stages.uncertainty import attacked_outputs, uncertainty_report, witnesses
 from trustbound.audits.work.draws import derived_key, drawn
 from trustbound.audits.work.execute import execute
 from trustbound.audits.work.subject import Subject
@@ -51,7 +51,7 @@ from trustbound.record.audit import (
 from trustbound.record.binomial import binomial_interval
 from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.record_file import write_record
-from trustbound.record.scores import Assessment
+from trustbound.record.scores import UncertaintyReport
 from trustbound.record.store import Store
 from trustbound.tasks.task import Task
 from trustbound.threat import Threat
@@ -178,7 +178,7 @@ class _Answer:
     bracket: Bracket
     steps: list[StepFacts]
     curve: Curve | None
-    doubt: Assessment | None
+    uncertainty: UncertaintyReport | None
     measures: dict[str, float]
     examples: list[ExampleRow]
     gallery: list[Exhibit]
@@ -225,7 +225,7 @@ def _audit(
         brackets=brackets,
         steps=tuple(step for answer in told for step in answer.steps),
         curves=tuple(answer.curve for answer in told if answer.curve is not None),
-        doubts={threat: answer.doubt for threat, answer in answers.items() if answer.doubt is not None},
+        doubts={threat: answer.uncertainty for threat, answer in answers.items() if answer.uncertainty is not None},
         checks=checks,
         gallery=tuple(shown for answer in told for shown in answer.gallery),
         shared=tuple(facts for answer in told for facts in answer.shared),
@@ -263,7 +263,7 @@ def _answer(
     curve_examples: int,
     pictures: dict[str, Tensor],
 ) -> _Answer:
-    """Search, curve, doubt and checks under one threat; what the gallery shows is added to `pictures`."""
+    """Search, curve, uncertainty and checks under one threat; what the gallery shows is added to `pictures`."""
     ledger = Ledger.of(clean.correct)
     search = Search(context, threat, ledger, [])
     search.run()
@@ -275,7 +275,7 @@ def _answer(
         bracket=search.bracket(),
         steps=search.facts,
         curve=drawn,
-        doubt=doubt(context, clean, outputs),
+        uncertainty=uncertainty_report(context, clean, outputs),
         measures=dict(context.model.task.summary(outputs, context.data.labels)),
         examples=example_rows(context, threat, ledger, clean, outputs),
         gallery=exhibits(context, threat, ledger, clean, outputs, found, pictures),

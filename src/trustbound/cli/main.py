@@ -37,7 +37,7 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """How far can this neural network be trusted?
 
-    Attacks bound its robust accuracy from above, proofs from below; doubt and the health of the evaluation stand
+    Attacks bound its robust accuracy from above, proofs from below; uncertainty and checks of the evaluation stand
     beside them. Exit codes: 0 done, 1 a threshold missed, 2 wrong usage or input, 3 finished but not to be
     trusted, 130 stopped from the keyboard.
     """

@@ -38,7 +38,7 @@ def predictive_entropy(samples: Tensor) -> Tensor:
 
 
 def expected_entropy(samples: Tensor) -> Tensor:
-    """Mean entropy of the members: the doubt that each of them has by itself (aleatoric).
+    """Mean entropy of the members: the uncertainty that each of them has by itself (aleatoric).
 
     Shapes      samples (S, B, C) -> (B,), dtype kept.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from trustbound.record.cost import Cost
 from trustbound.record.migrations import RECORD_SCHEMA
-from trustbound.record.scores import Assessment
+from trustbound.record.scores import UncertaintyReport
 
 #: The step that settles examples which the goal does not concern.
 UNCONCERNED = "not-concerned"
@@ -241,8 +241,8 @@ class AuditRecord:
 
     `exit_code` 0 done, and thresholds met where some were set · 1 a threshold missed, `misses` says which · 3 finished
     but not to be trusted.
-    `backward_cost` is r, the measured price of a backward in forwards. `doubts` holds one assessment a threat: the
-    clean part is the same in each; empty with too few examples, and for a task without a confidence.
+    `backward_cost` is r, the measured price of a backward in forwards. `doubts` (the stored word) holds one report a
+    threat: the clean part is the same in each; empty with too few examples, and for a task without a confidence.
     `task` is the text form of what the outputs mean; `clean_accuracy` is the share that it counts as right. `measures`
     holds the task's own measures of quality, such as MAE or mean IoU, by state: "clean", and each threat (on the
     witnesses, the clean inputs where there is none).
@@ -260,7 +260,7 @@ class AuditRecord:
     brackets: tuple[Bracket, ...]
     steps: tuple[StepFacts, ...]
     curves: tuple[Curve, ...]
-    doubts: dict[str, Assessment]
+    doubts: dict[str, UncertaintyReport]
     checks: tuple[Check, ...]
     gallery: tuple[Exhibit, ...]
     examples: tuple[ExampleRow, ...]
@@ -276,6 +276,6 @@ class AuditRecord:
     schema: int = RECORD_SCHEMA
 
     @property
-    def doubt(self) -> Assessment | None:
+    def uncertainty(self) -> UncertaintyReport | None:
         """Under the first threat."""
         return next(iter(self.doubts.values()), None)

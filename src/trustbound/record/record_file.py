@@ -47,7 +47,7 @@ def json_view(record: AuditRecord) -> dict[str, Any]:
                 may be added. `calibration` is that of the first threat, `calibrations` has one for each.
     """
     document: dict[str, Any] = to_document(record)
-    calibrations = {threat: _scores(doubt) for threat, doubt in document.pop("doubts").items()}
+    calibrations = {threat: _scores(report) for threat, report in document.pop("doubts").items()}
     first = ("schema", "clean_accuracy", "brackets")
     return {
         **{name: document.pop(name) for name in first},
@@ -60,10 +60,10 @@ def json_view(record: AuditRecord) -> dict[str, Any]:
     }
 
 
-def _scores(doubt: dict[str, Any]) -> dict[str, Any]:
+def _scores(report: dict[str, Any]) -> dict[str, Any]:
     """An assessment without its curves."""
     states: dict[str, Any] = {
-        state: None if doubt[state] is None else {name: doubt[state][name] for name in _SCORES}
+        state: None if report[state] is None else {name: report[state][name] for name in _SCORES}
         for state in ("clean", "attacked")
     }
-    return {**states, "temperature": doubt["temperature"], "conformal": doubt["conformal"]}
+    return {**states, "temperature": report["temperature"], "conformal": report["conformal"]}

@@ -1,4 +1,4 @@
-"""What is recorded about a network's doubt: scores, bins, curves, temperature, conformal sets.
+"""What is recorded about a network's uncertainty: scores, bins, curves, temperature, conformal sets.
 
 A score that is not defined (the confidence on errors of a network without errors) is None, never NaN.
 """
@@ -65,8 +65,8 @@ class RiskCoverage(Score):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Doubt(Score):
-    """Does the network know when it is wrong? Measured on `n` examples.
+class CalibrationScores(Score):
+    """Proper, calibration and ranking scores of the confidence, measured on `n` examples.
 
     `nll` and `brier` are means (nats; sum of squared differences over the classes). `ece` uses bins of equal
     width, `ece_debiased` and its 95 % `ece_interval` remove what chance alone adds to it. `auroc` is the
@@ -134,8 +134,8 @@ class ConformalScore(Score):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Assessment(Score):
-    """All that was measured about a network's doubt, clean and, where given, under attack.
+class UncertaintyReport(Score):
+    """All that was measured about a network's uncertainty, clean and, where given, under attack.
 
     `clean` and `attacked` cover all examples, since nothing is fitted for them. The rest is fitted on
     `n_calibration` clean examples and measured on the other `n_evaluation`; `scaled_…` is None when the
@@ -145,9 +145,9 @@ class Assessment(Score):
 
     n_calibration: int
     n_evaluation: int
-    clean: Doubt
-    attacked: Doubt | None
+    clean: CalibrationScores
+    attacked: CalibrationScores | None
     temperature: TemperatureFit | None
-    scaled_clean: Doubt | None
-    scaled_attacked: Doubt | None
+    scaled_clean: CalibrationScores | None
+    scaled_attacked: CalibrationScores | None
     conformal: tuple[ConformalScore, ...]

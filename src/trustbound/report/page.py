@@ -22,11 +22,11 @@ from trustbound.report.figures.palette import variables
 from trustbound.report.formatting import amount
 from trustbound.report.sections.blocks import Section
 from trustbound.report.sections.brackets import brackets_section, errors_section, threats_section
-from trustbound.report.sections.doubt import doubt_section, reliability_section, risk_section
 from trustbound.report.sections.gallery import gallery_section
 from trustbound.report.sections.health import check_value, checks_section, reproduce_section
 from trustbound.report.sections.search import cost_section, curve_section, waterfall_section
 from trustbound.report.sections.shared import shared_section
+from trustbound.report.sections.uncertainty import reliability_section, risk_section, uncertainty_section
 from trustbound.report.verdict import judge
 from trustbound.report.wording import legible, noun
 
@@ -90,7 +90,7 @@ def sections(record: AuditRecord, gallery: Mapping[str, Array] | None = None) ->
         gallery_section(record, gallery),
         reliability_section(record),
         risk_section(record),
-        doubt_section(record),
+        uncertainty_section(record),
         checks_section(record),
         cost_section(record),
         reproduce_section(record),

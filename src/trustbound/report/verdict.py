@@ -225,7 +225,7 @@ def _limits(record: AuditRecord, what: Noun) -> tuple[str, ...]:
             )
     if not record.checks:
         said.append("No check of the evaluation's health was made: the upper bounds may be too high.")
-    if record.doubt is None:
+    if record.uncertainty is None:
         said.append(f"Nothing is claimed about confidence: {unmeasured(record)}.")
     return tuple(said)
 

@@ -1,4 +1,4 @@
-"""All of this room at once: clean and attacked, on one split into calibration and evaluation examples."""
+"""Every score of predictive uncertainty, clean and attacked, on one split into calibration and evaluation examples."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from trustbound.errors import InputError
 from trustbound.metrics.margin import pick
 from trustbound.record.binomial import binomial_interval
-from trustbound.record.scores import Assessment, ConformalScore
+from trustbound.record.scores import ConformalScore, UncertaintyReport
 from trustbound.uncertainty.conformal import Aps, Scorer, Threshold, calibrate
 from trustbound.uncertainty.outputs import check_outputs
-from trustbound.uncertainty.softmax import doubt
+from trustbound.uncertainty.softmax import calibration_scores
 from trustbound.uncertainty.temperature import fit_temperature
 
 SCORERS: tuple[Scorer, ...] = (Threshold(), Aps())
@@ -44,8 +44,8 @@ def assess(
     calibration_share: float = 0.5,
     seed: int = 0,
     bins: int = 15,
-) -> Assessment:
-    """Measure a network's doubt clean and, where logits of attacked inputs are given, under attack.
+) -> UncertaintyReport:
+    """Measure predictive uncertainty clean and, where logits of attacked inputs are given, under attack.
 
     The plain scores use every example, since nothing is fitted for them. Temperature and conformal quantiles
     are fitted on clean calibration examples and measured on the others, clean and attacked. The conformal
@@ -57,7 +57,7 @@ def assess(
     Randomness  the split and one uniform per example, by Philox from `seed`; the same uniform clean and
                 attacked.
     Raises      InputError for refused outputs, or for a share outside (0, 1).
-    Reference   see `softmax.doubt`, `temperature.fit_temperature` and `conformal`.
+    Reference   see `softmax.calibration_scores`, `temperature.fit_temperature` and `conformal`.
     Deviations  none.
 
     >>> generator = torch.Generator().manual_seed(0)
@@ -88,15 +88,15 @@ def assess(
     )
     scaled = temperature is not None and temperature.scale
     divisor = temperature.applied if temperature is not None else 1.0
-    return Assessment(
+    return UncertaintyReport(
         n_calibration=len(fitted),
         n_evaluation=len(held),
-        clean=doubt(logits, labels, bins=bins),
-        attacked=None if attacked is None else doubt(attacked, labels, bins=bins),
+        clean=calibration_scores(logits, labels, bins=bins),
+        attacked=None if attacked is None else calibration_scores(attacked, labels, bins=bins),
         temperature=temperature,
-        scaled_clean=doubt(logits[held].double() / divisor, labels[held], bins=bins) if scaled else None,
+        scaled_clean=calibration_scores(logits[held].double() / divisor, labels[held], bins=bins) if scaled else None,
         scaled_attacked=(
-            doubt(attacked[held].double() / divisor, labels[held], bins=bins)
+            calibration_scores(attacked[held].double() / divisor, labels[held], bins=bins)
             if scaled and attacked is not None
             else None
         ),

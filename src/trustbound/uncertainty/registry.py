@@ -21,7 +21,7 @@ METHODS = Registry(
     "an uncertainty method",
     MethodRow(
         name="softmax",
-        target="trustbound.uncertainty.softmax:doubt",
+        target="trustbound.uncertainty.softmax:calibration_scores",
         line="NLL, Brier, calibration error, AUROC and risk-coverage of the softmax confidence",
         fitted=False,
     ),

@@ -1,4 +1,4 @@
-"""The doubt of a softmax network: everything that its confidence says, and how far that is to be believed."""
+"""Calibration, ranking and proper scores of the softmax confidence."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 from trustbound.metrics.calibration import debiased_ece, ece, reliability
 from trustbound.metrics.ranking import aurc, auroc, risk_coverage
 from trustbound.metrics.scoring import brier, nll
-from trustbound.record.scores import Doubt
+from trustbound.record.scores import CalibrationScores
 from trustbound.uncertainty.outputs import check_outputs
 
 
-def doubt(logits: Tensor, labels: Tensor, *, bins: int = 15, points: int = 100) -> Doubt:
+def calibration_scores(logits: Tensor, labels: Tensor, *, bins: int = 15, points: int = 100) -> CalibrationScores:
     """Score the softmax confidence of a network on labelled examples, clean or attacked.
 
     Bound       none: a description of these examples, nothing is proven about others.
@@ -30,7 +30,7 @@ def doubt(logits: Tensor, labels: Tensor, *, bins: int = 15, points: int = 100) 
 
     >>> import torch
     >>> logits = torch.tensor([[4.0, 0.0], [4.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    >>> found = doubt(logits, torch.tensor([0, 0, 1, 1]))
+    >>> found = calibration_scores(logits, torch.tensor([0, 0, 1, 1]))
     >>> found.accuracy, round(found.nll, 3), found.auroc
     (0.75, 0.416, 0.833...)
     """
@@ -42,7 +42,7 @@ def doubt(logits: Tensor, labels: Tensor, *, bins: int = 15, points: int = 100) 
     wrong = confidence[~correct]
     debiased = debiased_ece(confidence, correct, bins)
     selective = aurc(confidence, correct)
-    return Doubt(
+    return CalibrationScores(
         n=len(labels),
         accuracy=float(correct.double().mean()),
         nll=float(nll(precise, labels).mean()),

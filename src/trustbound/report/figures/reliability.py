@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
-from trustbound.record.scores import Doubt
+from trustbound.record.scores import CalibrationScores
 from trustbound.report.figures.canvas import SMALL, label, panel, picture
 from trustbound.report.figures.palette import colour
 from trustbound.report.formatting import number
@@ -21,7 +21,7 @@ def role(state: str) -> str:
     return "muted" if state == "clean" else "broken"
 
 
-def reliability_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str) -> str:
+def reliability_picture(states: Sequence[tuple[str, CalibrationScores]], *, width: float, name: str) -> str:
     """One diagram for each state, side by side on wide pages; below each, where the examples are."""
     wide = width >= 500
     across = 2 if wide else 1
@@ -29,19 +29,19 @@ def reliability_picture(states: Sequence[tuple[str, Doubt]], *, width: float, na
     height = cell[1] * -(-len(states) // across)
 
     def draw(figure: Figure) -> None:
-        for index, (state, doubt) in enumerate(states):
+        for index, (state, scores) in enumerate(states):
             left = cell[0] * (index % across)
             top = cell[1] * (index // across)
-            _diagram(figure, (width, height), state, doubt, left=left, top=top, width=cell[0])
+            _diagram(figure, (width, height), state, scores, left=left, top=top, width=cell[0])
 
     return picture(
         draw,
         name=name,
         title="Reliability: accuracy against confidence",
         description=" ".join(
-            f"{state}: expected calibration error {number(doubt.ece)} on {doubt.n} examples, mean confidence "
-            f"{number(doubt.mean_confidence)}, accuracy {number(doubt.accuracy)}."
-            for state, doubt in states
+            f"{state}: expected calibration error {number(scores.ece)} on {scores.n} examples, mean confidence "
+            f"{number(scores.mean_confidence)}, accuracy {number(scores.accuracy)}."
+            for state, scores in states
         ),
         width=width,
         height=height,
@@ -52,7 +52,7 @@ def _diagram(
     figure: Figure,
     size: tuple[float, float],
     state: str,
-    doubt: Doubt,
+    scores: CalibrationScores,
     *,
     left: float,
     top: float,
@@ -61,7 +61,7 @@ def _diagram(
     """Bars of accuracy with exact intervals against the diagonal, and the counts beneath."""
     side = min(width - 54 - 20, 262.0)
     axes = panel(figure, size, left=left + 54, top=top + 32, width=side, height=230)
-    filled = [each for each in doubt.reliability.bins if each.count and each.accuracy is not None]
+    filled = [each for each in scores.reliability.bins if each.count and each.accuracy is not None]
     axes.plot([0, 1], [0, 1], color=colour("ink"), linewidth=1.2, linestyle=(0, (5, 3)), zorder=3)
     for each in filled:
         accuracy = each.accuracy or 0.0

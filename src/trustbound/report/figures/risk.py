@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
 
-from trustbound.record.scores import Doubt
+from trustbound.record.scores import CalibrationScores
 from trustbound.report.figures.canvas import SMALL, label, panel, picture, sheet
 from trustbound.report.figures.palette import colour
 from trustbound.report.figures.reliability import role
@@ -19,7 +19,7 @@ _DASHES = ((0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (8, 2, 2, 2, 2, 2)))
 _PITCH, _LINE = 165.0, 18.0
 
 
-def risk_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str) -> str:
+def risk_picture(states: Sequence[tuple[str, CalibrationScores]], *, width: float, name: str) -> str:
     """One line for each state over the coverage, with the area beneath it named."""
     across = max(1, int((width - 54) // _PITCH))
     top = 16 + _LINE * -(-len(states) // across)
@@ -29,8 +29,8 @@ def risk_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str
         axes = panel(figure, (width, height), left=54, top=top, width=width - 54 - 16, height=height - top - 50)
         keys = sheet(figure, width, height)
         highest = 0.0
-        for index, (state, doubt) in enumerate(states):
-            points = doubt.risk_coverage
+        for index, (state, scores) in enumerate(states):
+            points = scores.risk_coverage
             highest = max([highest, *points.risk])
             clean = state == "clean"
             look: dict[str, Any] = {
@@ -56,10 +56,10 @@ def risk_picture(states: Sequence[tuple[str, Doubt]], *, width: float, name: str
         name=name,
         title="Risk against coverage",
         description=" ".join(
-            f"{state}: error {share(doubt.risk_coverage.risk[-1])} when all are answered, area under the "
-            f"curve {number(doubt.aurc)}."
-            for state, doubt in states
-            if doubt.risk_coverage.risk
+            f"{state}: error {share(scores.risk_coverage.risk[-1])} when all are answered, area under the "
+            f"curve {number(scores.aurc)}."
+            for state, scores in states
+            if scores.risk_coverage.risk
         ),
         width=width,
         height=height,

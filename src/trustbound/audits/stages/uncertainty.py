@@ -1,4 +1,4 @@
-"""The model's doubt, clean and on the adversarial inputs that were found."""
+"""Predictive uncertainty, clean and on the adversarial inputs that were found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.work.unit import UnitResult, WorkUnit
 from trustbound.metrics.decision import decide
 from trustbound.record.cost import Cost
-from trustbound.record.scores import Assessment
+from trustbound.record.scores import UncertaintyReport
 from trustbound.record.store import EvidenceRow
 from trustbound.tasks.view import seen
 from trustbound.threat import Threat
@@ -77,7 +77,7 @@ def attacked_outputs(context: Context, threat: Threat, ledger: Ledger, clean: Cl
     return kept
 
 
-def doubt(context: Context, clean: Clean, attacked: Tensor | None) -> Assessment | None:
+def uncertainty_report(context: Context, clean: Clean, attacked: Tensor | None) -> UncertaintyReport | None:
     """Scores of the softmax network; None with too few examples, and for a task without a confidence.
 
     The clean logits are finite, as the clean pass saw to it; where attacked ones are not, which `attacked_logits` has

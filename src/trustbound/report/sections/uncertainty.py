@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trustbound.record.audit import AuditRecord
-from trustbound.record.scores import Assessment, ConformalScore, Doubt, TemperatureFit
+from trustbound.record.scores import CalibrationScores, ConformalScore, TemperatureFit, UncertaintyReport
 from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.canvas import label
 from trustbound.report.figures.reliability import reliability_picture
@@ -36,7 +36,7 @@ def _unmeasured(record: AuditRecord) -> str:
 def reliability_section(record: AuditRecord) -> Section:
     """Accuracy against confidence, clean and attacked."""
     title = "Reliability of the confidence"
-    if record.doubt is None:
+    if record.uncertainty is None:
         return Section(id="reliability", title=title, blocks=(missing(_unmeasured(record)),))
     states = _states(record)
     blocks: list[Block] = [
@@ -50,11 +50,11 @@ def reliability_section(record: AuditRecord) -> Section:
             narrow=reliability_picture(states, width=NARROW, name="reliability-narrow"),
         ),
     ]
-    if record.doubt.attacked is None:
+    if record.uncertainty.attacked is None:
         blocks.append(missing(_UNATTACKED))
     blocks += [
         Table(
-            caption=f"Reliability, {state}: accuracy with exact 95 % intervals, {amount(doubt.n, 'example')}.",
+            caption=f"Reliability, {state}: accuracy with exact 95 % intervals, {amount(scores.n, 'example')}.",
             head=("confidence from", "to", "examples", "mean confidence", "accuracy"),
             rows=tuple(
                 (
@@ -64,11 +64,11 @@ def reliability_section(record: AuditRecord) -> Section:
                     "–" if each.confidence is None else share(each.confidence),
                     "–" if each.accuracy is None else share_with_interval(each.accuracy, each.interval),
                 )
-                for each in doubt.reliability.bins
+                for each in scores.reliability.bins
             ),
             folded=True,
         )
-        for state, doubt in states
+        for state, scores in states
     ]
     return Section(id="reliability", title=title, blocks=tuple(blocks))
 
@@ -76,9 +76,9 @@ def reliability_section(record: AuditRecord) -> Section:
 def risk_section(record: AuditRecord) -> Section:
     """Errors among the most confident share, clean and attacked."""
     title = "Risk and coverage"
-    if record.doubt is None:
+    if record.uncertainty is None:
         return Section(id="risk-coverage", title=title, blocks=(missing(_unmeasured(record)),))
-    states = [(state, doubt) for state, doubt in _states(record) if doubt.risk_coverage.coverage]
+    states = [(state, scores) for state, scores in _states(record) if scores.risk_coverage.coverage]
     if not states:
         return Section(id="risk-coverage", title=title, blocks=(missing("No coverages were recorded."),))
     blocks: list[Block] = [
@@ -92,10 +92,10 @@ def risk_section(record: AuditRecord) -> Section:
             narrow=risk_picture(states, width=NARROW, name="risk-narrow"),
         ),
     ]
-    if record.doubt.attacked is None:
+    if record.uncertainty.attacked is None:
         blocks.append(missing(_UNATTACKED))
-    for state, doubt in states:
-        points = doubt.risk_coverage
+    for state, scores in states:
+        points = scores.risk_coverage
         shown = _spread(len(points.coverage), _RISK_ROWS)
         part = (
             ""
@@ -109,8 +109,8 @@ def risk_section(record: AuditRecord) -> Section:
                 rows=tuple(
                     (
                         share(points.coverage[i]),
-                        count(round(points.coverage[i] * doubt.n)),
-                        measured(points.risk[i], round(points.coverage[i] * doubt.n)),
+                        count(round(points.coverage[i] * scores.n)),
+                        measured(points.risk[i], round(points.coverage[i] * scores.n)),
                     )
                     for i in shown
                 ),
@@ -120,13 +120,13 @@ def risk_section(record: AuditRecord) -> Section:
     return Section(id="risk-coverage", title=title, blocks=tuple(blocks))
 
 
-def doubt_section(record: AuditRecord) -> Section:
-    """All scores of doubt, the temperature and the conformal sets."""
-    title = "Doubt in numbers"
-    found = record.doubt
+def uncertainty_section(record: AuditRecord) -> Section:
+    """All calibration and ranking scores, the temperature and the conformal sets."""
+    title = "Uncertainty in numbers"
+    found = record.uncertainty
     if found is None:
-        return Section(id="doubt", title=title, blocks=(missing(_unmeasured(record)),))
-    columns: list[tuple[str, Doubt]] = _states(record)
+        return Section(id="uncertainty", title=title, blocks=(missing(_unmeasured(record)),))
+    columns: list[tuple[str, CalibrationScores]] = _states(record)
     if found.scaled_clean is not None:
         columns.append(("clean, scaled", found.scaled_clean))
     columns += [
@@ -136,20 +136,20 @@ def doubt_section(record: AuditRecord) -> Section:
     ]
     blocks: list[Block] = [
         Table(
-            caption="Scores of doubt: lower is better for NLL, Brier score, ECE and AURC, higher for AUROC. "
+            caption="Uncertainty scores: lower is better for NLL, Brier score, ECE and AURC, higher for AUROC. "
             "Scaled: logits divided by the temperature, on the evaluation examples only.",
             head=("score", *(name for name, _ in columns)),
-            rows=tuple((name, *(read(doubt) for _, doubt in columns)) for name, read in _SCORES),
+            rows=tuple((name, *(read(scores) for _, scores in columns)) for name, read in _SCORES),
         )
     ]
     if found.attacked is None:
         blocks.append(missing(_UNATTACKED))
     blocks += _temperature(found.temperature)
     blocks.append(_conformal(record, found))
-    return Section(id="doubt", title=title, blocks=tuple(blocks))
+    return Section(id="uncertainty", title=title, blocks=tuple(blocks))
 
 
-_SCORES: tuple[tuple[str, Callable[[Doubt], str]], ...] = (
+_SCORES: tuple[tuple[str, Callable[[CalibrationScores], str]], ...] = (
     ("examples", lambda d: count(d.n)),
     ("accuracy", lambda d: measured(d.accuracy, d.n)),
     ("mean confidence", lambda d: share(d.mean_confidence)),
@@ -188,7 +188,7 @@ def _temperature(fit: TemperatureFit | None) -> list[Block]:
     ]
 
 
-def _conformal(record: AuditRecord, found: Assessment) -> Block:
+def _conformal(record: AuditRecord, found: UncertaintyReport) -> Block:
     """Coverage and size of conformal sets."""
     if not found.conformal:
         return missing("No conformal sets were made: too few examples to set some apart for them.")
@@ -234,7 +234,7 @@ def _under_attack(row: ConformalScore) -> tuple[str, str]:
     return coverage, number(row.mean_set_size_attacked)
 
 
-def _states(record: AuditRecord) -> list[tuple[str, Doubt]]:
+def _states(record: AuditRecord) -> list[tuple[str, CalibrationScores]]:
     """Clean once, and attacked under each threat where it was measured."""
     states = [("clean", under.clean) for under in list(record.doubts.values())[:1]]
     return states + [
