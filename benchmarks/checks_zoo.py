@@ -1,4 +1,4 @@
-"""Do the health checks find planted failures, and how often do they cry wolf?
+"""Do the checks find planted failures, and how often do they cry wolf?
 
 Three zoos (`benchmarks/zoos.py`): on A the thresholds of `audits/checks/registry.py` were fixed, B and C are only
 reported. Printed: the confusion table of planted failures against the check that must see them, all other checks that
@@ -21,7 +21,7 @@ from benchmarks.zoos import Subject, digits, third, unseen
 from trustbound.attacks import build
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import examine
-from trustbound.audits.checks.probe import answers, objective_of, strike
+from trustbound.audits.checks.probe import answers, objective_of, probe_run
 from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.model.wrapping import Adaptation, wrap
@@ -87,7 +87,7 @@ def _evidence(context: Before, taken: dict[str, str]) -> Evidence:
     searched = True
     for one in ATTACKS:
         try:
-            struck = strike(context, one)
+            struck = probe_run(context, one)
         except Exception as error:
             if "no gradient flows" not in str(error):
                 raise
@@ -98,7 +98,7 @@ def _evidence(context: Before, taken: dict[str, str]) -> Evidence:
         broken |= struck.success
     white = broken.clone()
     group = context.select(control.nonzero()[:, 0])
-    struck = strike(group, "square", steps=300)
+    struck = probe_run(group, "square", steps=300)
     black = torch.zeros_like(broken)
     black[control] = struck.success
     only = control & black & ~broken

@@ -1,4 +1,4 @@
-"""How often do the health checks condemn an honest audit? Whole audits of honest networks, written down before any ran.
+"""How often do the checks condemn an honest audit? Whole audits of honest networks, written down before any ran.
 
 2, 10, 26, 100, 200 and 1,000 classes; accuracies from 40 to 99 % by stopping the training early; float32 and bfloat16;
 adversarially trained ones; log-probabilities and logits of odd scales. Real data: MNIST, digits side by side (100 and

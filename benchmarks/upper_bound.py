@@ -26,7 +26,7 @@ RESULTS = Path(__file__).parent / "results" / "upper_bound.json"
 
 
 def ours(model: tb.Model, examples: tb.LabelledSet, threat: tb.Threat, seed: int) -> dict[str, Any]:
-    """The standard audit; its search (attacks and controls), its health checks and its proofs priced apart."""
+    """The standard audit; its search (attacks and controls), its checks and its proofs priced apart."""
     record = tb.audit(model, examples, [threat], budget="standard", seed=seed, curve_examples=0, batch_size=250)
     bracket = record.brackets[0]
     searched = [step for step in record.steps if step.kind != "proof"]

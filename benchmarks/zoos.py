@@ -1,4 +1,4 @@
-"""The zoos on which the health checks are tried: honest networks, and the same ones with one planted failure each.
+"""The zoos on which the checks are tried: honest networks, and the same ones with one planted failure each.
 
 Zoo A fixed the thresholds (scikit-learn's 8×8 digits). Zoo B was looked at once while one rule and one threshold still
 moved (MNIST, breast cancer). Zoo C was written down before it was run: EMNIST letters with 26 classes,

@@ -9,12 +9,12 @@ from tests.audits.planted_nets import HONEST, after, before, blobs, net
 from torch import nn
 
 from trustbound.attacks import build
-from trustbound.audits.checks.broken_graph import BrokenGraph, deaths
+from trustbound.audits.checks.broken_graph import BrokenGraph, blocked_gradients
 from trustbound.audits.checks.context import Evidence
-from trustbound.audits.checks.differences import FiniteDifferences
 from trustbound.audits.checks.examine import examine
+from trustbound.audits.checks.finite_differences import FiniteDifferences
 from trustbound.audits.checks.gradient_rate import GradientRate
-from trustbound.audits.checks.probe import coarsest, strike
+from trustbound.audits.checks.probe import coarsest, probe_run
 from trustbound.audits.checks.repeatability import Determinism
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.checks.saturation import LogitScaleInvariance, SaturatedOutput, are_probabilities
@@ -176,8 +176,8 @@ def test_huge_logits_condemn_only_a_search_whose_every_loss_is_flat():
     blind = (build("pgd", loss="probability-margin"),)
     found = GradientRate().run(before(huge, attacks=blind)), SaturatedOutput().run(before(huge, attacks=blind))
     flat = [check.verdict == "FAIL" for check in found]
-    broken = strike(before(huge, "linf:0.3", attacks=blind), blind[0]).success
-    alive = strike(before(net(), "linf:0.3"), blind[0]).success
+    broken = probe_run(before(huge, "linf:0.3", attacks=blind), blind[0]).success
+    alive = probe_run(before(net(), "linf:0.3"), blind[0]).success
     # They fail where that search is indeed blind, and only there.
     assert flat == [int(broken.sum()) < 0.5 * int(alive.sum())] * 2
 
@@ -220,7 +220,7 @@ def rescaled(factor, *attacks, threat="linf:0.2"):
     context = after(Scaled(linear, factor), threat=threat, inputs=inputs, labels=labels)
     broken = torch.zeros(len(inputs), dtype=torch.bool)
     for one in attacks:
-        broken |= strike(context, one).success
+        broken |= probe_run(context, one).success
     context = dataclasses.replace(context, evidence=Evidence(broken=broken), attacks=attacks)
     return LogitScaleInvariance().look(context), broken
 
@@ -329,7 +329,7 @@ def test_the_innermost_module_is_named_and_the_identity_proposed():
 
 def test_following_the_advice_brings_the_gradient_back():
     module = InputQuantisation(net(), levels=8)
-    (worst, *_), lost, _ = deaths(before(module))
+    (worst, *_), lost, _ = blocked_gradients(before(module))
     assert lost == 1.0
     declared = wrap(module, adaptation=Adaptation(stand_ins={worst.path: lambda inputs: inputs}))
     assert GradientRate().run(before(module, model=declared)).verdict == "PASS"

@@ -13,8 +13,8 @@ from trustbound.audits import audit
 from trustbound.audits.checks import registry
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import build, examine
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle, judge, unmeasured
-from trustbound.audits.checks.probe import strike
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle, judge, unmeasured
+from trustbound.audits.checks.probe import probe_run
 from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.checks.significance import excess_by_chance, holm, severest, share_by_chance
@@ -38,7 +38,7 @@ def test_all_checks_exist_once():
 @pytest.mark.parametrize("row", CHECKS, ids=lambda row: row.name)
 def test_each_row_agrees_with_its_class(row):
     check = CHECKS.load(row.name)
-    assert issubclass(check, HealthCheck)
+    assert issubclass(check, EvaluationCheck)
     assert check.name == row.name
     assert isinstance(check.needs, Access)
     assert row.severity in ("error", "warning", "note")
@@ -119,7 +119,7 @@ def test_holm_corrects_for_all_tests_and_keeps_their_order():
     assert holm([]) == ()
 
 
-class Failing(HealthCheck):
+class Failing(EvaluationCheck):
     name = "determinism"
 
     def measure(self, context):
@@ -237,7 +237,9 @@ def test_every_check_is_measured_wherever_its_question_stands_and_no_honest_mode
     known = many(**SITUATIONS[situation])
     taken = fingerprint(known["model"].module)
     context = After(**known)
-    struck = strike(context, "margin-pgd") if context.threat.access is Access.GRADIENTS else strike(context, "square")
+    struck = (
+        probe_run(context, "margin-pgd") if context.threat.access is Access.GRADIENTS else probe_run(context, "square")
+    )
     evidence = Evidence(
         clean_outputs=context.model(context.inputs).detach(),
         broken=struck.success,

@@ -10,16 +10,16 @@ from tests.audits.planted_nets import after, blobs, net
 from torch import nn
 
 from trustbound.attacks.searching.problem import BestSoFar
-from trustbound.audits.checks.budget import MonotoneBudget
 from trustbound.audits.checks.context import Evidence
 from trustbound.audits.checks.examine import examine
-from trustbound.audits.checks.probe import strike
+from trustbound.audits.checks.monotone_budget import MonotoneBudget
+from trustbound.audits.checks.probe import probe_run
 from trustbound.audits.checks.progress import BestAgainstLast, IncompleteOptimisation, SilentSuccess
 from trustbound.audits.checks.random_search import RandomSearch
 from trustbound.audits.checks.reported import DisjointVerdicts, EightBitRounding, SetAndBox, rounded_inward, sizes
 from trustbound.audits.checks.restored import ModelRestored, fingerprint
-from trustbound.audits.checks.rivals import BlackBoxBeatsWhiteBox, TransferSuccess
-from trustbound.audits.checks.surrogate import copy_of
+from trustbound.audits.checks.substitute import copy_of
+from trustbound.audits.checks.transfer import BlackBoxBeatsWhiteBox, TransferSuccess
 from trustbound.model.broken_models import DropoutOn, SaturatedSoftmax, StopGradient
 from trustbound.model.defences import InputQuantisation
 
@@ -30,11 +30,11 @@ def searched(module, threat="linf:0.2", restarts=1):
     """A context with the evidence of one PGD run on everything and one square run on a control group."""
     context = after(module, threat=threat)
     taken = fingerprint(module)
-    struck = strike(context, steps=20, loss="margin", restarts=restarts)
+    struck = probe_run(context, steps=20, loss="margin", restarts=restarts)
     control = torch.arange(160) % 3 == 0
     group = context.select(control.nonzero()[:, 0])
     black = torch.zeros(160, dtype=torch.bool)
-    black[control] = strike(group, "square", steps=200).success
+    black[control] = probe_run(group, "square", steps=200).success
     evidence = Evidence(
         clean_outputs=module(context.inputs).detach(),
         broken=struck.success,
@@ -85,14 +85,14 @@ def test_budgets_of_odd_and_even_counts_of_values_are_tried(epsilon):
     shares = finding.evidence["survivors"]
     assert set(shares) == {"half epsilon", "epsilon", "twice epsilon", "twice the steps", "two restarts"}
     assert shares["half epsilon"] >= shares["epsilon"] >= shares["twice epsilon"]
-    half = strike(after(net(), threat=f"l0:{epsilon // 2}").sample(64), steps=20, loss="margin")
+    half = probe_run(after(net(), threat=f"l0:{epsilon // 2}").sample(64), steps=20, loss="margin")
     assert shares["half epsilon"] == half.survivors
     assert MonotoneBudget().run(after(StopGradient(net()), threat=f"l0:{epsilon}")).verdict == "FAIL"
 
 
 def test_several_comparisons_of_budgets_are_corrected(monkeypatch):
     context = after(net()).sample(64)
-    plain = strike(context, steps=1)
+    plain = probe_run(context, steps=1)
 
     def broke(lost):
         """All but `lost` of the examples."""
@@ -123,8 +123,8 @@ def test_examples_that_a_goal_does_not_concern_are_no_survivors():
     context = after(net(), threat="linf:0.3;goal=source:1,target:3")
     finding = MonotoneBudget().measure(context)
     assert finding.value == 0.0
-    assert strike(context, steps=3).alive.sum() <= 40
-    assert strike(context, steps=3).alive[context.labels != 1].sum() == 0
+    assert probe_run(context, steps=3).alive.sum() <= 40
+    assert probe_run(context, steps=3).alive[context.labels != 1].sum() == 0
     none = context.select((context.labels != 1).nonzero()[:, 0])
     assert MonotoneBudget().run(none).verdict == "SKIP"
 
@@ -176,8 +176,8 @@ def test_black_box_runs_its_own_search_without_evidence_under_every_norm(threat)
 @pytest.mark.parametrize("threat", ["l1:1.2", "l0:3", "l2:0.6", "linf:0.3"])
 def test_random_search_finds_and_never_leaves_the_set(threat):
     context = after(net(), threat=threat)
-    struck = strike(context, RandomSearch(steps=200))
-    white = strike(context, steps=40, loss="margin", restarts=3)
+    struck = probe_run(context, RandomSearch(steps=200))
+    white = probe_run(context, steps=40, loss="margin", restarts=3)
     assert int(struck.success.sum()) > 0.5 * int(white.success.sum()) > 0
     ball = context.threat.perturbations.around(context.inputs, context.model.box)
     assert bool(ball.contains(struck.last).all())
@@ -251,7 +251,7 @@ def test_best_against_last_sees_a_search_that_walks_through_its_success():
     inputs = torch.full((64, 6), 0.5)
     context = after(Shell(), threat="linf:0.4", inputs=inputs, labels=torch.zeros(64, dtype=torch.int64))
     finding = BestAgainstLast(steps=20).measure(context)
-    struck = strike(context, stop_early=False, steps=20)
+    struck = probe_run(context, stop_early=False, steps=20)
     assert finding.value == pytest.approx(float(struck.success.float().mean()))  # every success was left
     assert finding.value > 0.4
     assert float(struck.last[:, 0].min()) > 0.8
@@ -276,10 +276,10 @@ def test_incomplete_optimisation_reads_the_slope_of_the_trace():
 
 def test_incomplete_optimisation_sees_steps_that_are_too_small():
     context = after(net(), threat="linf:0.1")
-    slow = strike(context, stop_early=False, steps=40, loss="margin", step_size=0.0005, random_start=False)
+    slow = probe_run(context, stop_early=False, steps=40, loss="margin", step_size=0.0005, random_start=False)
     evidence = Evidence(trace=slow.trace)
     assert IncompleteOptimisation().run(after(net(), evidence)).verdict == "WARN"
-    quick = strike(context, stop_early=False, steps=40, loss="margin", random_start=False)
+    quick = probe_run(context, stop_early=False, steps=40, loss="margin", random_start=False)
     assert IncompleteOptimisation().run(after(net(), Evidence(trace=quick.trace))).verdict == "PASS"
 
 
@@ -342,7 +342,7 @@ def test_set_and_box_counts_each_planted_violation():
 @pytest.mark.parametrize("threat", ["linf:8/255", "l2:0.2", "l1:0.3", "l0:3"])
 def test_rounding_lands_on_the_lattice_and_inside_the_set(threat):
     context = after(net(), threat=threat)
-    struck = strike(context, stop_early=False, steps=5)
+    struck = probe_run(context, stop_early=False, steps=5)
     rounded = rounded_inward(context, struck.found.adversarial)
     level = rounded.double() * 255
     assert bool(((level - level.round()).abs() < 1e-3).all())

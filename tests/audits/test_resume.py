@@ -133,8 +133,8 @@ def nothing_twice(notes):
             kept.add(in_flight)
             in_flight = None
     begun = [note[1:] for note in notes if note[0] == "begin"]
-    deaths = sum(note[0] == "process" for note in notes) - 1
-    assert len(begun) - len(set(begun)) <= deaths
+    blocked_gradients = sum(note[0] == "process" for note in notes) - 1
+    assert len(begun) - len(set(begun)) <= blocked_gradients
 
 
 def test_ten_kills_change_nothing(machine, whole):

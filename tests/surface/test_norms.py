@@ -19,7 +19,7 @@ MADE_FOR_NORMS = (
     "metrics/distances.py",
     "record/box.py",  # the box's diameter in a norm
     "audits/checks/reported.py",  # lengths by formulas of its own
-    "audits/checks/budget.py",  # anything inside the box, as a set
+    "audits/checks/monotone_budget.py",  # anything inside the box, as a set
 )
 
 NAMED = re.compile(r"""["'](linf|l2|l1|l0)["']""")

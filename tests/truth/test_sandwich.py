@@ -64,7 +64,7 @@ def proven(certifier: str, norm: str) -> torch.Tensor:
     return certified_radius(method, graph, inputs, labels, model.box, norm, steps=7, tolerance=tolerance)
 
 
-def strike(attack: str, norm: str, radius: torch.Tensor) -> torch.Tensor:
+def probe_run(attack: str, norm: str, radius: torch.Tensor) -> torch.Tensor:
     model, inputs, labels = network()
     method = build(attack, **NUMBERS.get(attack, {}))
     with Oracle(model, examples=len(inputs), access=Access.GRADIENTS) as oracle:
@@ -83,10 +83,10 @@ def test_no_attack_breaks_what_is_proven(certifier, attack, norm):
     radius = proven(certifier, norm)
     rows = radius > 0
     assert int(rows.sum()) >= 10, "nothing proven: the test would be empty"
-    assert not bool((strike(attack, norm, radius) & rows).any())
+    assert not bool((probe_run(attack, norm, radius) & rows).any())
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_same_attacks_break_a_bound_that_is_too_large(norm):
     radius = proven("crown", norm) * 8.0
-    assert int((strike("apgd", norm, radius) & (radius > 0)).sum()) >= 10
+    assert int((probe_run("apgd", norm, radius) & (radius > 0)).sum()) >= 10

@@ -46,7 +46,7 @@ class Line:
 class Plan:
     """The stages with their largest cost, and the price of an evaluation, measured on one batch.
 
-    Evaluations are upper limits: examples that break early, or are proven, cost less. Proofs and health checks come
+    Evaluations are upper limits: examples that break early, or are proven, cost less. Proofs and checks come
     on top; proofs are not counted in evaluations at all.
     """
 
@@ -84,7 +84,7 @@ class Plan:
         rows.append(
             f"budget {self.budget}, {self.examples} examples: at most {cost.forwards:,} forwards and "
             f"{cost.backwards:,} backwards, {cost.seconds / 60:.1f} minutes; likely {self.likely.seconds / 60:.1f} "
-            "minutes; proofs and health checks come on top"
+            "minutes; proofs and checks come on top"
         )
         return "\n".join(rows)
 

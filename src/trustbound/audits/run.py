@@ -22,10 +22,10 @@ from trustbound.audits.facts import versions
 from trustbound.audits.fitting import check_fit
 from trustbound.audits.request import check_told_apart, described
 from trustbound.audits.stages.bracket import Search
+from trustbound.audits.stages.checking import after_search, before_search, weighed
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
 from trustbound.audits.stages.context import Context, Progress, Silent
 from trustbound.audits.stages.curve import curve, curve_count
-from trustbound.audits.stages.health import after_search, before_search, weighed
 from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.stages.telling import example_rows, exhibits, model_facts
 from trustbound.audits.stages.uncertainty import attacked_outputs, uncertainty_report, witnesses

@@ -108,7 +108,7 @@ class OnRay:
         waiting = deque(enumerate(units))
         busy: dict[Any, tuple[int, Any, Any]] = {}
         held: dict[int, Any] = {}
-        deaths: Counter[int] = Counter()
+        blocked_gradients: Counter[int] = Counter()
         idle = list(self._workers)
 
         def hand_out(turn: int) -> None:
@@ -128,8 +128,8 @@ class OnRay:
                 except RayTaskError:  # of Ray's own making: a worker catches what a unit raises
                     raise
                 except RayError as error:
-                    deaths[number] += 1
-                    idle.append(self._replaced(worker, unit, deaths[number], error))
+                    blocked_gradients[number] += 1
+                    idle.append(self._replaced(worker, unit, blocked_gradients[number], error))
                     waiting.appendleft((number, unit))
                 hand_out(turn)  # before anybody is given the result: keeping it takes time
             found = held.pop(turn)
@@ -169,12 +169,13 @@ class OnRay:
                 "the model as a file or as a class of an installed package, or use the engine in-process."
             )
 
-    def _replaced(self, worker: Any, unit: Any, deaths: int, error: RayError) -> Any:
+    def _replaced(self, worker: Any, unit: Any, blocked_gradients: int, error: RayError) -> Any:
         """A new worker in place of one that died with a unit."""
         name = getattr(unit, "step", "a unit")
-        if deaths >= DEATHS:
+        if blocked_gradients >= DEATHS:
             raise EngineError(
-                f"{deaths} workers died of the same unit of {name}: {_first(error)}. If memory ran out, give fewer "
+                f"{blocked_gradients} workers died of the same unit of {name}: {_first(error)}. If memory ran out, "
+                "give fewer "
                 "workers or a smaller unit_size; what was finished is kept, and the same command goes on."
             ) from error
         self.events.append(f"a worker died during {name}; its unit was carried out again")

@@ -161,7 +161,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One probe of the evaluation's health.
+    """One check of the evaluation.
 
     Parameters
         verdict     "PASS", "WARN", "FAIL", or "SKIP" with the reason in `finding`.

@@ -22,8 +22,8 @@ from trustbound.report.figures.palette import variables
 from trustbound.report.formatting import amount
 from trustbound.report.sections.blocks import Section
 from trustbound.report.sections.brackets import brackets_section, errors_section, threats_section
+from trustbound.report.sections.checks import check_value, checks_section, reproduce_section
 from trustbound.report.sections.gallery import gallery_section
-from trustbound.report.sections.health import check_value, checks_section, reproduce_section
 from trustbound.report.sections.search import cost_section, curve_section, waterfall_section
 from trustbound.report.sections.shared import shared_section
 from trustbound.report.sections.uncertainty import reliability_section, risk_section, uncertainty_section

@@ -224,7 +224,7 @@ def _limits(record: AuditRecord, what: Noun) -> tuple[str, ...]:
                 f"relying on the numbers: {', '.join(dict.fromkeys(names))}."
             )
     if not record.checks:
-        said.append("No check of the evaluation's health was made: the upper bounds may be too high.")
+        said.append("No check of the evaluation was made: the upper bounds may be too high.")
     if record.uncertainty is None:
         said.append(f"Nothing is claimed about confidence: {unmeasured(record)}.")
     return tuple(said)

@@ -1,4 +1,4 @@
-"""Where the gradient dies on its way from the outputs to the inputs."""
+"""Blocked gradients: the module behind which no gradient is left on the way from the outputs to the inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.checks.context import Before
-from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.finding import EvaluationCheck, Finding
 from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
 from trustbound.metrics.losses import loss
@@ -20,8 +20,8 @@ from trustbound.threat import Access
 
 
 @dataclass(frozen=True, kw_only=True)
-class Death:
-    """One module in which gradients die.
+class BlockedGradient:
+    """One module that blocks gradients.
 
     Parameters
         path, kind      module path ("" is the model itself) and type.
@@ -38,7 +38,7 @@ class Death:
         return f"{self.path or 'the model itself'} ({self.kind})"
 
 
-def deaths(context: Before) -> tuple[list[Death], float, Cost]:
+def blocked_gradients(context: Before) -> tuple[list[BlockedGradient], float, Cost]:
     """The modules that pass no gradient, worst first; the share of dead examples; the cost.
 
     Method      Hooks note each module's first input and last output; one backward of the logit margin, which
@@ -76,7 +76,7 @@ def deaths(context: Before) -> tuple[list[Death], float, Cost]:
         finally:
             for handle in handles:
                 handle.remove()
-    killers = []
+    blocking = []
     for path, (entered, left) in seen.items():
         lost_here = ~alive.get((path, "input"), torch.zeros_like(reached))
         if left.requires_grad:  # else cut from the graph: whatever arrives at the output is lost
@@ -84,15 +84,15 @@ def deaths(context: Before) -> tuple[list[Death], float, Cost]:
         if share := float(lost_here.float().mean()):
             kind = type(model.module.get_submodule(path)).__name__
             same_shape = entered.shape == left.shape
-            killers.append(Death(path=path, kind=kind, share=share, same_shape=same_shape))
+            blocking.append(BlockedGradient(path=path, kind=kind, share=share, same_shape=same_shape))
     named = [
         one
-        for one in killers
+        for one in blocking
         if not any(
             other.path != one.path
             and other.path.startswith(f"{one.path}." if one.path else "")
             and other.share >= 0.5 * one.share
-            for other in killers
+            for other in blocking
         )
     ]
     named.sort(key=lambda one: -one.share)
@@ -139,7 +139,7 @@ def _last_tensor(value: Any) -> Tensor | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BrokenGraph(HealthCheck[Before]):
+class BrokenGraph(EvaluationCheck[Before]):
     """Follow the gradient of the logit margin back through the modules and name the one where it dies.
 
     Measures    share of examples whose gradient dies in the worst module; 1 when none reaches the inputs.
@@ -169,28 +169,28 @@ class BrokenGraph(HealthCheck[Before]):
     def measure(self, context: Before) -> Finding:
         """Name the place."""
         sample = context.sample(self.examples)
-        killers, lost, cost = deaths(sample)
-        value = max([lost, *(one.share for one in killers)])
+        blocking, lost, cost = blocked_gradients(sample)
+        value = max([lost, *(one.share for one in blocking)])
         at_most = severest(round(value * len(sample)), len(sample), share=0.05)
-        if not killers:
+        if not blocking:
             text = (
                 f"the gradient reaches the inputs of all {len(sample)} examples"
                 if lost == 0
                 else f"the gradient of {lost:.1%} of {len(sample)} examples is lost between modules"
             )
             return Finding(value=value, finding=text, advice=_advice(None), cost=cost, at_most=at_most)
-        worst = killers[0]
+        worst = blocking[0]
         return Finding(
             value=value,
             finding=f"the gradient dies in {worst} for {worst.share:.1%} of {len(sample)} examples",
             advice=_advice(worst),
-            evidence={"modules": [str(one) for one in killers], "shares": [one.share for one in killers]},
+            evidence={"modules": [str(one) for one in blocking], "shares": [one.share for one in blocking]},
             cost=cost,
             at_most=at_most,
         )
 
 
-def _advice(worst: Death | None) -> str:
+def _advice(worst: BlockedGradient | None) -> str:
     if worst is None or not worst.path:
         return (
             "put the operation that stops the gradient into a module of its own, then declare a differentiable "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks import Attack
-from trustbound.audits.checks.ascents import planned
+from trustbound.audits.checks.gradient_attacks import planned
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.tasks.view import View, right_answers

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trustbound.audits.checks.context import After, Before
-from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.finding import EvaluationCheck, Finding
 from trustbound.audits.checks.registry import CHECKS
 from trustbound.record.audit import Check
 from trustbound.record.cost import Cost
@@ -26,13 +26,13 @@ class Examined:
         return next((check.verdict for check in self.checks if check.name == name), "SKIP")
 
 
-def build(name: str, **params: Any) -> HealthCheck[Any]:
+def build(name: str, **params: Any) -> EvaluationCheck[Any]:
     """A check by its registry name, with its parameters.
 
     >>> build("sample-size", precision=0.01).precision
     0.01
     """
-    check: HealthCheck[Any] = CHECKS.build(name, **params)
+    check: EvaluationCheck[Any] = CHECKS.build(name, **params)
     return check
 
 

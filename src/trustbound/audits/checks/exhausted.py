@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle
 from trustbound.audits.checks.significance import severest
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchExhausted(HealthCheck[After]):
+class SearchExhausted(EvaluationCheck[After]):
     """How much did the last round of the search still find among the examples that stood?
 
     Measures    the share that the last stage or round broke of the examples that it tried, blocks of one stage

@@ -90,7 +90,7 @@ def judge(row: CheckRow, finding: Finding) -> str:
 AnyContext = TypeVar("AnyContext", bound=Before)
 
 
-class HealthCheck(abc.ABC, Generic[AnyContext]):
+class EvaluationCheck(abc.ABC, Generic[AnyContext]):
     """One check: its parameters (a frozen dataclass) and `measure`; the thresholds are in its registry row.
 
     Parameters

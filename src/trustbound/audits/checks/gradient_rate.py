@@ -9,10 +9,10 @@ from typing import Any, ClassVar, cast
 import torch
 
 from trustbound.attacks import Attack
-from trustbound.audits.checks.ascents import Noted, Noting, abridged
 from trustbound.audits.checks.context import Before
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle
-from trustbound.audits.checks.probe import strike
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle
+from trustbound.audits.checks.gradient_attacks import Noted, Noting, abridged
+from trustbound.audits.checks.probe import probe_run
 from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
@@ -30,7 +30,7 @@ def noted(context: Before, attacks: Sequence[Attack]) -> tuple[list[Noted], Cost
     for attack in attacks:
         noting = Noting(attack)
         try:
-            cost += strike(context, cast(Any, noting)).found.cost
+            cost += probe_run(context, cast(Any, noting)).found.cost
         except UnsupportedError as error:
             refused.append(error)
         notes += noting.notes
@@ -40,7 +40,7 @@ def noted(context: Before, attacks: Sequence[Attack]) -> tuple[list[Noted], Cost
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientRate(HealthCheck[Before]):
+class GradientRate(EvaluationCheck[Before]):
     """Share of example-steps of the search whose gradient is zero, NaN or infinite.
 
     Measures    short forms of the attacks that the search runs, on the losses that it climbs. Where one of its losses

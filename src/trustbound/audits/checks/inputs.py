@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trustbound.audits.checks.context import After, Before
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle
 from trustbound.audits.checks.label_order import better_orders
 from trustbound.audits.checks.lattice import levels_of
 from trustbound.audits.checks.probe import answers
@@ -23,7 +23,7 @@ from trustbound.record.cost import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
-class InputRange(HealthCheck[Before]):
+class InputRange(EvaluationCheck[Before]):
     """Do the inputs fill the box they are said to lie in?
 
     Measures    share of values outside the box or not finite. At least a WARN: pictures with mean near 0 and
@@ -75,7 +75,7 @@ class InputRange(HealthCheck[Before]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelOrder(HealthCheck[Before]):
+class LabelOrder(EvaluationCheck[Before]):
     """Would another order of the classes fit the labels better?
 
     Measures    points of accuracy that another order gains, on examples that did not choose it: the usual mistakes (off
@@ -171,7 +171,7 @@ def _beats_chance(predictions: Tensor, labels: Tensor, generator: torch.Generato
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSize(HealthCheck[After]):
+class SampleSize(EvaluationCheck[After]):
     """Is the exact interval of the unbroken share as narrow as the share is quoted?
 
     Measures    half the width of the Clopper-Pearson 95 % interval, divided by `precision`. Without evidence
@@ -206,7 +206,7 @@ class SampleSize(HealthCheck[After]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTestOverlap(HealthCheck[Before]):
+class TrainTestOverlap(EvaluationCheck[Before]):
     """Which examples occur, value for value, in the training set?
 
     Cost        no model call; one digest per example of both sets.

@@ -22,7 +22,7 @@ from trustbound.threat.binding import bind
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Strike:
+class ProbeRun:
     """One small search on a context's examples.
 
     Shapes      alive (N,) bool: the goal concerns the example and its clean input does not reach it already;
@@ -44,7 +44,7 @@ class Strike:
         return float((self.alive & ~self.success).sum()) / max(int(self.alive.sum()), 1)
 
 
-def strike(
+def probe_run(
     context: Before,
     name: str | Attack = "pgd",
     *,
@@ -52,7 +52,7 @@ def strike(
     threat: Threat | None = None,
     stop_early: bool = True,
     **params: Any,
-) -> Strike:
+) -> ProbeRun:
     """Search all examples of a context, following every example to its last point.
 
     `model` and `threat` replace the context's own.
@@ -82,7 +82,7 @@ def strike(
     alive = ~(found.success & (found.size == 0)) & context.concerned().to(found.success.device)
     trace = torch.stack(rows) if rows else found.margin.new_empty(0, len(inputs))
     last = around.apply(theta)
-    return Strike(found=found, alive=alive, success=found.success & alive, last=last, last_theta=theta, trace=trace)
+    return ProbeRun(found=found, alive=alive, success=found.success & alive, last=last, last_theta=theta, trace=trace)
 
 
 def accepted(model: Model, points: Tensor) -> Tensor:

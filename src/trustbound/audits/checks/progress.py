@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle
-from trustbound.audits.checks.probe import Listening, accepted, answers, correct_rows, objective_of, strike
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle
+from trustbound.audits.checks.probe import Listening, accepted, answers, correct_rows, objective_of, probe_run
 from trustbound.audits.checks.reported import sizes
 from trustbound.metrics.margin import rounding_error
 from trustbound.record.cost import Cost
@@ -17,7 +17,7 @@ from trustbound.threat import Access
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestAgainstLast(HealthCheck[After]):
+class BestAgainstLast(EvaluationCheck[After]):
     """How many examples does the search break on its way and hold no longer at its last point?
 
     Measures    share of the examples that were broken somewhere but are not at the end, from the evidence, or
@@ -42,13 +42,13 @@ class BestAgainstLast(HealthCheck[After]):
             best, last = known.broken, known.last & known.broken
         else:
             sample = context.sample(self.examples)
-            struck = strike(sample, stop_early=False, steps=self.steps, loss=self.loss)
-            outputs, spent = answers(sample, struck.last)
-            cost = struck.found.cost + spent
-            if not bool(struck.alive.any()):
+            probed = probe_run(sample, stop_early=False, steps=self.steps, loss=self.loss)
+            outputs, spent = answers(sample, probed.last)
+            cost = probed.found.cost + spent
+            if not bool(probed.alive.any()):
                 return idle("every sampled example is misclassified or not concerned", cost)
-            best = struck.success
-            last = objective_of(sample, outputs).reached(outputs) & struck.alive
+            best = probed.success
+            last = objective_of(sample, outputs).reached(outputs) & probed.alive
         left = best & ~last
         total = max(len(best), 1)
         return Finding(
@@ -62,7 +62,7 @@ class BestAgainstLast(HealthCheck[After]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IncompleteOptimisation(HealthCheck[After]):
+class IncompleteOptimisation(EvaluationCheck[After]):
     """Was the loss of the examples that stand still rising when the search ended?
 
     Measures    of the whole improvement of the smallest margin, the part made in the last tenth of the steps,
@@ -88,8 +88,8 @@ class IncompleteOptimisation(HealthCheck[After]):
         trace = context.evidence.trace
         if trace is None:
             sample = context.sample(self.examples)
-            struck = strike(sample, stop_early=False, steps=self.steps, loss=self.loss)
-            trace, cost = struck.trace, struck.found.cost
+            probed = probe_run(sample, stop_early=False, steps=self.steps, loss=self.loss)
+            trace, cost = probed.trace, probed.found.cost
         if len(trace) < 10:
             return idle(f"{len(trace)} steps are too few to see a trend", cost)
         standing = torch.isfinite(trace).all(dim=0) & (trace[-1] >= 0)
@@ -113,7 +113,7 @@ class IncompleteOptimisation(HealthCheck[After]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SilentSuccess(HealthCheck[After]):
+class SilentSuccess(EvaluationCheck[After]):
     """Listen to every question the search asks the model, and compare with what it returns.
 
     Measures    share of examples for which some question was an adversarial point inside the set, confirmed
@@ -144,8 +144,8 @@ class SilentSuccess(HealthCheck[After]):
         sample = sample.select(standing)
         goal = objective_of(sample, outputs)
         listener = Listening(context.model)
-        struck = strike(sample, model=listener, stop_early=False, steps=self.steps, loss=self.loss)
-        cost += struck.found.cost
+        probed = probe_run(sample, model=listener, stop_early=False, steps=self.steps, loss=self.loss)
+        cost += probed.found.cost
         norm = context.threat.perturbations.norm
         limit = context.threat.perturbations.epsilon + context.threat.perturbations.tolerance(
             context.model.box, sample.inputs[0].numel()
@@ -156,7 +156,7 @@ class SilentSuccess(HealthCheck[After]):
             if len(points) != len(sample):
                 continue
             inside = sizes(points, sample.inputs, norm) <= limit
-            hit = goal.reached(answer) & inside & ~struck.found.success & ~passed
+            hit = goal.reached(answer) & inside & ~probed.found.success & ~passed
             rows = hit.nonzero()[:, 0]
             rows = rows[accepted(context.model, points[rows])]
             if len(rows):

@@ -1,4 +1,4 @@
-"""Every health check by name: what it asks, how bad a failure is, and where its thresholds lie and why.
+"""Every check by name: what it asks, how bad a failure is, and where its thresholds lie and why.
 
 Torch-free: the command line, the report and the documents read it. The thresholds were fixed on one zoo of
 planted failures and honest networks and are reported on a second (`benchmarks/checks_zoo.py`).
@@ -116,7 +116,7 @@ CHECKS = Registry(
     ),
     CheckRow(
         name="finite-differences",
-        target=_ROOM + "differences:FiniteDifferences",
+        target=_ROOM + "finite_differences:FiniteDifferences",
         line="Is the gradient the slope of the function, and has the function a slope at all?",
         when="before",
         scope="model",
@@ -130,7 +130,7 @@ CHECKS = Registry(
     ),
     CheckRow(
         name="monotone-budget",
-        target=_ROOM + "budget:MonotoneBudget",
+        target=_ROOM + "monotone_budget:MonotoneBudget",
         line="Does an unlimited attack break everything, and does a larger budget never break less?",
         when="after",
         scope="threat",
@@ -144,7 +144,7 @@ CHECKS = Registry(
     ),
     CheckRow(
         name="black-box-beats-white-box",
-        target=_ROOM + "rivals:BlackBoxBeatsWhiteBox",
+        target=_ROOM + "transfer:BlackBoxBeatsWhiteBox",
         line="Did a search without gradients break examples that the gradient attacks left standing?",
         when="after",
         scope="threat",
@@ -211,7 +211,7 @@ CHECKS = Registry(
     ),
     CheckRow(
         name="transfer-success",
-        target=_ROOM + "rivals:TransferSuccess",
+        target=_ROOM + "transfer:TransferSuccess",
         line="Do adversarials made on a stand-in of the model break what the direct attacks left standing?",
         when="after",
         scope="threat",

@@ -13,14 +13,14 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.checks.context import Before
-from trustbound.audits.checks.finding import Finding, HealthCheck
+from trustbound.audits.checks.finding import EvaluationCheck, Finding
 from trustbound.audits.checks.probe import coarsest
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 
 
 @dataclass(frozen=True, kw_only=True)
-class Determinism(HealthCheck[Before]):
+class Determinism(EvaluationCheck[Before]):
     """Ask for the same rows again: same batch, other order, halves, alone.
 
     Measures    largest change of an output over how far the best output stands above the row's middle (mean over

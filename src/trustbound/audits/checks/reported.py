@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle, unmeasured
 from trustbound.audits.checks.lattice import levels_of
 from trustbound.audits.checks.probe import answers, objective_of
 from trustbound.threat import Access
@@ -29,7 +29,7 @@ def sizes(adversarial: Tensor, inputs: Tensor, norm: str) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetAndBox(HealthCheck[After]):
+class SetAndBox(EvaluationCheck[After]):
     """Measure each reported adversarial afresh, in float64, against epsilon + τ and the box.
 
     Cost        no model call.
@@ -67,7 +67,7 @@ class SetAndBox(HealthCheck[After]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EightBitRounding(HealthCheck[After]):
+class EightBitRounding(EvaluationCheck[After]):
     """Round the reported adversarials to the 256 levels of a picture file, inward, and ask the model again.
 
     Rounding    each value to its nearest level; where that would leave the set, towards the clean value.
@@ -126,7 +126,7 @@ def rounded_inward(context: After, adversarial: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DisjointVerdicts(HealthCheck[After]):
+class DisjointVerdicts(EvaluationCheck[After]):
     """Is the set of certified examples free of broken ones, and every proven radius of smaller changes that break?
 
     Cost        no model call.

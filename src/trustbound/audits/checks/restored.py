@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck, unmeasured
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, unmeasured
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -80,7 +80,7 @@ def _text(lines: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRestored(HealthCheck[After]):
+class ModelRestored(EvaluationCheck[After]):
     """Compare the model's fingerprint with the one taken before the search.
 
     Measures    how many of these changed: weights, buffers, gradients, requires_grad, modes, hooks, and the

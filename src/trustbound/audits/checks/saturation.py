@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks import Attack
-from trustbound.audits.checks.ascents import Noted, abridged, said
 from trustbound.audits.checks.context import After, Before
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle, unmeasured
+from trustbound.audits.checks.gradient_attacks import Noted, abridged, said
 from trustbound.audits.checks.gradient_rate import noted
-from trustbound.audits.checks.probe import Rescaled, answers, correct_rows, strike
+from trustbound.audits.checks.probe import Rescaled, answers, correct_rows, probe_run
 from trustbound.audits.checks.significance import LEVEL, excess_by_chance, holm, severest
 from trustbound.errors import UnsupportedError
 from trustbound.record.cost import Cost
@@ -22,7 +22,7 @@ from trustbound.threat import Access
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaturatedOutput(HealthCheck[Before]):
+class SaturatedOutput(EvaluationCheck[Before]):
     """Are the outputs logits, and is there anything left of the gradients that the search climbs?
 
     Measures    share of examples whose outputs, read as what they are (probabilities, or logits through a
@@ -111,7 +111,7 @@ def are_probabilities(outputs: Tensor) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogitScaleInvariance(HealthCheck[After]):
+class LogitScaleInvariance(EvaluationCheck[After]):
     """Would the search as it was run break more if the logits were multiplied by a constant?
 
     Measures    of the examples that the search left standing, the share that its own attacks, in a short form, break
@@ -221,10 +221,10 @@ def _tried(sample: Before, attacks: tuple[Attack, ...], scale: float) -> tuple[_
             return None, cost
     for attack in attacks:
         try:
-            struck = strike(sample, attack, model=model)
+            probed = probe_run(sample, attack, model=model)
         except UnsupportedError:
             continue
-        cost += struck.found.cost
-        ends.append(struck.last)
-        broken |= struck.success.cpu()
+        cost += probed.found.cost
+        ends.append(probed.last)
+        broken |= probed.success.cpu()
     return (_Tried(broken, tuple(ends)) if ends else None), cost

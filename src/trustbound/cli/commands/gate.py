@@ -27,7 +27,7 @@ def gate_command(run: str, threat: str, clean: float | None, upper: float | None
 
         threat = str(Threat.parse(threat))
     if record.exit_code == 3:
-        click.echo("not to be trusted: a health check failed; see the report", err=True)
+        click.echo("not to be trusted: a check failed; see the report", err=True)
         sys.exit(3)
     misses = missed(record, Thresholds(clean=clean, upper=upper, lower=lower, threat=threat))
     for miss in misses:

@@ -1,4 +1,4 @@
-"""The health of the evaluation, and how to reproduce it."""
+"""Checks of the evaluation, and how to reproduce it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.checks.context import Before
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle, unmeasured
 from trustbound.audits.checks.probe import answers, coarsest
 from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
@@ -29,7 +29,7 @@ _JUMP = {torch.float64: 1e-4, torch.float32: 2e-2}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FiniteDifferences(HealthCheck[Before]):
+class FiniteDifferences(EvaluationCheck[Before]):
     """Compare autograd's directional derivative with central differences, and look for jumps.
 
     Measures    share of examples where, for some direction, gradient and slope differ by more than `allowed`

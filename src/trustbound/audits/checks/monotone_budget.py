@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from trustbound.audits.checks.context import After, Before
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle
-from trustbound.audits.checks.probe import Strike, strike
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle
+from trustbound.audits.checks.probe import ProbeRun, probe_run
 from trustbound.audits.checks.significance import LEVEL, excess_by_chance, holm, severest
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, NormBall, PerturbationSet, Threat
 
 
 @dataclass(frozen=True, kw_only=True)
-class MonotoneBudget(HealthCheck[After]):
+class MonotoneBudget(EvaluationCheck[After]):
     """Attack with no limit but the box, and at half, once and twice epsilon, the steps and the restarts.
 
     Measures    share of examples that survive the unlimited attack, started at the clean input (a random
@@ -49,7 +49,7 @@ class MonotoneBudget(HealthCheck[After]):
         anything = NormBall("linf", math.inf)
         unlimited = self._with(sample, anything, steps=2 * self.steps, random_start=False)
         # A tighter sequence is run only where there is room for it below the box.
-        runs: dict[str, Strike] = {}
+        runs: dict[str, ProbeRun] = {}
         for name, factor in (("half epsilon", 0.5), ("epsilon", 1.0), ("twice epsilon", 2.0)):
             runs[name] = self._with(sample, perturbations.resized(min(base * factor, widest)), steps=self.steps)
         runs["twice the steps"] = self._with(sample, perturbations.resized(base), steps=2 * self.steps)
@@ -90,6 +90,6 @@ class MonotoneBudget(HealthCheck[After]):
             at_most=severest(survivors, alive, share=0.05),
         )
 
-    def _with(self, sample: Before, perturbations: PerturbationSet, **params: Any) -> Strike:
+    def _with(self, sample: Before, perturbations: PerturbationSet, **params: Any) -> ProbeRun:
         threat: Threat = dataclasses.replace(sample.threat, perturbations=perturbations)
-        return strike(sample, threat=threat, loss=self.loss, **params)
+        return probe_run(sample, threat=threat, loss=self.loss, **params)

@@ -1,4 +1,4 @@
-"""The health checks of an audit: probes before the search, and what its evidence says after it."""
+"""The checks of an audit: probes before the search, and what its evidence says after it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trustbound.audits.checks.ascents import planned, ran
 from trustbound.audits.checks.context import After, Before, Evidence
 from trustbound.audits.checks.examine import examine
+from trustbound.audits.checks.gradient_attacks import planned, ran
 from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.stages.clean import Clean
 from trustbound.audits.stages.context import Context

@@ -1,4 +1,4 @@
-"""Attackers who know less than the main attack must not do better."""
+"""Black-box and transfer attacks, which know less than the main attack, must not do better."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
-from trustbound.audits.checks.broken_graph import deaths
+from trustbound.audits.checks.broken_graph import blocked_gradients
 from trustbound.audits.checks.context import After
-from trustbound.audits.checks.finding import Finding, HealthCheck, idle, unmeasured
-from trustbound.audits.checks.probe import Strike, accepted, answers, correct_rows, objective_of, strike, with_identity
+from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle, unmeasured
+from trustbound.audits.checks.probe import (
+    ProbeRun,
+    accepted,
+    answers,
+    correct_rows,
+    objective_of,
+    probe_run,
+    with_identity,
+)
 from trustbound.audits.checks.random_search import RandomSearch
 from trustbound.audits.checks.significance import severest
-from trustbound.audits.checks.surrogate import copy_of
+from trustbound.audits.checks.substitute import copy_of
 from trustbound.metrics.margin import rounding_error
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlackBoxBeatsWhiteBox(HealthCheck[After]):
+class BlackBoxBeatsWhiteBox(EvaluationCheck[After]):
     """On the control group, proven or not: who was broken without gradients only?
 
     Measures    of the examples that the white box left standing, the share that the black box broke: what the white
@@ -67,8 +75,8 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
             stood = stood[: self.examples]
             missed = stood
             if len(stood):
-                struck = self._searched(context.select(stood))
-                missed, cost = stood[struck.success.cpu()], struck.found.cost
+                probed = self._searched(context.select(stood))
+                missed, cost = stood[probed.success.cpu()], probed.found.cost
         listed, left = missed.tolist(), len(stood)
         return Finding(
             value=len(listed) / max(left, 1),
@@ -81,14 +89,14 @@ class BlackBoxBeatsWhiteBox(HealthCheck[After]):
             at_most=severest(len(listed), left, share=0.05, least=3),
         )
 
-    def _searched(self, standing: After) -> Strike:
+    def _searched(self, standing: After) -> ProbeRun:
         if ATTACKS.find("square").serves(standing.threat.perturbations):
-            return strike(standing, "square", steps=self.steps)
-        return strike(standing, cast(Any, RandomSearch(steps=self.steps)))
+            return probe_run(standing, "square", steps=self.steps)
+        return probe_run(standing, cast(Any, RandomSearch(steps=self.steps)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransferSuccess(HealthCheck[After]):
+class TransferSuccess(EvaluationCheck[After]):
     """Attack stand-ins of the model and try what they yield on the model itself.
 
     Stand-ins   (1) a small network taught the model's decisions around the examples; (2) the model with the
@@ -128,14 +136,14 @@ class TransferSuccess(HealthCheck[After]):
         reach = min(2.0 * perturbations.alone, 0.5 * side) if math.isfinite(perturbations.alone) else 0.1 * side
         copied, spent = copy_of(context.sample(self.taught), reach)
         cost += spent
-        struck = strike(sample, model=copied, stop_early=False, steps=self.steps, loss="margin")
-        tried = {"a taught copy": (struck.last, struck.last_theta)}
-        killers, _, spent = deaths(sample.sample(32))
+        probed = probe_run(sample, model=copied, stop_early=False, steps=self.steps, loss="margin")
+        tried = {"a taught copy": (probed.last, probed.last_theta)}
+        blocking, _, spent = blocked_gradients(sample.sample(32))
         cost += spent
-        paths = tuple(one.path for one in killers if one.same_shape and one.path and one.share >= 0.5)
+        paths = tuple(one.path for one in blocking if one.same_shape and one.path and one.share >= 0.5)
         through: dict[str, Tensor] = {}
         if paths:
-            bridged = strike(sample, model=with_identity(context.model, paths), steps=self.steps, loss="margin")
+            bridged = probe_run(sample, model=with_identity(context.model, paths), steps=self.steps, loss="margin")
             cost += bridged.found.cost
             through_it = bridged.found.adversarial, bridged.found.theta
             tried[f"the identity in place of {', '.join(paths)}"] = through_it
