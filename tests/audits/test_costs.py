@@ -17,7 +17,7 @@ from trustbound.record.store import Store
 
 #: What is asked before the evidence, anew by every process that goes on with a run: no step is charged for it.
 PREPARATION = {
-    "fitting.py": "two examples, to see whether model and data fit",
+    "compatibility.py": "two examples, to see whether model and data fit",
     "same_answers": "eight examples, to see whether a run goes on with the same model",
     "pricing.py": "timed passes, as many as the clock allows",
     "doubling.py": "two examples, to see whether there is a float64 copy",
@@ -79,7 +79,7 @@ def test_a_count_outside_agrees_with_the_record(draws, access, tmp_path):
     assert seen.keys() <= PREPARATION.keys()
     # Nothing in a search, and nothing that measures again, asks the model past the oracle.
     assert set(Counted.past) <= {"doubling.py", "reading.py"}
-    assert seen["fitting.py"] <= 2 * draws
+    assert seen["compatibility.py"] <= 2 * draws
     assert seen["same_answers"] <= 8 * draws
 
 

@@ -8,7 +8,7 @@ from torch import nn
 import trustbound as tb
 from trustbound.attacks import attack
 from trustbound.audits.stages import curve as curve_stage
-from trustbound.audits.work import proof
+from trustbound.audits.work_units import proof
 from trustbound.certificates.radius import certified_radius
 from trustbound.record.record_file import read_record
 

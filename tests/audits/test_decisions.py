@@ -11,7 +11,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks.model_access.oracle import Oracle
-from trustbound.audits.work.verify import verify
+from trustbound.audits.work_units.verify import verify
 from trustbound.errors import InputError
 from trustbound.metrics.decision import NO_ANSWER
 from trustbound.model.wrapping import wrap

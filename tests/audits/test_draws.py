@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from trustbound.attacks import AttackResult
-from trustbound.audits.work.verify import verify
+from trustbound.audits.work_units.verify import verify
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat

@@ -12,7 +12,7 @@ from trustbound.attacks.gradient.margin_pgd import Run
 from trustbound.audits.checks.context import After, Evidence
 from trustbound.audits.checks.examine import examine
 from trustbound.audits.plan import plan
-from trustbound.audits.stages.ledger import Round
+from trustbound.audits.stages.verdicts import Round
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Threat
 

@@ -9,8 +9,8 @@ import torch
 
 import trustbound as tb
 from trustbound.audits.stages import proving
-from trustbound.audits.work.execute import execute
-from trustbound.audits.work.subject import Subject
+from trustbound.audits.work_units.execute import execute
+from trustbound.audits.work_units.subject import Subject
 from trustbound.model.dyadic import dyadic_network
 
 #: On whose grid inputs and epsilon lie: float32 sums are exact, so that no bit depends on who else is in a unit.

@@ -10,7 +10,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks import suites
-from trustbound.audits.stages.ledger import Ledger
+from trustbound.audits.stages.verdicts import Verdicts
 from trustbound.certificates.methods import interval
 from trustbound.certificates.specification import LowerBound
 from trustbound.model.broken_models import DropoutOn, StopGradient
@@ -131,7 +131,7 @@ def test_ties_stay_unknown():
 
 def test_a_float32_success_within_rounding_is_a_tie():
     from trustbound.attacks import AttackResult
-    from trustbound.audits.work.verify import verify
+    from trustbound.audits.work_units.verify import verify
     from trustbound.record.cost import Cost
     from trustbound.threat import Threat
 
@@ -180,13 +180,13 @@ def test_a_float32_success_within_rounding_is_a_tie():
 
 
 def test_a_success_within_rounding_is_counted_as_a_tie_and_not_as_broken():
-    ledger = Ledger.of(torch.tensor([True, True, True]))
-    ledger.attacked("a", [EvidenceRow(position=0, found=False, tie=True, margin=-1e-9)])
-    ledger.attacked(
+    verdicts = Verdicts.of(torch.tensor([True, True, True]))
+    verdicts.attacked("a", [EvidenceRow(position=0, found=False, tie=True, margin=-1e-9)])
+    verdicts.attacked(
         "b",
         [EvidenceRow(position=1, found=True, margin=-1.0, size=0.1), EvidenceRow(position=2, found=False)],
     )
-    bracket = ledger.bracket("linf:0.1", no_proof="", goal="", access="", change="")
+    bracket = verdicts.bracket("linf:0.1", no_proof="", goal="", access="", change="")
     assert (bracket.ties, bracket.unknown, bracket.broken) == (1, 2, 1)
     assert bracket.upper == pytest.approx(2 / 3)
 

@@ -10,10 +10,10 @@ import torch
 import trustbound as tb
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import SUITES, rounds, suite
-from trustbound.audits.work.execute import execute
-from trustbound.audits.work.registry import KINDS
-from trustbound.audits.work.subject import Subject
-from trustbound.audits.work.unit import WorkUnit
+from trustbound.audits.work_units.execute import execute
+from trustbound.audits.work_units.registry import KINDS
+from trustbound.audits.work_units.subject import Subject
+from trustbound.audits.work_units.unit import WorkUnit
 from trustbound.record.codec import from_document, to_document
 from trustbound.threat import Threat
 

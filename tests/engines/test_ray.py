@@ -18,7 +18,7 @@ import ray
 import torch
 
 import trustbound as tb
-from trustbound.audits.work.subject import Subject
+from trustbound.audits.work_units.subject import Subject
 from trustbound.engines import started
 from trustbound.errors import EngineError, InputError, ModelError, UnsupportedError
 from trustbound.model.dyadic import dyadic_network

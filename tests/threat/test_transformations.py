@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import trustbound as tb
-from trustbound.audits.work.verify import verify
+from trustbound.audits.work_units.verify import verify
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.threat import Random, Threat
 from trustbound.threat.sets.transformations import TransformationNeighbourhood

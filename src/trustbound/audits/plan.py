@@ -18,7 +18,7 @@ from trustbound.audits.stages.bracket import TRIAL
 from trustbound.audits.stages.curve import POINTS, curve_count, drawable
 from trustbound.audits.stages.distances import SEEKING, STEPS
 from trustbound.audits.stages.pricing import CHECKS, at_most, price
-from trustbound.audits.stages.sharing import FITTED
+from trustbound.audits.stages.shared_perturbation import FITTED
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost

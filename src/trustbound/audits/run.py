@@ -18,20 +18,20 @@ from torch import Tensor, nn
 from trustbound.attacks.refusals import whole
 from trustbound.attacks.suites import suite
 from trustbound.audits.checks.restored import fingerprint
-from trustbound.audits.facts import versions
-from trustbound.audits.fitting import check_fit
-from trustbound.audits.request import check_told_apart, described
+from trustbound.audits.compatibility import check_fit
+from trustbound.audits.fingerprint import check_told_apart, described
 from trustbound.audits.stages.bracket import Search
 from trustbound.audits.stages.checking import after_search, before_search, weighed
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
 from trustbound.audits.stages.context import Context, Progress, Silent
 from trustbound.audits.stages.curve import curve, curve_count
-from trustbound.audits.stages.ledger import Ledger
-from trustbound.audits.stages.telling import example_rows, exhibits, model_facts
+from trustbound.audits.stages.summary import example_rows, exhibits, model_facts
 from trustbound.audits.stages.uncertainty import attacked_outputs, uncertainty_report, witnesses
-from trustbound.audits.work.draws import derived_key, drawn
-from trustbound.audits.work.execute import execute
-from trustbound.audits.work.subject import Subject
+from trustbound.audits.stages.verdicts import Verdicts
+from trustbound.audits.versions import versions
+from trustbound.audits.work_units.draws import derived_key, drawn
+from trustbound.audits.work_units.execute import execute
+from trustbound.audits.work_units.subject import Subject
 from trustbound.data.labelled import LabelledSet
 from trustbound.engines import started
 from trustbound.engines.registry import ENGINES
@@ -205,7 +205,7 @@ def _audit(
     told = list(answers.values())
     brackets = tuple(answer.bracket for answer in told)
     checks = weighed((*before, *(check for answer in told for check in answer.checks)), brackets)
-    unsound = [place for answer in told for place in answer.unsound]
+    unsound = [position for answer in told for position in answer.unsound]
     record = AuditRecord(
         command=command or " ".join(sys.argv),
         created=str(store.fact("created", lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))),
@@ -264,12 +264,12 @@ def _answer(
     pictures: dict[str, Tensor],
 ) -> _Answer:
     """Search, curve, uncertainty and checks under one threat; what the gallery shows is added to `pictures`."""
-    ledger = Ledger.of(clean.correct)
-    search = Search(context, threat, ledger, [])
+    verdicts = Verdicts.of(clean.correct)
+    search = Search(context, threat, verdicts, [])
     search.run()
-    drawn = curve(context, threat, ledger, curve_examples, smooth=search.smooth)
-    outputs = attacked_outputs(context, threat, ledger, clean)
-    found = witnesses(context, threat, ledger)
+    drawn = curve(context, threat, verdicts, curve_examples, smooth=search.smooth)
+    outputs = attacked_outputs(context, threat, verdicts, clean)
+    found = witnesses(context, threat, verdicts)
     pictures |= {f"shared/{facts.key}": one.float().cpu().contiguous() for facts, one in search.shared}
     return _Answer(
         bracket=search.bracket(),
@@ -277,11 +277,11 @@ def _answer(
         curve=drawn,
         uncertainty=uncertainty_report(context, clean, outputs),
         measures=dict(context.model.task.summary(outputs, context.data.labels)),
-        examples=example_rows(context, threat, ledger, clean, outputs),
-        gallery=exhibits(context, threat, ledger, clean, outputs, found, pictures),
+        examples=example_rows(context, threat, verdicts, clean, outputs),
+        gallery=exhibits(context, threat, verdicts, clean, outputs, found, pictures),
         shared=[facts for facts, _ in search.shared],
-        checks=after_search(context, threat, ledger, clean, search.facts, found, untouched),
-        unsound=ledger.conflicts(),
+        checks=after_search(context, threat, verdicts, clean, search.facts, found, untouched),
+        unsound=verdicts.conflicts(),
     )
 
 

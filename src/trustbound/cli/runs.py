@@ -21,7 +21,7 @@ def default_run(
 
     `asked` holds what the command line says beyond model, data and threats: budget or time, seed, curve …
     """
-    from trustbound.audits.request import described
+    from trustbound.audits.fingerprint import described
 
     question = described(model, data, threats, budget="", seed=0, curve=0, batch_size=None, training=training)
     digest = hashlib.sha256(json.dumps([question, *asked], sort_keys=True).encode()).hexdigest()

@@ -18,7 +18,7 @@ from trustbound.tasks.view import View, right_answers
 from trustbound.threat import Threat
 
 if TYPE_CHECKING:
-    from trustbound.audits.stages.ledger import Round
+    from trustbound.audits.stages.verdicts import Round
 
 AnyBefore = TypeVar("AnyBefore", bound="Before")
 

@@ -21,13 +21,13 @@ from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Stage, rounds, shared_attacks, suite
 from trustbound.audits.stages.clean import logit_scale
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.ledger import Ledger, Round, step_facts
 from trustbound.audits.stages.proving import at_once, certifiers
 from trustbound.audits.stages.rounds import until_dry
-from trustbound.audits.stages.sharing import Sharing
-from trustbound.audits.stages.sides import sees_gradients, sides
-from trustbound.audits.work.attack import REFUSED
-from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.audits.stages.shared_perturbation import Sharing
+from trustbound.audits.stages.verdicts import Round, Verdicts, step_facts
+from trustbound.audits.stages.white_and_black_box import sees_gradients, sides
+from trustbound.audits.work_units.attack import REFUSED
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.record.audit import UNCONCERNED, Bracket, SharedFacts, StepFacts
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
@@ -46,7 +46,7 @@ class Search:
 
     context: Context
     threat: Threat
-    ledger: Ledger
+    verdicts: Verdicts
     facts: list[StepFacts]
     #: Whether the smooth backward pass was the better one, as a trial on a sample found.
     smooth: bool = False
@@ -66,13 +66,13 @@ class Search:
         for number, stage in enumerate(searches):
             if number == 0:
                 self._attack(stage, self._untried(stage))
-                survivors = len(self.ledger.open())
+                survivors = len(self.verdicts.open())
                 for name in provers[:1]:
                     self._prove(name)
             else:
                 self.spread(stage, max(stage.least, math.ceil(stage.share * survivors)))
         if self._refused() and ATTACKS.find(WITHOUT_GRADIENTS.attack).serves(self.threat.perturbations):
-            self._attack(WITHOUT_GRADIENTS, self.ledger.open())
+            self._attack(WITHOUT_GRADIENTS, self.verdicts.open())
         until_dry(self, rounds(self.context.budget, self.threat, self.context.model.task))
         for name in provers[1:]:
             self._prove(name)
@@ -86,16 +86,18 @@ class Search:
     def _unconcerned(self) -> None:
         """Examples for which the goal has nothing to reach (of the wanted class already) are safe by definition."""
         concerned = self.threat.goal.concerns(self.context.data.labels)
-        positions = (self.ledger.correct & ~concerned).nonzero()[:, 0]
+        positions = (self.verdicts.correct & ~concerned).nonzero()[:, 0]
         if not len(positions):
             return
         step = f"{self.threat}/{UNCONCERNED}"
 
         def work(unit: WorkUnit) -> UnitResult:
-            return UnitResult(rows=[EvidenceRow(position=place, found=True) for place in unit.positions], cost=Cost())
+            return UnitResult(
+                rows=[EvidenceRow(position=position, found=True) for position in unit.positions], cost=Cost()
+            )
 
         rows = self.context.here(step, positions, work)
-        first = self.ledger.proved(step, rows)
+        first = self.verdicts.proved(step, rows)
         self.facts.append(step_facts(str(self.threat), UNCONCERNED, "proof", "goal", rows, first, Cost()))
 
     def spread(self, stage: Stage, count: int, *, most: int | None = None, control: bool = True) -> Round:
@@ -111,17 +113,17 @@ class Search:
         tried = self.context.control.clone() if control else torch.zeros_like(self.context.control)
         asked = broke = 0
         for number in itertools.count(1):
-            rows = self.ledger.open()
+            rows = self.verdicts.open()
             block = rows[:count] if number == 1 else rows[~tried[rows]][:count]
             block = block if most is None else block[: most - asked]
             if number > 1 and not len(block):
                 break
             tried[block] = True
-            before = int(self.ledger.broken.sum())
+            before = int(self.verdicts.broken.sum())
             named = stage if number == 1 else replace(stage, name=f"{stage.name}-{number}")
             standing = len(block) + (len(rows[tried[rows]]) - len(block) if number == 1 else 0)
             self._attack(named, block, again=control and number == 1)
-            found = int(self.ledger.broken.sum()) - before
+            found = int(self.verdicts.broken.sum()) - before
             if self.facts and self.facts[-1].note:
                 break  # refused: nothing was tried
             asked, broke = asked + standing, broke + found
@@ -129,7 +131,7 @@ class Search:
                 break
         done = Round(stage.name, asked, broke)
         if asked:
-            self.ledger.rounds.append(done)
+            self.verdicts.rounds.append(done)
         return done
 
     @property
@@ -145,7 +147,7 @@ class Search:
 
     def bracket(self) -> Bracket:
         """Both bounds, as the ledger has them now."""
-        return self.ledger.bracket(
+        return self.verdicts.bracket(
             str(self.threat),
             no_proof=self._no_proof(),
             goal=str(self.threat.goal),
@@ -155,7 +157,7 @@ class Search:
 
     def _no_proof(self) -> str:
         """Why nothing was proven, in words; empty where something was, or where every proof ran and failed."""
-        if any(step and not step.endswith(UNCONCERNED) for step in self.ledger.certified_by):
+        if any(step and not step.endswith(UNCONCERNED) for step in self.verdicts.certified_by):
             return ""
         refused = {name: self._refusals(name) for name in self._provers}
         said = [self._left_out]
@@ -165,7 +167,7 @@ class Search:
 
     def _rounded(self) -> str:
         """How many proofs rounding alone took, in words; empty where it took none."""
-        lost = int(self.ledger.rounded.sum())
+        lost = int(self.verdicts.rounded.sum())
         precision = str(self.context.model.precision).removeprefix("torch.")
         return f"{lost} proofs lost to rounding in {precision}" if lost else ""
 
@@ -176,7 +178,7 @@ class Search:
     def _attack(self, stage: Stage, chosen: Tensor, *, again: bool = True) -> None:
         """One stage on the chosen examples and, the first time, on what it can still show of the control group."""
         name, params = stage.method(smooth=self.smooth)
-        along = self.context.control & self.ledger.correct & ~self._shown(name) & again
+        along = self.context.control & self.verdicts.correct & ~self._shown(name) & again
         along &= ~_member(torch.cat([chosen, self._tried(stage)]), len(along))
         positions = torch.cat([chosen, along.nonzero()[:, 0]]).sort().values
         if not len(positions):
@@ -187,9 +189,9 @@ class Search:
     def _shown(self, method: str) -> Tensor:
         """Examples of which an attack can show nothing more: broken, and not by attackers alone who see less."""
         if not sees_gradients(method):
-            return self.ledger.broken
-        white, _ = sides(self.ledger, self.facts)
-        return torch.zeros_like(self.ledger.broken) if white is None else white
+            return self.verdicts.broken
+        white, _ = sides(self.verdicts, self.facts)
+        return torch.zeros_like(self.verdicts.broken) if white is None else white
 
     def _attacked(self, name: str, method: str, params: Mapping[str, Any], positions: Tensor) -> list[EvidenceRow]:
         """What an attack finds, under the name of a stage."""
@@ -207,7 +209,7 @@ class Search:
 
     def _note(self, name: str, kind: str, method: str, rows: list[EvidenceRow], control: int) -> None:
         step = f"{self.threat}/{name}"
-        first = self.ledger.attacked(step, rows)
+        first = self.verdicts.attacked(step, rows)
         cost = self.context.store.cost(step)
         told = [
             event.removeprefix(f"{step}: ") for event in self.context.store.events() if event.startswith(f"{step}: ")
@@ -234,14 +236,14 @@ class Search:
 
     def _prove(self, name: str) -> None:
         """One certifier on what is open and on the whole control group."""
-        settled = self.context.control & self.ledger.correct
-        positions = torch.cat([self.ledger.open(), settled.nonzero()[:, 0]]).unique()
+        settled = self.context.control & self.verdicts.correct
+        positions = torch.cat([self.verdicts.open(), settled.nonzero()[:, 0]]).unique()
         if not len(positions):
             return
         step = f"{self.threat}/proof-{name}"
         few = at_once(self.context, name, len(positions))
         rows = self.context.run(step, "proof", positions, method=name, threat=self.threat, examples=few)
-        first = self.ledger.proved(step, rows)
+        first = self.verdicts.proved(step, rows)
         cost = self.context.store.cost(step)
         self.facts.append(step_facts(str(self.threat), f"proof-{name}", "proof", name, rows, first, cost))
 
@@ -268,7 +270,7 @@ class Search:
     def _asked(self) -> Tensor:
         """Correctly classified examples that the goal concerns, in their order."""
         concerned = self.threat.goal.concerns(self.context.data.labels)
-        return (self.ledger.correct & concerned).nonzero()[:, 0]
+        return (self.verdicts.correct & concerned).nonzero()[:, 0]
 
     def _tried(self, stage: Stage) -> Tensor:
         """Examples whose run of this stage the trial has made already."""
@@ -277,7 +279,7 @@ class Search:
 
     def _untried(self, stage: Stage) -> Tensor:
         rows = self._asked()
-        return rows[~_member(self._tried(stage), len(self.ledger.correct))[rows]]
+        return rows[~_member(self._tried(stage), len(self.verdicts.correct))[rows]]
 
 
 def _smooth_serves(smooth: list[EvidenceRow], plain: list[EvidenceRow]) -> bool:

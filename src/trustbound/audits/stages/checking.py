@@ -16,9 +16,9 @@ from trustbound.audits.checks.gradient_attacks import planned, ran
 from trustbound.audits.checks.registry import CHECKS
 from trustbound.audits.stages.clean import Clean
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.ledger import Ledger
-from trustbound.audits.stages.sides import sides
-from trustbound.audits.work.draws import derived_key
+from trustbound.audits.stages.verdicts import Verdicts
+from trustbound.audits.stages.white_and_black_box import sides
+from trustbound.audits.work_units.draws import derived_key
 from trustbound.data.labelled import LabelledSet
 from trustbound.record.audit import Bracket, Check, StepFacts
 from trustbound.record.codec import from_document, to_document
@@ -49,7 +49,7 @@ def before_search(context: Context, training: LabelledSet | None) -> tuple[Check
 def after_search(
     context: Context,
     threat: Threat,
-    ledger: Ledger,
+    verdicts: Verdicts,
     clean: Clean,
     facts: list[StepFacts],
     found: dict[int, Tensor],
@@ -58,22 +58,22 @@ def after_search(
     """Examine the evidence of one threat's search."""
     inputs = context.inputs(torch.arange(len(context.data))).cpu()
     adversarial = inputs.clone()
-    for place, witness in found.items():
-        adversarial[place] = witness.to(adversarial.dtype)
+    for position, witness in found.items():
+        adversarial[position] = witness.to(adversarial.dtype)
     device = context.model.device
-    white, black = sides(ledger, facts)
+    white, black = sides(verdicts, facts)
     both = torch.zeros(len(context.data), dtype=torch.bool)
-    both[ledger.conflicts()] = True
+    both[verdicts.conflicts()] = True
     evidence = Evidence(
         clean_outputs=clean.logits.to(device),
-        broken=ledger.broken.to(device),
+        broken=verdicts.broken.to(device),
         adversarial=adversarial.to(device),
-        certified=ledger.certified.to(device),
+        certified=verdicts.certified.to(device),
         contradicted=both.to(device),
-        control=(context.control & ledger.correct & threat.goal.concerns(context.data.labels)).to(device),
+        control=(context.control & verdicts.correct & threat.goal.concerns(context.data.labels)).to(device),
         white=None if white is None else white.to(device),
         black=None if black is None else black.to(device),
-        rounds=tuple(ledger.rounds),
+        rounds=tuple(verdicts.rounds),
         fingerprint=fingerprint,
     )
     probe = After(

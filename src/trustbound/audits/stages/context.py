@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from trustbound.audits.work.draws import drawn
-from trustbound.audits.work.subject import Subject
-from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.audits.work_units.draws import drawn
+from trustbound.audits.work_units.subject import Subject
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.data.labelled import LabelledSet
 from trustbound.engines import Engine
 from trustbound.errors import RecordError
@@ -117,7 +117,7 @@ class Context:
         """Run a step on examples, unit by unit; what is finished already is read back.
 
         Parameters
-            kind            of work, a row of `work/registry.py`.
+            kind            of work, a row of `work_units/registry.py`.
             sizes           (N,) by position, in place of the threat's epsilon.
             examples        of a unit at most, where that is not the audit's own number.
 

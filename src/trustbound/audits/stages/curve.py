@@ -15,8 +15,8 @@ from torch import Tensor
 from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.distances import Distances
-from trustbound.audits.stages.ledger import Ledger
 from trustbound.audits.stages.proving import ROUNDS, at_once, certifiers
+from trustbound.audits.stages.verdicts import Verdicts
 from trustbound.errors import InputError
 from trustbound.record.audit import Curve
 from trustbound.record.binomial import binomial_interval
@@ -47,7 +47,7 @@ def curve_count(asked: int | None, budget: str, examples: int) -> int:
 def curve(
     context: Context,
     threat: Threat,
-    ledger: Ledger,
+    verdicts: Verdicts,
     count: int,
     *,
     smooth: bool,
@@ -63,23 +63,25 @@ def curve(
         return None
     epsilon, norm = threat.perturbations.epsilon, threat.perturbations.norm
     chosen = context.drawn("curve", torch.arange(len(context.data)), count)
-    places = chosen[ledger.correct[chosen]]
+    positions = chosen[verdicts.correct[chosen]]
     features = math.prod(context.data.shape)
     cap = min(threat.perturbations.diameter(context.model.box, features), 4.0 * epsilon)
     top = min(2.0 * epsilon if math.isfinite(epsilon) else cap, cap)
     epsilons = tuple(top * step / (POINTS - 1) for step in range(POINTS))
-    radius, note = _radii(context, threat, ledger, places, cap)
-    for place in places.tolist():  # proofs of the bracket's search count here too
-        if ledger.certified_by[place]:
-            radius[place] = max(radius.get(place, 0.0), min(epsilon, cap))
-    found = Distances(context, threat, ledger, epsilons, cap, smooth)
-    found.search(places, radius)
+    radius, note = _radii(context, threat, verdicts, positions, cap)
+    for position in positions.tolist():  # proofs of the bracket's search count here too
+        if verdicts.certified_by[position]:
+            radius[position] = max(radius.get(position, 0.0), min(epsilon, cap))
+    found = Distances(context, threat, verdicts, epsilons, cap, smooth)
+    found.search(positions, radius)
     tolerance = threat.perturbations.tolerance(context.model.box, features)
-    ledger.contradicted |= {
-        place for place, proven in radius.items() if found.size.get(place, math.inf) <= proven + tolerance
+    verdicts.contradicted |= {
+        position for position, proven in radius.items() if found.size.get(position, math.inf) <= proven + tolerance
     }
-    stands = [[found.size.get(place, math.inf) > at + tolerance for place in places.tolist()] for at in epsilons]
-    proven = [[radius.get(place, -1.0) >= at for place in places.tolist()] for at in epsilons]
+    stands = [
+        [found.size.get(position, math.inf) > at + tolerance for position in positions.tolist()] for at in epsilons
+    ]
+    proven = [[radius.get(position, -1.0) >= at for position in positions.tolist()] for at in epsilons]
     total = len(chosen)
     upper = [sum(row) for row in stands]
     lower = [sum(map(operator.and_, *rows)) for rows in zip(stands, proven, strict=True)]
@@ -110,19 +112,19 @@ def drawable(threat: Threat, task: Task = CLASSIFICATION) -> bool:
 
 
 def _radii(
-    context: Context, threat: Threat, ledger: Ledger, places: Tensor, cap: float
+    context: Context, threat: Threat, verdicts: Verdicts, positions: Tensor, cap: float
 ) -> tuple[dict[int, float], str]:
     provers, left_out = certifiers(context, threat)
     if not provers:
         return {}, left_out
     step = f"{threat}/curve-proof"
     sizes = torch.full((len(context.data),), cap, dtype=torch.float64)
-    few = at_once(context, provers[-1], len(places), rounds=ROUNDS)
-    rows = context.run(step, "radius", places, method=provers[-1], threat=threat, sizes=sizes, examples=few)
+    few = at_once(context, provers[-1], len(positions), rounds=ROUNDS)
+    rows = context.run(step, "radius", positions, method=provers[-1], threat=threat, sizes=sizes, examples=few)
     proven = [
         EvidenceRow(position=row.position, found=True)
         for row in rows
         if row.size is not None and row.size >= threat.perturbations.epsilon
     ]
-    ledger.proved(step, proven)
+    verdicts.proved(step, proven)
     return {row.position: row.size for row in rows if row.found and row.size is not None}, left_out

@@ -20,8 +20,8 @@ from torch import Tensor
 from trustbound.attacks.gradient.margin_pgd import VARIED
 from trustbound.audits.stages.clean import logit_scale
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.ledger import Ledger
-from trustbound.audits.work.attack import REFUSED
+from trustbound.audits.stages.verdicts import Verdicts
+from trustbound.audits.work_units.attack import REFUSED
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat
 
@@ -54,7 +54,7 @@ class Distances:
 
     context: Context
     threat: Threat
-    ledger: Ledger
+    verdicts: Verdicts
     epsilons: Sequence[float]
     cap: float
     smooth: bool
@@ -62,66 +62,66 @@ class Distances:
     steps: list[str] = field(default_factory=list)
     refusals: set[str] = field(default_factory=set)
 
-    def search(self, places: Tensor, radius: Mapping[int, float]) -> None:
+    def search(self, positions: Tensor, radius: Mapping[int, float]) -> None:
         """Fill `size` for examples at places; sizes within an example's proven radius are not tried."""
-        for place in places.tolist():
-            if self.ledger.broken_by[place]:
-                self._note(place, float(self.ledger.size[place]))
+        for position in positions.tolist():
+            if self.verdicts.broken_by[position]:
+                self._note(position, float(self.verdicts.size[position]))
         caps = torch.full((len(self.context.data),), self.cap, dtype=torch.float64)
-        self._attack(*seeker(), "curve-attack", places, caps)
-        self._place(places, radius)
+        self._attack(*seeker(), "curve-attack", positions, caps)
+        self._place(positions, radius)
 
     def cost(self) -> Cost:
         """All attacks of the curve together."""
         return sum((self.context.store.cost(step) for step in self.steps), Cost())
 
-    def _place(self, places: Tensor, radius: Mapping[int, float]) -> None:
+    def _place(self, positions: Tensor, radius: Mapping[int, float]) -> None:
         """Runs at sizes of the curve, all examples at once, each at its own."""
-        floor = {place: self._proven(place, radius) for place in places.tolist()}
+        floor = {position: self._proven(position, radius) for position in positions.tolist()}
         stride = dict.fromkeys(floor, 1)
         method, params = placed(self.smooth)
         for number in range(1, 2 * len(self.epsilons)):
-            above = {place: self._broken_from(place) for place in floor}
-            going = [place for place in floor if above[place] - floor[place] > 1]
+            above = {position: self._broken_from(position) for position in floor}
+            going = [position for position in floor if above[position] - floor[position] > 1]
             if not going:
                 return
             aims = {
-                place: max(floor[place] + 1, above[place] - stride[place])
-                if stride[place]
-                else (floor[place] + above[place]) // 2
-                for place in going
+                position: max(floor[position] + 1, above[position] - stride[position])
+                if stride[position]
+                else (floor[position] + above[position]) // 2
+                for position in going
             }
             sizes = torch.zeros(len(self.context.data), dtype=torch.float64)
-            for place, aim in aims.items():
-                sizes[place] = self.epsilons[aim]
+            for position, aim in aims.items():
+                sizes[position] = self.epsilons[aim]
             broken = self._attack(method, params, f"curve-attack-{number}", torch.tensor(going), sizes)
-            for place, aim in aims.items():
-                if place in broken:
-                    stride[place] *= 2
+            for position, aim in aims.items():
+                if position in broken:
+                    stride[position] *= 2
                 else:  # found nothing here: look between, and never below
-                    floor[place], stride[place] = aim, 0
+                    floor[position], stride[position] = aim, 0
 
-    def _proven(self, place: int, radius: Mapping[int, float]) -> int:
+    def _proven(self, position: int, radius: Mapping[int, float]) -> int:
         """The largest point of the curve at which nothing can be found; 0 where nothing is proven."""
-        known = radius.get(place, 0.0)
+        known = radius.get(position, 0.0)
         known = max(known, math.nextafter(self.threat.perturbations.grain, 0.0))  # less than one coordinate is none
         return max(sum(at <= known for at in self.epsilons) - 1, 0)
 
-    def _broken_from(self, place: int) -> int:
+    def _broken_from(self, position: int) -> int:
         """The smallest point of the curve at which the example is broken; their number where it is at none."""
-        return bisect_left(self.epsilons, self.size.get(place, math.inf) - self._tolerance)
+        return bisect_left(self.epsilons, self.size.get(position, math.inf) - self._tolerance)
 
     @property
     def _tolerance(self) -> float:
         return self.threat.perturbations.tolerance(self.context.model.box, math.prod(self.context.data.shape))
 
-    def _attack(self, method: str, params: Mapping[str, Any], name: str, places: Tensor, sizes: Tensor) -> set[int]:
+    def _attack(self, method: str, params: Mapping[str, Any], name: str, positions: Tensor, sizes: Tensor) -> set[int]:
         """One attack on examples at places, each within its own of the sizes (N,); who fell to it."""
         step = f"{self.threat}/{name}"
         rows = self.context.run(
             step,
             "attack",
-            places,
+            positions,
             method=method,
             params=params,
             threat=self.threat,
@@ -135,8 +135,8 @@ class Distances:
         for row in found:
             self._note(row.position, row.size or 0.0)
         reach = self.threat.perturbations.epsilon + self._tolerance
-        self.ledger.attacked(step, [row for row in found if (row.size or 0.0) <= reach])
+        self.verdicts.attacked(step, [row for row in found if (row.size or 0.0) <= reach])
         return {row.position for row in found}
 
-    def _note(self, place: int, size: float) -> None:
-        self.size[place] = min(self.size.get(place, math.inf), size)
+    def _note(self, position: int, size: float) -> None:
+        self.size[position] = min(self.size.get(position, math.inf), size)

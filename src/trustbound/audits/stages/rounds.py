@@ -13,7 +13,7 @@ from trustbound.audits.stages.pricing import at_most
 
 if TYPE_CHECKING:
     from trustbound.audits.stages.bracket import Search
-    from trustbound.audits.stages.ledger import Round
+    from trustbound.audits.stages.verdicts import Round
 
 
 def until_dry(search: Search, rounds: Rounds) -> None:
@@ -29,9 +29,9 @@ def until_dry(search: Search, rounds: Rounds) -> None:
     Every decision follows from evidence that is kept, so that a resumed audit takes the same ones.
     """
     look, draws = price_of(search.context.model), search.context.model.adaptation.draws
-    quiet = sum(_dry(last, rounds) for last in search.ledger.rounds[-1:])
+    quiet = sum(_dry(last, rounds) for last in search.verdicts.rounds[-1:])
     for number, kind in enumerate(itertools.cycle(rounds.kinds), 1):
-        standing = len(search.ledger.open())
+        standing = len(search.verdicts.open())
         if not standing or quiet == rounds.quiet:
             return
         name, params = kind.method(smooth=search.smooth)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from trustbound.audits.stages.clean import Clean
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.ledger import Ledger
-from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.audits.stages.verdicts import Verdicts
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.metrics.decision import decide
 from trustbound.record.cost import Cost
 from trustbound.record.scores import UncertaintyReport
@@ -23,23 +23,23 @@ from trustbound.uncertainty.assess import assess
 LEAST = 20
 
 
-def witnesses(context: Context, threat: Threat, ledger: Ledger) -> dict[int, Tensor]:
+def witnesses(context: Context, threat: Threat, verdicts: Verdicts) -> dict[int, Tensor]:
     """The first witness of each broken example, by position."""
-    wanted = {place: step for place, step in enumerate(ledger.broken_by) if step}
+    wanted = {position: step for position, step in enumerate(verdicts.broken_by) if step}
     found: dict[int, Tensor] = {}
     for step in sorted(set(wanted.values())):
         for part in context.tensors(step):
             if "adversarial" not in part:
                 continue
-            for place, adversarial in zip(part["position"].tolist(), part["adversarial"], strict=True):
-                if wanted.get(place) == step:
-                    found[place] = adversarial
+            for position, adversarial in zip(part["position"].tolist(), part["adversarial"], strict=True):
+                if wanted.get(position) == step:
+                    found[position] = adversarial
     return found
 
 
-def attacked_outputs(context: Context, threat: Threat, ledger: Ledger, clean: Clean) -> Tensor:
+def attacked_outputs(context: Context, threat: Threat, verdicts: Verdicts, clean: Clean) -> Tensor:
     """Outputs (N, *O) on the witnesses, the clean ones where there is none; logits of a classification."""
-    found, task = witnesses(context, threat, ledger), context.model.task
+    found, task = witnesses(context, threat, verdicts), context.model.task
     kept = clean.outputs.clone()
     step = f"{threat}/attacked"
     positions = torch.tensor(sorted(found), dtype=torch.int64)
@@ -48,7 +48,7 @@ def attacked_outputs(context: Context, threat: Threat, ledger: Ledger, clean: Cl
 
     def work(unit: WorkUnit) -> UnitResult:
         started = time.perf_counter()
-        inputs = torch.stack([found[place] for place in unit.positions]).to(context.model.device)
+        inputs = torch.stack([found[position] for position in unit.positions]).to(context.model.device)
         window = context.subject.oracle(unit, silenced=context.inputs(unit.rows))
         with window as oracle, oracle.booking("uncertainty"):
             outputs = oracle.outputs(inputs, torch.arange(len(inputs)))
@@ -58,8 +58,8 @@ def attacked_outputs(context: Context, threat: Threat, ledger: Ledger, clean: Cl
         sure = confidence.tolist() if task.calibrated else [None] * len(labels)
         columns = (unit.positions, prediction.tolist(), sure, task.payload(outputs, labels))
         evidence = [
-            EvidenceRow(position=place, found=False, prediction=chosen, confidence=share, forwards=1, payload=told)
-            for place, chosen, share, told in zip(*columns, strict=True)
+            EvidenceRow(position=position, found=False, prediction=chosen, confidence=share, forwards=1, payload=told)
+            for position, chosen, share, told in zip(*columns, strict=True)
         ]
         silent = int((~outputs.flatten(1).isfinite().all(dim=1)).sum())
         said = f"{silent} adversarial inputs have no finite {task.called}"

@@ -45,7 +45,7 @@ def attack_command(
 
     from trustbound.attacks import attack
     from trustbound.attacks.searching.loop import fooling
-    from trustbound.audits.fitting import check_fit
+    from trustbound.audits.compatibility import check_fit
     from trustbound.errors import InputError
     from trustbound.record.binomial import binomial_interval
     from trustbound.record.codec import to_document

@@ -78,7 +78,7 @@ def audit_command(
     """
     from rich.console import Console
 
-    from trustbound.audits.fitting import check_fit
+    from trustbound.audits.compatibility import check_fit
     from trustbound.audits.gate import Thresholds, missed
     from trustbound.audits.plan import choose, plan
     from trustbound.audits.run import audit

@@ -32,7 +32,7 @@ def certify_command(
     name: str, threats: tuple[str, ...], seed: int, batch_size: int | None, json_output: bool, **options: Any
 ) -> None:
     """Run the certifier NAME on MODEL: a lower bound on its robust accuracy."""
-    from trustbound.audits.fitting import check_fit
+    from trustbound.audits.compatibility import check_fit
     from trustbound.certificates import certify
     from trustbound.errors import InputError
     from trustbound.record.binomial import binomial_interval

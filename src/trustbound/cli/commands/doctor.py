@@ -17,7 +17,7 @@ def doctor_command(json_output: bool) -> None:
     """Show versions, devices, threads and where named data sets are found."""
     import torch
 
-    from trustbound.audits.facts import versions
+    from trustbound.audits.versions import versions
 
     facts = {
         "versions": versions(),

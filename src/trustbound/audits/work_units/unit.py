@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trustbound.audits.work.draws import derived_key
+from trustbound.audits.work_units.draws import derived_key
 from trustbound.record.codec import from_document, to_document
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
@@ -21,7 +21,7 @@ class WorkUnit:
 
     Parameters
         step, shard     which piece of which step: evidence is kept, and random numbers are drawn, under these names.
-        kind            what is done, a row of `work/registry.py`.
+        kind            what is done, a row of `work_units/registry.py`.
         positions       places of the examples in the audit.
         method, params  an attack or a certifier by its registry name, and its parameters as JSON holds them.
         threat          the threat, by its name in the subject.

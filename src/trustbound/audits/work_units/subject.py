@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.model_access.oracle import Oracle
-from trustbound.audits.work.unit import WorkUnit
+from trustbound.audits.work_units.unit import WorkUnit
 from trustbound.certificates.graph import Graph, read
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import UnsupportedError

@@ -16,7 +16,7 @@ class KindRow:
     line: str
 
 
-_ROOM = "trustbound.audits.work."
+_ROOM = "trustbound.audits.work_units."
 
 KINDS = Registry(
     "a kind of work",

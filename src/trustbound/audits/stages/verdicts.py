@@ -34,16 +34,16 @@ class Round:
 
 
 @dataclass(eq=False)
-class Ledger:
+class Verdicts:
     """Broken by which step, proven by which step, and the smallest margin seen; one entry an example.
 
     Shapes      tie (N,) bool: a margin within rounding error was seen; rounded (N,) bool: a proof was lost to rounding;
                 unanswered (N,) bool: broken by an input to which the model gives no answer.
 
-    >>> ledger = Ledger.of(torch.tensor([True, True, False]))
-    >>> ledger.attacked("first", [EvidenceRow(position=0, found=True, margin=-1.0)])
+    >>> verdicts = Verdicts.of(torch.tensor([True, True, False]))
+    >>> verdicts.attacked("first", [EvidenceRow(position=0, found=True, margin=-1.0)])
     1
-    >>> ledger.open().tolist()
+    >>> verdicts.open().tolist()
     [1]
     """
 
@@ -64,7 +64,7 @@ class Ledger:
     rounds: list[Round] = field(default_factory=list)
 
     @classmethod
-    def of(cls, correct: Tensor) -> Ledger:
+    def of(cls, correct: Tensor) -> Verdicts:
         """Nothing broken, nothing proven."""
         count = len(correct)
         return cls(
@@ -84,16 +84,16 @@ class Ledger:
         first = 0
         self.broke[step] = set()
         for row in rows:
-            place = row.position
+            position = row.position
             if row.margin is not None:
-                self.margin[place] = min(float(self.margin[place]), row.margin)
-            self.tie[place] |= row.tie
+                self.margin[position] = min(float(self.margin[position]), row.margin)
+            self.tie[position] |= row.tie
             if row.found:
-                self.broke[step].add(place)
-                if not self.broken_by[place]:
-                    self.broken_by[place] = step
-                    self.unanswered[place] = row.prediction == NO_ANSWER
-                    self.size[place] = float("inf") if row.size is None else row.size
+                self.broke[step].add(position)
+                if not self.broken_by[position]:
+                    self.broken_by[position] = step
+                    self.unanswered[position] = row.prediction == NO_ANSWER
+                    self.size[position] = float("inf") if row.size is None else row.size
                     first += 1
         return first
 
@@ -101,12 +101,12 @@ class Ledger:
         """Take what a certifier proved; returns how many examples it proved first."""
         first = 0
         for row in rows:
-            place = row.position
+            position = row.position
             if row.margin is not None:
-                self.proven_margin[place] = max(float(self.proven_margin[place]), row.margin)
-            self.rounded[place] |= row.tie
-            if row.found and not self.certified_by[place]:
-                self.certified_by[place] = step
+                self.proven_margin[position] = max(float(self.proven_margin[position]), row.margin)
+            self.rounded[position] |= row.tie
+            if row.found and not self.certified_by[position]:
+                self.certified_by[position] = step
                 first += 1
         return first
 
@@ -122,7 +122,7 @@ class Ledger:
 
     def conflicts(self) -> list[int]:
         """Examples that are broken and proven, or broken inside a proven radius: must be none."""
-        both = {place for place, step in enumerate(self.broken_by) if step and self.certified_by[place]}
+        both = {position for position, step in enumerate(self.broken_by) if step and self.certified_by[position]}
         return sorted(both | self.contradicted)
 
     def open(self) -> Tensor:
@@ -130,17 +130,17 @@ class Ledger:
         rows = (self.correct & ~self.broken & ~self.certified).nonzero()[:, 0]
         return rows[self.margin[rows].argsort(stable=True)]
 
-    def verdict(self, place: int) -> str:
+    def verdict(self, position: int) -> str:
         """What is known of an example."""
-        if not self.correct[place]:
+        if not self.correct[position]:
             return "misclassified"
-        if self.broken_by[place]:
+        if self.broken_by[position]:
             return "broken"
-        return "certified" if self.certified_by[place] else "unknown"
+        return "certified" if self.certified_by[position] else "unknown"
 
     def bracket(self, threat: str, *, no_proof: str, goal: str, access: str, change: str) -> Bracket:
         """Both bounds with their exact intervals."""
-        verdicts = [self.verdict(place) for place in range(len(self.correct))]
+        verdicts = [self.verdict(position) for position in range(len(self.correct))]
         unknown = torch.tensor([verdict == "unknown" for verdict in verdicts], dtype=torch.bool)
         count = {name: verdicts.count(name) for name in ("certified", "broken", "misclassified", "unknown")}
         total, unbroken = len(verdicts), count["certified"] + count["unknown"]

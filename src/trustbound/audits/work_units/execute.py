@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from trustbound.audits.work.registry import KINDS
-from trustbound.audits.work.subject import Subject
-from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.audits.work_units.registry import KINDS
+from trustbound.audits.work_units.subject import Subject
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 
 
 def execute(unit: WorkUnit, subject: Subject) -> UnitResult:

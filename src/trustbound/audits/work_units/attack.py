@@ -11,10 +11,10 @@ from torch import Tensor
 
 from trustbound.attacks import Attack, AttackResult, search
 from trustbound.attacks.registry import ATTACKS
-from trustbound.audits.work.draws import drawn
-from trustbound.audits.work.subject import Subject
-from trustbound.audits.work.unit import UnitResult, WorkUnit
-from trustbound.audits.work.verify import Verified, verify
+from trustbound.audits.work_units.draws import drawn
+from trustbound.audits.work_units.subject import Subject
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
+from trustbound.audits.work_units.verify import Verified, verify
 from trustbound.errors import ModelError, UnsupportedError
 from trustbound.metrics.decision import NO_ANSWER
 from trustbound.record.codec import from_document

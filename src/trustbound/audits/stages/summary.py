@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trustbound.audits.stages.clean import Clean
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.ledger import Ledger
+from trustbound.audits.stages.verdicts import Verdicts
 from trustbound.data.labelled import LabelledSet
 from trustbound.metrics.decision import NO_ANSWER, decide
 from trustbound.metrics.margin import margin
@@ -25,7 +25,9 @@ from trustbound.threat import Threat
 EXHIBITS = 6
 
 
-def example_rows(context: Context, threat: Threat, ledger: Ledger, clean: Clean, outputs: Tensor) -> list[ExampleRow]:
+def example_rows(
+    context: Context, threat: Threat, verdicts: Verdicts, clean: Clean, outputs: Tensor
+) -> list[ExampleRow]:
     """One row an example: what it was taken for, its verdict, who settled it, at what size.
 
     Parameters
@@ -36,31 +38,33 @@ def example_rows(context: Context, threat: Threat, ledger: Ledger, clean: Clean,
     told, attacked = task.payload(clean.outputs, labels), task.payload(outputs, labels)
     of_label = task.described(labels)
     rows = []
-    for place in range(len(clean.correct)):
-        verdict = ledger.verdict(place)
+    for position in range(len(clean.correct)):
+        verdict = verdicts.verdict(position)
         broken = verdict == "broken"
-        spoke = broken and int(prediction[place]) != NO_ANSWER
-        settled = {"broken": ledger.broken_by[place], "certified": ledger.certified_by[place]}.get(verdict, "")
+        spoke = broken and int(prediction[position]) != NO_ANSWER
+        settled = {"broken": verdicts.broken_by[position], "certified": verdicts.certified_by[position]}.get(
+            verdict, ""
+        )
         rows.append(
             ExampleRow(
                 threat=str(threat),
-                index=int(context.data.indices[place]),
-                label=int(labels[place]) if task.plain else None,
-                prediction=int(clean.prediction[place]) if task.plain else None,
-                confidence=float(clean.confidence[place]) if task.calibrated else None,
+                index=int(context.data.indices[position]),
+                label=int(labels[position]) if task.plain else None,
+                prediction=int(clean.prediction[position]) if task.plain else None,
+                confidence=float(clean.confidence[position]) if task.calibrated else None,
                 verdict=verdict,
                 settled_by=settled.removeprefix(f"{threat}/"),
-                size=float(ledger.size[place]) if broken else None,
-                adversarial_prediction=int(prediction[place]) if spoke and task.plain else None,
-                adversarial_confidence=float(confidence[place]) if spoke and task.calibrated else None,
-                margin=_finite(ledger.margin[place]),
-                certified_margin=_finite(ledger.proven_margin[place]),
-                tie=bool(ledger.tie[place] | clean.tie[place]),
-                rounded=bool(ledger.rounded[place]) and verdict != "certified",
+                size=float(verdicts.size[position]) if broken else None,
+                adversarial_prediction=int(prediction[position]) if spoke and task.plain else None,
+                adversarial_confidence=float(confidence[position]) if spoke and task.calibrated else None,
+                margin=_finite(verdicts.margin[position]),
+                certified_margin=_finite(verdicts.proven_margin[position]),
+                tie=bool(verdicts.tie[position] | clean.tie[position]),
+                rounded=bool(verdicts.rounded[position]) and verdict != "certified",
                 detail={
-                    **of_label[place],
-                    **told[place],
-                    **({f"adversarial_{name}": value for name, value in attacked[place].items()} if broken else {}),
+                    **of_label[position],
+                    **told[position],
+                    **({f"adversarial_{name}": value for name, value in attacked[position].items()} if broken else {}),
                 },
             )
         )
@@ -74,7 +78,7 @@ def _finite(value: Tensor) -> float | None:
 def exhibits(
     context: Context,
     threat: Threat,
-    ledger: Ledger,
+    verdicts: Verdicts,
     clean: Clean,
     outputs: Tensor,
     found: dict[int, Tensor],
@@ -88,24 +92,24 @@ def exhibits(
     logits, right = seen(task, outputs, labels)
     prediction, confidence = decide(logits)
     wrong = confidence if task.calibrated else -margin(logits, right)
-    spoke = [place for place in found if int(prediction[place]) != NO_ANSWER]
-    ranked = sorted(spoke, key=lambda place: -float(wrong[place]))
+    spoke = [position for position in found if int(prediction[position]) != NO_ANSWER]
+    ranked = sorted(spoke, key=lambda position: -float(wrong[position]))
     first: dict[int, int] = {}
-    for place in ranked:
-        first.setdefault(int(labels[place]) if task.plain else place, place)
-    chosen = sorted(first.values(), key=lambda place: -float(wrong[place]))
-    chosen += [place for place in ranked if place not in set(chosen)]
+    for position in ranked:
+        first.setdefault(int(labels[position]) if task.plain else position, position)
+    chosen = sorted(first.values(), key=lambda position: -float(wrong[position]))
+    chosen += [position for position in ranked if position not in set(chosen)]
     told, attacked, of_label = (
         task.payload(clean.outputs, labels),
         task.payload(outputs, labels),
         task.described(labels),
     )
     exhibits: list[Exhibit] = []
-    for place in chosen[:EXHIBITS]:
+    for position in chosen[:EXHIBITS]:
         key = f"{sum(name.startswith('clean/') for name in pictures):03d}"
-        pictures[f"clean/{key}"] = context.data.batch([place])[0].float().contiguous()
-        pictures[f"adversarial/{key}"] = found[place].float().cpu().contiguous()
-        one = slice(place, place + 1)
+        pictures[f"clean/{key}"] = context.data.batch([position])[0].float().contiguous()
+        pictures[f"adversarial/{key}"] = found[position].float().cpu().contiguous()
+        one = slice(position, position + 1)
         for state, said in (("clean", clean.outputs[one]), ("adversarial", outputs[one])):
             for name, drawn in task.pictures(said, labels[one]).items():
                 pictures[f"{state}-{name}/{key}"] = drawn[0].float().cpu().contiguous()
@@ -113,18 +117,18 @@ def exhibits(
             Exhibit(
                 threat=str(threat),
                 key=key,
-                index=int(context.data.indices[place]),
-                label=int(labels[place]) if task.plain else None,
-                clean_prediction=int(clean.prediction[place]) if task.plain else None,
-                clean_confidence=float(clean.confidence[place]) if task.calibrated else None,
-                adversarial_prediction=int(prediction[place]) if task.plain else None,
-                adversarial_confidence=float(confidence[place]) if task.calibrated else None,
-                size=float(ledger.size[place]),
-                broken_by=ledger.broken_by[place].removeprefix(f"{threat}/"),
+                index=int(context.data.indices[position]),
+                label=int(labels[position]) if task.plain else None,
+                clean_prediction=int(clean.prediction[position]) if task.plain else None,
+                clean_confidence=float(clean.confidence[position]) if task.calibrated else None,
+                adversarial_prediction=int(prediction[position]) if task.plain else None,
+                adversarial_confidence=float(confidence[position]) if task.calibrated else None,
+                size=float(verdicts.size[position]),
+                broken_by=verdicts.broken_by[position].removeprefix(f"{threat}/"),
                 detail={
-                    **of_label[place],
-                    **told[place],
-                    **{f"adversarial_{name}": value for name, value in attacked[place].items()},
+                    **of_label[position],
+                    **told[position],
+                    **{f"adversarial_{name}": value for name, value in attacked[position].items()},
                 },
             )
         )

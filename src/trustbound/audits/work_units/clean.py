@@ -7,8 +7,8 @@ import time
 import torch
 
 from trustbound.attacks.searching.request import check_clean
-from trustbound.audits.work.subject import Subject
-from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.audits.work_units.subject import Subject
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.metrics.decision import decide
 from trustbound.metrics.margin import margin
 from trustbound.record.cost import Cost

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
-from trustbound.audits.stages.ledger import Ledger
+from trustbound.audits.stages.verdicts import Verdicts
 from trustbound.record.audit import StepFacts
 from trustbound.threat import Access
 
@@ -22,7 +22,7 @@ def sees_gradients(method: str) -> bool:
     return Access[ATTACKS.find(method).needs.upper()] >= Access.GRADIENTS
 
 
-def sides(ledger: Ledger, facts: Sequence[StepFacts]) -> tuple[Tensor | None, Tensor | None]:
+def sides(verdicts: Verdicts, facts: Sequence[StepFacts]) -> tuple[Tensor | None, Tensor | None]:
     """Broken with gradients and broken without, (N,) bool each; None for a side on which nothing was run."""
     found: list[Tensor | None] = [None, None]
     for step in facts:
@@ -31,7 +31,7 @@ def sides(ledger: Ledger, facts: Sequence[StepFacts]) -> tuple[Tensor | None, Te
         side = 0 if sees_gradients(step.method) else 1
         mask = found[side]
         if mask is None:
-            mask = torch.zeros(len(ledger.correct), dtype=torch.bool)
-        mask[list(ledger.broke[f"{step.threat}/{step.name}"])] = True
+            mask = torch.zeros(len(verdicts.correct), dtype=torch.bool)
+        mask[list(verdicts.broke[f"{step.threat}/{step.name}"])] = True
         found[side] = mask
     return found[0], found[1]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from trustbound.attacks.shared.perturbation import SharedPerturbation, around_nothing
 from trustbound.audits.stages.context import Context
-from trustbound.audits.work.attack import attacked
-from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.audits.work_units.attack import attacked
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.record.audit import SharedFacts
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
@@ -40,7 +40,7 @@ class Sharing:
         """The examples it is fitted to, half of those asked about, drawn at random; and the held-out ones."""
         fitted = self.context.drawn(self.fitting, asked, min(len(asked) // 2, FITTED))
         chosen = set(fitted.tolist())
-        return fitted, asked[[place not in chosen for place in asked.tolist()]]
+        return fitted, asked[[position not in chosen for position in asked.tolist()]]
 
     def fit(self, fitted: Tensor) -> list[EvidenceRow]:
         """What fitting took."""
@@ -72,7 +72,7 @@ class Sharing:
     ) -> SharedFacts:
         """The record's entry."""
         broken = {row.position for row in rows if row.found}
-        fooled = [sum(place in broken for place in half.tolist()) for half in (fitted, held)]
+        fooled = [sum(position in broken for position in half.tolist()) for half in (fitted, held)]
         nothing = around_nothing(self.threat, self.context.model.box, perturbation[None])
         store = self.context.store
         return SharedFacts(

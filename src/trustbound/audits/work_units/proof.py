@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 
-from trustbound.audits.work.subject import Subject
-from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.audits.work_units.subject import Subject
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.certificates import certify
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.registry import CERTIFIERS

@@ -9,9 +9,9 @@ import torch
 
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.shared import fitting
-from trustbound.audits.work.attack import REFUSED
-from trustbound.audits.work.subject import Subject
-from trustbound.audits.work.unit import UnitResult, WorkUnit
+from trustbound.audits.work_units.attack import REFUSED
+from trustbound.audits.work_units.subject import Subject
+from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.errors import ModelError, UnsupportedError
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
