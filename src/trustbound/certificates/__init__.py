@@ -7,7 +7,9 @@ stays cheap: torch is imported when one of the names below is first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trustbound.lazy import lazy
 
 if TYPE_CHECKING:
     from trustbound.certificates.certifying import CertificationResult, certify
@@ -15,9 +17,4 @@ if TYPE_CHECKING:
 __all__ = ["CertificationResult", "certify"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from trustbound.certificates import certifying
-
-    return getattr(certifying, name)
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "certifying"))

@@ -195,6 +195,19 @@ def _limits(path: Path, option: str) -> tuple[Any, Any]:
         ) from error
 
 
+def json_object(text: str | None, option: str) -> dict[str, Any]:
+    """A JSON object, empty where the option was not given."""
+    from trustbound.errors import InputError
+
+    try:
+        given = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise InputError(f"{option} takes a JSON object; got {text!r} ({error})") from error
+    if not isinstance(given, dict):
+        raise InputError(f"{option} takes a JSON object; got {text!r}")
+    return given
+
+
 def as_json(value: Any) -> str:
     """One JSON object, readable by machines and people."""
     return json.dumps(value, indent=2, allow_nan=False, sort_keys=False)

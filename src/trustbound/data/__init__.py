@@ -5,8 +5,9 @@ Importing this package stays cheap: torch is imported when one of the names belo
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trustbound.lazy import lazy
 
 if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
@@ -18,7 +19,4 @@ __all__ = ["LabelledSet", "load_data", "overlap"]
 _HOMES = {"LabelledSet": "labelled", "load_data": "load", "overlap": "train_test_overlap"}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, _HOMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,22 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from trustbound.data.labelled import LabelledSet
 from trustbound.data.readers.decoding import flat
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
-from trustbound.record.box import Box, Limit
 from trustbound.tasks.naming import parse_task
 from trustbound.tasks.task import Task
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gathered:
+    """What was read: inputs (N, *F), labels (N,), and the rows that were drawn, None where everything was read."""
+
+    inputs: Tensor
+    labels: Any
+    rows: Any
+    class_names: Sequence[str] | None
+    name: str
 
 
 def gather(
@@ -25,28 +35,24 @@ def gather(
     *,
     limit: int | None = None,
     seed: int = 0,
-    box: Box | tuple[Limit, Limit] = (0.0, 1.0),
-    class_names: Sequence[str] | None = None,
-    name: str | None = None,
     task: Task | str | None = None,
-) -> LabelledSet:
+) -> Gathered:
     """Read (input, label) pairs from a map-style or iterable dataset, or batches from a DataLoader.
 
     An input may be a tensor, an array or a picture (Pillow, 8 bits; it becomes uint8, channels first). A map-style
     dataset that lists its labels in `targets` is drawn from before anything is decoded; any other source is
-    read completely and drawn from afterwards.
+    read completely, and drawn from afterwards by the caller.
 
     Randomness  the global generators of Python, numpy and torch are put back as they were; a shuffling loader
                 or augmenting transform still decides what is read, so switch both off for an evaluation.
     Raises      InputError when an item is no (input, label) pair or the inputs differ in shape.
 
     >>> from torch.utils.data import TensorDataset
-    >>> data = gather(TensorDataset(torch.rand(6, 2), torch.tensor([0, 1, 0, 1, 0, 1])), limit=4)
-    >>> data.labels.bincount().tolist()
-    [2, 2]
+    >>> found = gather(TensorDataset(torch.rand(6, 2), torch.tensor([0, 1, 0, 1, 0, 1])))
+    >>> found.inputs.shape, found.labels.tolist()
+    (torch.Size([6, 2]), [0, 1, 0, 1, 0, 1])
     """
-    name = name or getattr(source, "name", None) or type(getattr(source, "dataset", source)).__name__
-    class_names = class_names or _names(source)
+    name = getattr(source, "name", None) or type(getattr(source, "dataset", source)).__name__
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         rows = _listed(source, limit, seed) if parse_task(task).plain else None
@@ -60,8 +66,7 @@ def gather(
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
-    data = LabelledSet(inputs, labels, box=box, class_names=class_names, name=str(name), indices=rows, task=task)
-    return data if rows is not None else data.stratified(limit, seed)
+    return Gathered(inputs=inputs, labels=labels, rows=rows, class_names=_names(source), name=str(name))
 
 
 def _names(source: Any) -> Sequence[str] | None:

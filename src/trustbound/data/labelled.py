@@ -73,11 +73,17 @@ class LabelledSet:
         self.indices: Tensor = rows
 
     @classmethod
-    def from_dataset(cls, source: Any, **options: Any) -> LabelledSet:
-        """Read a torch `Dataset` or `DataLoader` into memory; options as in `data.gather.gather`."""
+    def from_dataset(
+        cls, source: Any, *, limit: int | None = None, seed: int = 0, task: Task | str | None = None, **options: Any
+    ) -> LabelledSet:
+        """Read a torch `Dataset` or `DataLoader` into memory (`data/gather.py`); options are those of the class."""
         from trustbound.data.gather import gather
 
-        return gather(source, **options)
+        found = gather(source, limit=limit, seed=seed, task=task)
+        for name in ("class_names", "name"):
+            options[name] = options.get(name) or getattr(found, name)
+        data = cls(found.inputs, found.labels, indices=found.rows, task=task, **options)
+        return data if found.rows is not None else data.stratified(limit, seed)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trustbound.lazy import lazy
 
 if TYPE_CHECKING:
     from trustbound.engines.engine import Engine, started
@@ -10,9 +12,4 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "started"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from trustbound.engines import engine
-
-    return getattr(engine, name)
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "engine"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from trustbound.attacks.registry import ATTACKS
 from trustbound.cli.options import (
     as_json,
     data_options,
+    json_object,
     model_options,
     read_data,
     read_model,
@@ -54,12 +54,7 @@ def attack_command(
     if len(threats) != 1:
         raise InputError(f"attack takes one --threat; got {len(threats)}. `audit` takes several.")
     (threat,) = read_threats(threats, options)
-    try:
-        given = json.loads(params) if params else {}
-    except json.JSONDecodeError as error:
-        raise InputError(f"--params takes a JSON object; got {params!r} ({error})") from error
-    if not isinstance(given, dict):
-        raise InputError(f"--params takes a JSON object; got {params!r}")
+    given = json_object(params, "--params")
     model = read_model(options)
     data = read_data(options, seed, model)
     check_fit(model, data, [threat])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from trustbound.cli.options import as_json, data_options, read_part
+from trustbound.cli.options import as_json, data_options, json_object, read_part
 from trustbound.hardening.registry import OBJECTIVES
 from trustbound.model.registry import ZOO
 
@@ -86,12 +85,7 @@ def _recipe(
     from trustbound.hardening import Recipe, named_recipe
     from trustbound.hardening.objectives import build
 
-    try:
-        given = json.loads(params) if params else {}
-    except json.JSONDecodeError as error:
-        raise InputError(f"--params takes a JSON object; got {params!r} ({error})") from error
-    if not isinstance(given, dict):
-        raise InputError(f"--params takes a JSON object; got {params!r}")
+    given = json_object(params, "--params")
     if given and objective is None:
         raise InputError("--params belongs to an objective; say which with --objective")
     if objective is not None:
@@ -105,16 +99,10 @@ def _model(architecture: str, data: LabelledSet, arguments: str | None, seed: in
     import torch
 
     from trustbound import wrap
-    from trustbound.errors import InputError
     from trustbound.model import build
 
     classes = len(data.class_names) if data.class_names else int(data.labels.max()) + 1
-    try:
-        given = json.loads(arguments) if arguments else {}
-    except json.JSONDecodeError as error:
-        raise InputError(f"--arguments takes a JSON object; got {arguments!r} ({error})") from error
-    if not isinstance(given, dict):
-        raise InputError(f"--arguments takes a JSON object; got {arguments!r}")
+    given = json_object(arguments, "--arguments")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = build(architecture, **{"input_shape": list(data.shape), "classes": classes, **given})
