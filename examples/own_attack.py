@@ -32,7 +32,7 @@ class RandomSearch:
         return Drawn(theta=problem.neighbourhood.origin(), done=torch.zeros(len(problem), dtype=torch.bool))
 
     def step(self, problem: Problem, state: Drawn) -> Drawn:
-        """One draw for each example: numbers that depend on the example and the draw, not on its neighbours."""
+        """One draw for each example: numbers that depend on the example and the draw, not on the rest of the batch."""
         state.theta = problem.neighbourhood.start(problem.random.stream(str(state.made)), problem.restart)
         problem.outputs(state.theta)
         state.made += 1

@@ -1,4 +1,4 @@
-"""The loop around every attack: who is noted, dropped, charged and returned."""
+"""The loop around every attack: which examples it drops, what it counts, and what it returns."""
 
 import itertools
 from dataclasses import dataclass

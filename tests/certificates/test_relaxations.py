@@ -1,4 +1,4 @@
-"""Lines lie on the right side of what they replace; limits that know nothing prove nothing."""
+"""Relaxations lie on the right side of what they replace; limits that know nothing prove nothing."""
 
 import itertools
 import math

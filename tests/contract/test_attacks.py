@@ -217,7 +217,7 @@ INEXACT = {"fmn", "fab", "fab-t", "boundary-walk", "hopskipjump"}
     "row", [row for row in ROWS if "linf" in row.values[0].norms and row.values[0].name not in INEXACT]
 )
 def test_exact_networks_give_the_same_bits_in_any_batch(row):
-    """Alone, in any order, in batches of 1, 7, 64 (and 1,000): no row may depend on its neighbours.
+    """Alone, in any order, in batches of 1, 7, 64 (and 1,000): no row may depend on the rest of its batch.
 
     Dyadic weights, inputs, radius, starts and steps: every sum is exact, so its order cannot matter.
     """

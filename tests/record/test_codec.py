@@ -17,7 +17,7 @@ from trustbound.record.audit import (
     ExampleRow,
     Exhibit,
     ModelFacts,
-    StepFacts,
+    StageFacts,
 )
 from trustbound.record.codec import from_document, to_document
 from trustbound.record.cost import Cost
@@ -74,7 +74,7 @@ def of(hint):
 
 
 COSTS = st.builds(Cost, COUNTS, COUNTS, COUNTS, FLOATS)
-KINDS = (Bracket, Check, Curve, DataFacts, ExampleRow, Exhibit, ModelFacts, StepFacts, Cost)
+KINDS = (Bracket, Check, Curve, DataFacts, ExampleRow, Exhibit, ModelFacts, StageFacts, Cost)
 SCORES = (
     UncertaintyReport,
     ConformalScore,

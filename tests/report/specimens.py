@@ -13,7 +13,7 @@ from trustbound.record.audit import (
     ExampleRow,
     Exhibit,
     ModelFacts,
-    StepFacts,
+    StageFacts,
 )
 from trustbound.record.binomial import binomial_interval
 from trustbound.record.cost import Cost
@@ -66,7 +66,7 @@ def steps(threat, found, quarter=4):
     correct = found.n - found.misclassified
     first = found.broken // quarter * 3
     return (
-        StepFacts(
+        StageFacts(
             threat=threat,
             name="untargeted",
             kind="attack",
@@ -75,7 +75,7 @@ def steps(threat, found, quarter=4):
             settled=first,
             cost=Cost(10 * correct, 10 * correct, 0, 1.2),
         ),
-        StepFacts(
+        StageFacts(
             threat=threat,
             name="interval",
             kind="proof",
@@ -84,7 +84,7 @@ def steps(threat, found, quarter=4):
             settled=found.certified // 3,
             cost=Cost(2 * correct, 0, 0, 0.05),
         ),
-        StepFacts(
+        StageFacts(
             threat=threat,
             name="closest targets",
             kind="attack",
@@ -94,7 +94,7 @@ def steps(threat, found, quarter=4):
             cost=Cost(3000, 3000, 0, 2.8),
             note="targets 1 and 2",
         ),
-        StepFacts(
+        StageFacts(
             threat=threat,
             name="crown",
             kind="proof",
@@ -103,7 +103,7 @@ def steps(threat, found, quarter=4):
             settled=found.certified - found.certified // 3,
             cost=Cost(40000, 0, 0, 9.1),
         ),
-        StepFacts(
+        StageFacts(
             threat=threat,
             name="random search",
             kind="control",

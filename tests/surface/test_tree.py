@@ -8,7 +8,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "trustbound"
 ROOMS = sorted(
     folder for folder in SOURCE.rglob("*") if folder.is_dir() and folder.name != "__pycache__" and any(folder.iterdir())
 )
-VAGUE = {"utils", "common", "helpers", "misc"}
+VAGUE = {"utils", "common", "helpers", "misc", "parts", "steps", "formats"}
 
 
 def entries(folder: Path) -> list[Path]:

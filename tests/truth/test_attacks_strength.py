@@ -1,4 +1,4 @@
-"""Searches against each other and against what a rival's defect would hide."""
+"""Searches against each other, and against what a defect of another attack would hide."""
 
 import pytest
 import torch

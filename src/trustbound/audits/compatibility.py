@@ -1,4 +1,4 @@
-"""Can this model be asked about these examples under these threats? Refused here, before anything is searched."""
+"""Compatibility of a model, its examples and its threats: what does not fit is refused before the search."""
 
 from __future__ import annotations
 

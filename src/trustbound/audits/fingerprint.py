@@ -1,4 +1,4 @@
-"""What makes two audits the same: a run directory goes on only with what it was begun for."""
+"""Fingerprint of an audit: a run directory goes on only with what it was begun for."""
 
 from __future__ import annotations
 

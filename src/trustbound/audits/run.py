@@ -46,7 +46,7 @@ from trustbound.record.audit import (
     ExampleRow,
     Exhibit,
     SharedFacts,
-    StepFacts,
+    StageFacts,
 )
 from trustbound.record.binomial import binomial_interval
 from trustbound.record.disk.atomic import write_atomically
@@ -176,7 +176,7 @@ class _Answer:
     """What one threat's search came to."""
 
     bracket: Bracket
-    steps: list[StepFacts]
+    steps: list[StageFacts]
     curve: Curve | None
     uncertainty: UncertaintyReport | None
     measures: dict[str, float]

@@ -1,4 +1,4 @@
-"""Facts about the surroundings of an audit."""
+"""Versions of the software that an audit ran on."""
 
 from __future__ import annotations
 

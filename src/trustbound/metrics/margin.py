@@ -33,7 +33,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """True logit minus the best other one: positive is correct, negative is wrong, zero is a tie.
 
     Shapes      logits (B, C), C >= 2; labels (B,) int64 -> (B,), dtype kept.
-    Gradient    +1 at the label, -1 at the rival; at a tie of rivals, at the first of them.
+    Gradient    +1 at the label, -1 at the runner-up; at a tie of runners-up, at the first of them.
     Cost        one masked maximum and one gather, with a gradient one gather more; no sort.
 
     >>> margin(torch.tensor([[5.0, 1.0, 2.0], [5.0, 1.0, 2.0]]), torch.tensor([0, 1]))

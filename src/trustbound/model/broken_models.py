@@ -58,7 +58,7 @@ class DropoutOn(nn.Module):
 
 
 class BatchStatistics(nn.Module):
-    """Keep batch norm in training mode for ever: an example's logits depend on its neighbours."""
+    """Keep batch norm in training mode for ever: an example's logits depend on the rest of its batch."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -169,7 +169,7 @@ def _of_half_spaces(weight: Tensor, bias: Tensor) -> Radius:
         points = inputs.flatten(1)
         logits = points @ weight.T + bias
         rows = torch.arange(len(points))
-        margin = logits[rows, labels][:, None] - logits  # (B, C): how far each rival is behind
+        margin = logits[rows, labels][:, None] - logits  # (B, C): how far each other class is behind
         towards = weight - weight[labels][:, None]  # (B, C, F): the direction in which it catches up
         if box is None:
             found = _unboxed(margin, towards, norm)

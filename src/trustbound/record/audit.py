@@ -95,8 +95,8 @@ class Bracket:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepFacts:
-    """One step of the search: who was examined, what came of it, at what cost.
+class StageFacts:
+    """One stage of the search: which examples were tried, what came of it, at what cost.
 
     Parameters
         kind        "attack", "proof" or "control" (an attack on the control group, proven or not).
@@ -258,7 +258,7 @@ class AuditRecord:
     clean_accuracy: float
     clean_interval: tuple[float, float]
     brackets: tuple[Bracket, ...]
-    steps: tuple[StepFacts, ...]
+    steps: tuple[StageFacts, ...]
     curves: tuple[Curve, ...]
     doubts: dict[str, UncertaintyReport]
     checks: tuple[Check, ...]

@@ -42,7 +42,7 @@ CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceRow:
-    """What one step found about one example.
+    """What one stage found about one example.
 
     Parameters
         position    place of the example in the audit.

@@ -1,4 +1,4 @@
-"""Threats: perturbation sets, goals, access and the randomness that no neighbour disturbs.
+"""Threats: perturbation sets, goals, access, and randomness that does not depend on the batch.
 
 Importing this package stays cheap: torch is imported when one of the names below is first used.
 """

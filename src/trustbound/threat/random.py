@@ -1,4 +1,4 @@
-"""Randomness that no neighbour can disturb: every number is a function of (key, example, restart, draw).
+"""Counter-based randomness: every number is a function of (key, example, restart, draw), never of the batch.
 
 A public call draws one 63-bit key from its generator. From there on nothing is sequential: example 17's
 numbers are the same alone, in a batch of a thousand, in any order, before and after a crash.

@@ -1,4 +1,4 @@
-"""Projected ascent that sets its own step size: momentum, halving at checkpoints, restart from the best."""
+"""Auto-PGD: projected gradient ascent with momentum; the step size is halved where progress stalls."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MomentumState(State):
 
 @dataclass(frozen=True, kw_only=True)
 class APGD:
-    """Projected gradient ascent with momentum whose step size is halved where it has stopped paying.
+    """Auto-PGD: projected gradient ascent with momentum, its step size halved where progress has stalled.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
     Needs       gradients.  Sets: linf, l2, l1, those with parameters of their own.

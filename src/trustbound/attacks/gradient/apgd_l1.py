@@ -1,4 +1,4 @@
-"""The l1 form of APGD: steps along few coordinates, as many as the best point so far calls for.
+"""Auto-PGD under l1: sparse steps, along as many coordinates as the best point so far calls for.
 
 In the l1 ball the steepest direction moves one coordinate, which makes little use of a gradient; a dense one
 is cut away by the projection. Here the share of coordinates moved follows the sparsity of the best point.

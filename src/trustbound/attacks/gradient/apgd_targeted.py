@@ -1,4 +1,4 @@
-"""APGD towards one class after another, nearest first."""
+"""Targeted Auto-PGD: one restart for each of the nearest classes, nearest first."""
 
 from __future__ import annotations
 

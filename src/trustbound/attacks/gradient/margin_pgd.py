@@ -1,4 +1,4 @@
-"""Short gradient runs on the probability margin, from different starts and towards different classes."""
+"""Projected gradient ascent on the probability margin: short runs from varied starts, towards varied classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which classes are nearest: by logit gap, or by gap over the slope that closes it."""
+"""The nearest classes: by logit gap, or by the distance at which a linear model would close it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient ascent with projection: FGSM, BIM and PGD are one idea with different parameters."""
+"""Projected gradient descent: FGSM, BIM and PGD are one idea with different parameters."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class BIM:
 
 @dataclass(frozen=True, kw_only=True)
 class PGD:
-    """Climb the loss along the set's steepest direction, staying in the threat set.
+    """Projected gradient ascent: climb the loss along the set's steepest direction, staying in the threat set.
 
     Bound       Upper. Each success is a checked witness; a failure proves nothing.
     Needs       gradients.  Sets: any.

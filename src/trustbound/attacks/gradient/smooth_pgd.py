@@ -1,4 +1,4 @@
-"""Margin searches whose backward pass sees through switched-off units."""
+"""Projected gradient ascent with a smooth ReLU derivative: its backward pass sees through inactive units."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoupled direction and norm: the gradient turns the change, success alone sets its length."""
+"""Decoupled direction and norm (DDN): a step along the gradient, then a norm that adapts to success."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class NormState(State):
 
 @dataclass(frozen=True, kw_only=True)
 class DDN:
-    """Seek the smallest l2 change: step along the gradient, then shrink after a success, grow after a failure.
+    """Minimum-norm attack in l2: step along the gradient, then shrink after a success, grow after a failure.
 
     Bound       Upper. Each success is a checked witness; its size bounds the distance from above.
     Needs       gradients.  Sets: l2; epsilon is the cap, l2:inf for none.

@@ -1,4 +1,4 @@
-"""Fast adaptive boundary: onto the linearised decision boundary again and again, leaning back to the clean input."""
+"""Fast adaptive boundary (FAB): repeated projection onto the linearised boundary, biased to the clean input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WalkState(State):
 
 @dataclass(frozen=True, kw_only=True)
 class FAB:
-    """Seek the smallest change: project onto the linearised boundary, lean back to the clean input, contract.
+    """Minimum-norm attack: project onto the linearised boundary, with a bias to the clean input, then contract.
 
     The nearest of the boundaries with other classes is taken at each step. A point is carried onto it, together with
     the clean input, past it by `overshoot`, and the two are mixed; what crosses is kept and drawn back.

@@ -1,4 +1,4 @@
-"""FAB towards one class after another, in the order of their logits."""
+"""Targeted FAB: one class after another, in the order of their logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fast minimum-norm: gradient steps in a ball whose radius closes in on the boundary."""
+"""Fast minimum-norm (FMN): gradient steps in a ball whose radius closes in on the boundary."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReachState(State):
 
 @dataclass(frozen=True, kw_only=True)
 class FMN:
-    """Seek the smallest change in any norm: steps along the gradient, projected onto a ball that adapts.
+    """Minimum-norm attack in any norm: steps along the gradient, projected onto a ball that adapts.
 
     After a success the radius falls below the smallest change found, after a failure it grows; before the
     first success it is the estimate of a linear model, margin / dual norm of its gradient.

@@ -24,7 +24,7 @@ GradientFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tens
 
 @dataclass(frozen=True, eq=False)
 class SurrogateLoss:
-    """A named loss for labelled rows: what is climbed, as data, so that it can be compiled.
+    """A named surrogate loss for labelled rows: what is climbed, as data, so that it can be compiled.
 
     Shapes      labels, targets (R,) int64; unit (R,) powers of two, None for 1; called with outputs (r, C) of some
                 rows, returns (r,): the loss of the logits in that unit, given back in their own. For a loss that

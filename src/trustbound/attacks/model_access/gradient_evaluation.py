@@ -14,7 +14,7 @@ Apply = Callable[[Tensor, Tensor | slice], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class GradientEvaluation:
-    """What one forward and backward tell: gradient (R, *P), scores (R, C), loss (R,), points (R, *F) asked about."""
+    """One gradient: gradient (R, *P), scores (R, C), loss (R,), and the points (R, *F) it was taken at."""
 
     gradient: Tensor
     outputs: Tensor

@@ -1,4 +1,4 @@
-"""Who asked the model how often: forwards and backwards of every example, granted before they are made.
+"""Query accounting: forwards and backwards of every example, granted before they are made.
 
 Each pass is booked to an example, to what it is for (`record.cost.PURPOSES`) and to what was looked at: a class, the
 outputs, gradients, or the detector's answer.

@@ -1,4 +1,4 @@
-"""What is climbed where no named loss leads to the goal: the goal's own margin, or a loss of the caller's."""
+"""Surrogate losses without a name: the goal's own margin, or a loss of the caller's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How random search moves a change under l2 or l1 from place to place.
+"""Proposals of random search under l2 and l1: mass moved between windows, or between two coordinates.
 
 The *mass* of a coordinate is δ² under l2 and |δ| under l1 (`power` 2 and 1): masses add up, and a change at the edge of
 the ball has mass ε^power. Everything here works on the flat view (B, channels, height · width), in float64.

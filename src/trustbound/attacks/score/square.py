@@ -1,4 +1,4 @@
-"""Random search with squares: scores only, no gradients."""
+"""Square attack: random search over square windows, from scores alone."""
 
 from __future__ import annotations
 

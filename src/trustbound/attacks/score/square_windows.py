@@ -1,4 +1,4 @@
-"""Windows of pictures and the l2 and l1 patterns that random search puts into them.
+"""Square windows of pictures, and the l2 and l1 patterns that the Square attack puts into them.
 
 Everything here works on the flat view (B, channels, height · width); inputs (B, F) are one row of F columns.
 Where `power` is asked for, it is 2 for l2 and 1 for l1.

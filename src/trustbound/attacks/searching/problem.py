@@ -131,7 +131,7 @@ class BestSoFar:
         current = self._at(search_rows) if owner is None else None
         found = self._found[search_rows] if current is None else current.found
         # An example that stops at its first success may be evaluated further until it is dropped; when that
-        # happens depends on its neighbours, so what is seen then must leave no trace.
+        # happens depends on the other rows of the batch, so what is seen then must leave no trace.
         seen = margin.masked_fill(found, torch.inf) if self.stop_early else margin
         if self.closest is not None:
             nearer = (seen < (self.margin[search_rows] if current is None else current.margin)).nonzero()[:, 0]

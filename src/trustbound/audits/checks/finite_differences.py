@@ -1,4 +1,4 @@
-"""Is the gradient the slope of the function, and does the function have one?"""
+"""Finite differences: is autograd's gradient the slope of the function, and does the function have one?"""
 
 from __future__ import annotations
 

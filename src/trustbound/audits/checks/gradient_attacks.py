@@ -20,7 +20,7 @@ from trustbound.attacks.gradient.smooth_pgd import SmoothPGD
 from trustbound.attacks.model_access.gradient_evaluation import GradientEvaluation
 from trustbound.attacks.searching.problem import Problem
 from trustbound.attacks.suites import Stage, suite
-from trustbound.record.audit import StepFacts
+from trustbound.record.audit import StageFacts
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.task import Task
 from trustbound.threat import Access, Threat
@@ -35,7 +35,7 @@ def planned(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> tuple[A
     return _gradient(_built(stage, smooth=False) for stage in suite(budget, threat, task))
 
 
-def ran(budget: str, threat: Threat, steps: Sequence[StepFacts], task: Task = CLASSIFICATION) -> tuple[Attack, ...]:
+def ran(budget: str, threat: Threat, steps: Sequence[StageFacts], task: Task = CLASSIFICATION) -> tuple[Attack, ...]:
     """The gradient attacks that a search ran, as its steps say; trials of what was not chosen are left out."""
     methods = {step.name: step.method for step in steps if step.threat == str(threat) and step.kind != "proof"}
     smooth = "smooth-pgd" in methods.values()

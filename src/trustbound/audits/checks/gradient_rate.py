@@ -1,4 +1,4 @@
-"""How often the attack has no gradient to follow."""
+"""Vanishing gradients: how often the attack has no gradient to follow."""
 
 from __future__ import annotations
 

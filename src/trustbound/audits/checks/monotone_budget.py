@@ -1,4 +1,4 @@
-"""More budget must break more, and no limit must break everything."""
+"""Monotone budget: more steps and a larger epsilon must break more, and no limit must break everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small searches that the checks run themselves, and windows on the model that the searches do not have."""
+"""Probe runs: small searches of the checks' own, and views of the model that no search has."""
 
 from __future__ import annotations
 

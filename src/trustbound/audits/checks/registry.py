@@ -173,7 +173,7 @@ CHECKS = Registry(
     CheckRow(
         name="best-against-last",
         target=_ROOM + "progress:BestAgainstLast",
-        line="How many successes does the attack walk away from before its last step?",
+        line="How many examples does the attack break on its way but no longer at its last step?",
         when="after",
         scope="threat",
         search=True,

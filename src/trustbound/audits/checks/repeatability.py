@@ -1,4 +1,4 @@
-"""Determinism: a row's outputs belong to the row, not to the moment, its neighbours or its place."""
+"""Determinism: a row's outputs depend on the row, not on the moment, the rest of the batch or the order."""
 
 from __future__ import annotations
 

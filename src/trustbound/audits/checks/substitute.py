@@ -1,4 +1,4 @@
-"""A small differentiable copy of a model, taught by its decisions alone."""
+"""Substitute model: a small differentiable copy, trained on the model's decisions alone."""
 
 from __future__ import annotations
 

@@ -24,11 +24,11 @@ from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.proving import at_once, certifiers
 from trustbound.audits.stages.rounds import until_dry
 from trustbound.audits.stages.shared_perturbation import Sharing
-from trustbound.audits.stages.verdicts import Round, Verdicts, step_facts
+from trustbound.audits.stages.verdicts import Round, Verdicts, stage_facts
 from trustbound.audits.stages.white_and_black_box import sees_gradients, sides
 from trustbound.audits.work_units.attack import REFUSED
 from trustbound.audits.work_units.unit import UnitResult, WorkUnit
-from trustbound.record.audit import UNCONCERNED, Bracket, SharedFacts, StepFacts
+from trustbound.record.audit import UNCONCERNED, Bracket, SharedFacts, StageFacts
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
@@ -42,12 +42,12 @@ WITHOUT_GRADIENTS = Stage(name="scores", attack="square", params={"steps": 2000}
 
 @dataclass(eq=False)
 class Search:
-    """One threat's search, step by step."""
+    """One threat's search, stage by stage."""
 
     context: Context
     threat: Threat
     verdicts: Verdicts
-    facts: list[StepFacts]
+    facts: list[StageFacts]
     #: Whether the smooth backward pass was the better one, as a trial on a sample found.
     smooth: bool = False
     #: Perturbations that all inputs share, and what they came to.
@@ -98,7 +98,7 @@ class Search:
 
         rows = self.context.here(step, positions, work)
         first = self.verdicts.proved(step, rows)
-        self.facts.append(step_facts(str(self.threat), UNCONCERNED, "proof", "goal", rows, first, Cost()))
+        self.facts.append(stage_facts(str(self.threat), UNCONCERNED, "proof", "goal", rows, first, Cost()))
 
     def spread(self, stage: Stage, count: int, *, most: int | None = None, control: bool = True) -> Round:
         """A stage on the `count` smallest margins, then on the next ones for as long as that still pays.
@@ -146,7 +146,7 @@ class Search:
         return sum(cost.forwards + cost.backwards for cost in done)
 
     def bracket(self) -> Bracket:
-        """Both bounds, as the ledger has them now."""
+        """Both bounds, as the verdicts have them now."""
         return self.verdicts.bracket(
             str(self.threat),
             no_proof=self._no_proof(),
@@ -216,7 +216,7 @@ class Search:
         ]
         note = next((event for event in told if event.startswith(REFUSED)), "")
         self.facts.append(
-            step_facts(str(self.threat), name, kind, method, rows, first, cost, control=control, note=note)
+            stage_facts(str(self.threat), name, kind, method, rows, first, cost, control=control, note=note)
         )
 
     def _share(self, sharing: Sharing) -> None:
@@ -245,7 +245,7 @@ class Search:
         rows = self.context.run(step, "proof", positions, method=name, threat=self.threat, examples=few)
         first = self.verdicts.proved(step, rows)
         cost = self.context.store.cost(step)
-        self.facts.append(step_facts(str(self.threat), f"proof-{name}", "proof", name, rows, first, cost))
+        self.facts.append(stage_facts(str(self.threat), f"proof-{name}", "proof", name, rows, first, cost))
 
     def _trial(self, stages: tuple[Stage, ...]) -> bool:
         """Try the smooth and the plain backward pass on a sample; whether smooth is the better one here."""

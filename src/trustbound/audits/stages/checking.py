@@ -20,7 +20,7 @@ from trustbound.audits.stages.verdicts import Verdicts
 from trustbound.audits.stages.white_and_black_box import sides
 from trustbound.audits.work_units.draws import derived_key
 from trustbound.data.labelled import LabelledSet
-from trustbound.record.audit import Bracket, Check, StepFacts
+from trustbound.record.audit import Bracket, Check, StageFacts
 from trustbound.record.codec import from_document, to_document
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat
@@ -51,7 +51,7 @@ def after_search(
     threat: Threat,
     verdicts: Verdicts,
     clean: Clean,
-    facts: list[StepFacts],
+    facts: list[StageFacts],
     found: dict[int, Tensor],
     fingerprint: dict[str, str],
 ) -> tuple[Check, ...]:

@@ -52,10 +52,10 @@ def curve(
     *,
     smooth: bool,
 ) -> Curve | None:
-    """Distances and radii of `count` examples; verdicts at the audit's epsilon feed back to the ledger.
+    """Distances and radii of `count` examples; verdicts at the audit's epsilon feed back to the search.
 
     lower ≤ upper at every point: an example counts as proven at a size only within its proven radius, and never where
-    it is broken. A radius that reaches a distance, measured in float64, is a contradiction, which the ledger keeps.
+    it is broken. A radius that reaches a distance, measured in float64, is a contradiction, which the verdicts keep.
 
     Returns None where no curve is drawn: no examples, a goal without certifiers, an adversary without gradients.
     """

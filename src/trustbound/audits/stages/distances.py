@@ -49,7 +49,7 @@ class Distances:
         cap         the largest change that is searched for.
         smooth      whether the runs of fixed size smooth the backward pass.
 
-    Every success below the threat's own epsilon is told to the ledger.
+    Every success below the threat's own epsilon is a verdict of the audit.
     """
 
     context: Context

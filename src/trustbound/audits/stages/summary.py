@@ -1,4 +1,4 @@
-"""What an audit tells of each example, of its most telling ones, and of the model."""
+"""Summary of an audit: a row for each example, the exhibits of the gallery, facts about the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each example stands under one threat, as the steps report."""
+"""Verdicts: where each example stands under one threat, as the stages report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trustbound.metrics.decision import NO_ANSWER
-from trustbound.record.audit import Bracket, StepFacts
+from trustbound.record.audit import Bracket, StageFacts
 from trustbound.record.binomial import binomial_interval
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
@@ -35,7 +35,7 @@ class Round:
 
 @dataclass(eq=False)
 class Verdicts:
-    """Broken by which step, proven by which step, and the smallest margin seen; one entry an example.
+    """For each example: the stage that broke it, the one that proved it, and the smallest margin seen.
 
     Shapes      tie (N,) bool: a margin within rounding error was seen; rounded (N,) bool: a proof was lost to rounding;
                 unanswered (N,) bool: broken by an input to which the model gives no answer.
@@ -162,7 +162,7 @@ class Verdicts:
         )
 
 
-def step_facts(
+def stage_facts(
     threat: str,
     step: str,
     kind: str,
@@ -173,9 +173,9 @@ def step_facts(
     *,
     control: int = 0,
     note: str = "",
-) -> StepFacts:
+) -> StageFacts:
     """One line of the waterfall."""
-    return StepFacts(
+    return StageFacts(
         threat=threat,
         name=step,
         kind=kind,

@@ -1,4 +1,4 @@
-"""Who was broken with gradients, who without: what one attacker misses, another with less knowledge must not find."""
+"""White box and black box: which examples were broken with gradients, and which without."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.stages.verdicts import Verdicts
-from trustbound.record.audit import StepFacts
+from trustbound.record.audit import StageFacts
 from trustbound.threat import Access
 
 
@@ -22,7 +22,7 @@ def sees_gradients(method: str) -> bool:
     return Access[ATTACKS.find(method).needs.upper()] >= Access.GRADIENTS
 
 
-def sides(verdicts: Verdicts, facts: Sequence[StepFacts]) -> tuple[Tensor | None, Tensor | None]:
+def sides(verdicts: Verdicts, facts: Sequence[StageFacts]) -> tuple[Tensor | None, Tensor | None]:
     """Broken with gradients and broken without, (N,) bool each; None for a side on which nothing was run."""
     found: list[Tensor | None] = [None, None]
     for step in facts:

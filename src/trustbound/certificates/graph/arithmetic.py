@@ -91,7 +91,7 @@ def _affine(translator: Translator, index: int, factor: Any, shift: Any, sign: f
 
 
 def add(translator: Translator, given: Arguments, sign: float = 1) -> NodeIndex:
-    """Write a sum: of two places, or of one and a constant."""
+    """Write a sum: of two nodes, or of one and a constant."""
     left, right, factor = given["self"], given["other"], sign * given["alpha"]
     if isinstance(left, NodeIndex) and isinstance(right, NodeIndex):
         if translator.extent(left) != translator.extent(right):

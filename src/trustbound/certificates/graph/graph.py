@@ -66,7 +66,7 @@ class Graph:
 
     @property
     def head(self) -> int:
-        """The place of the step that gives the logits, before they are normalised."""
+        """The index of the step that gives the logits, before they are normalised."""
         last = self.operations[-1]
         return last.sources[0] if isinstance(last, LogSoftmax) else len(self.operations) - 1
 

@@ -1,4 +1,4 @@
-"""Linear steps whose outputs mix many inputs: matrices, convolutions and means. Their rows have norms."""
+"""Matrix operations: linear steps whose outputs sum many inputs, and whose rows have norms."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trustbound.certificates.graph.operations import Linear, Shape
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MatrixOperation(Linear):
-    """A linear step with one operand whose outputs mix several inputs: its rows have norms."""
+    """A linear step with one operand whose outputs sum several inputs: its rows have norms."""
 
     @abstractmethod
     def squares(self, operand: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a translated value is: a place in the list when it depends on the input, else a constant."""
+"""What a translated value is: the index of a node when it depends on the input, else a constant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Arguments: TypeAlias = dict[str, Any]
 
 
 class NodeIndex(int):
-    """The place of a step in the list: a value that depends on the input, as against a constant."""
+    """Index of a step in the list: a value that depends on the input, as against a constant."""
 
 
 class Count(int):
@@ -28,7 +28,7 @@ def holds(value: Any, kind: type) -> bool:
 
 
 def depends(value: Any) -> bool:
-    """Say whether a nested value holds a place of the list."""
+    """Say whether a nested value holds the index of a node."""
     return holds(value, NodeIndex)
 
 

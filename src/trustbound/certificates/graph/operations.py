@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Operation(ABC):
-    """One step of a network: `sources` are the places of its operands in the list, `shape` its features (*F).
+    """One step of a network: `sources` are the indices of its operands in the list, `shape` its features (*F).
 
     `dtype` is the precision in which the module computes the step and stores its result; None is exact arithmetic.
     """

@@ -1,4 +1,4 @@
-"""Believe a list of operations only after it has been run beside the module that it was read from."""
+"""Validation: a list of operations is believed only after it was run beside the module that it was read from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Carry rows of coefficients from a step back to the input, replacing what is not linear by lines."""
+"""Backward propagation of linear bounds, from a step to the input; relaxations replace what is not linear."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def propagate_backward(
 ) -> LowerBound:
     """Bound ⟨row, values of step `start`⟩ from below over the region: (G, K).
 
-    `relaxations` are the lines of every activation and max pool before `start`; `noises` (B, channels, 2), None for
+    `relaxations` are those of every activation and max pool before `start`; `noises` (B, channels, 2), None for
     nothing, what a unit coefficient of each step loses: to the rounding of this way back and to the network's own.
     """
     waiting: dict[int, Coefficients] = {start: rows}

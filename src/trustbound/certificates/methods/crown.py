@@ -1,4 +1,4 @@
-"""Backward linear bounds: CROWN, batched over examples, neurons and rows, with limits only where they matter."""
+"""CROWN: backward linear bounds, batched over examples, neurons and rows, with limits only where they matter."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Crown(Certifier):
     def limits(
         self, graph: Graph, region: Region
     ) -> tuple[list[Bounds], dict[int, LinearRelaxation | MaxPoolRelaxation], list[Tensor | None]]:
-        """Return every step's limits, every activation's lines, and what a coefficient of each step loses."""
+        """Return every step's limits, every activation's relaxation, and what a coefficient of each step loses."""
         found: list[Bounds] = []
         relaxations: dict[int, LinearRelaxation | MaxPoolRelaxation] = {}
         noises: list[Tensor | None] = []

@@ -1,4 +1,4 @@
-"""Lines above and below a ReLU or a max pool, sound over the limits of its operand."""
+"""Linear relaxations of a ReLU or a max pool, sound over the limits of its operand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class MaxPoolRelaxation:
 
 
 def relax_activation(step: Activation, operand: Bounds) -> LinearRelaxation:
-    """Return the lines of CROWN: the chord above, and below the slope that leaves less area.
+    """Return the relaxation of CROWN: the chord above, and below the slope that leaves less area.
 
     Reference   Zhang et al., Efficient Neural Network Robustness Certification with General Activation
                 Functions, 2018, arXiv:1811.00866, table 3 and the remark on adaptive selection.

@@ -8,10 +8,10 @@ import click
 
 from trustbound.cli.options import as_json
 
-Rows = list[dict[str, str]]
+Listed = list[dict[str, str]]
 
 
-def _attacks() -> Rows:
+def _attacks() -> Listed:
     from trustbound.attacks.registry import ATTACKS
 
     return [
@@ -20,55 +20,55 @@ def _attacks() -> Rows:
     ]
 
 
-def _certifiers() -> Rows:
+def _certifiers() -> Listed:
     from trustbound.certificates.registry import CERTIFIERS
 
     return [{"name": row.name, "sets": " ".join(row.norms), "line": row.line} for row in CERTIFIERS]
 
 
-def _checks() -> Rows:
+def _checks() -> Listed:
     from trustbound.audits.checks.registry import CHECKS
 
     return [{"name": row.name, "severity": row.severity, "line": row.line} for row in CHECKS]
 
 
-def _data() -> Rows:
+def _data() -> Listed:
     from trustbound.data.registry import DATA
 
     return [{"name": row.name, "line": row.line} for row in DATA]
 
 
-def _engines() -> Rows:
+def _engines() -> Listed:
     from trustbound.engines.registry import ENGINES
 
     return [{"name": row.name, "line": row.line} for row in ENGINES]
 
 
-def _models() -> Rows:
+def _models() -> Listed:
     from trustbound.model.registry import ZOO
 
     return [{"name": row.name, "line": row.line} for row in ZOO]
 
 
-def _objectives() -> Rows:
+def _objectives() -> Listed:
     from trustbound.hardening.registry import OBJECTIVES
 
     return [{"name": row.name, "line": row.line} for row in OBJECTIVES]
 
 
-def _sets() -> Rows:
+def _sets() -> Listed:
     from trustbound.threat.sets.registry import SETS
 
     return [{"name": row.name, "unit": row.unit, "example": row.example, "line": row.line} for row in SETS]
 
 
-def _tasks() -> Rows:
+def _tasks() -> Listed:
     from trustbound.tasks.registry import TASKS
 
     return [{"name": row.name, "example": row.example, "outputs": row.returns, "line": row.line} for row in TASKS]
 
 
-KINDS: dict[str, Callable[[], Rows]] = {
+KINDS: dict[str, Callable[[], Listed]] = {
     "attacks": _attacks,
     "certifiers": _certifiers,
     "checks": _checks,

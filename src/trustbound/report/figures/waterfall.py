@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trustbound.record.audit import Bracket, StepFacts
+from trustbound.record.audit import Bracket, StageFacts
 from trustbound.report.figures import marks
 from trustbound.report.figures.canvas import SMALL, label, picture, sheet
 from trustbound.report.figures.palette import colour
@@ -29,7 +29,7 @@ class Stage:
     units: float | None = None
 
 
-def stages(bracket: Bracket, steps: Sequence[StepFacts], backward: float) -> tuple[Stage, ...]:
+def stages(bracket: Bracket, steps: Sequence[StageFacts], backward: float) -> tuple[Stage, ...]:
     """Follow the steps from the clean pass on; `backward` is the price of a backward in forwards.
 
     The end is the bracket's own count. Where the steps leave a rest, a last stage "otherwise settled" holds
@@ -37,7 +37,7 @@ def stages(bracket: Bracket, steps: Sequence[StepFacts], backward: float) -> tup
 
     >>> bracket = Bracket(threat="linf:0.1", lower=0.2, upper=0.6, lower_interval=(0.0, 1.0),
     ...     upper_interval=(0.0, 1.0), n=10, certified=2, broken=3, misclassified=1, unknown=4)
-    >>> step = StepFacts(threat="linf:0.1", name="pgd", kind="attack", method="pgd", examined=9, settled=3)
+    >>> step = StageFacts(threat="linf:0.1", name="pgd", kind="attack", method="pgd", examined=9, settled=3)
     >>> [(stage.name, stage.unknown, stage.verdict) for stage in stages(bracket, [step], 3.0)]
     [('clean pass', 9, 'misclassified'), ('pgd', 6, 'broken'), ('otherwise settled', 4, 'certified')]
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trustbound.record.audit import AuditRecord, Curve, StepFacts
+from trustbound.record.audit import AuditRecord, Curve, StageFacts
 from trustbound.record.cost import Cost, Spent
 from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.curve import curve_picture
@@ -172,7 +172,7 @@ def _curve_table(curve: Curve) -> Table:
     )
 
 
-def _step_table(threat: str, found: Sequence[Stage], steps: Sequence[StepFacts], backward: float) -> Table:
+def _step_table(threat: str, found: Sequence[Stage], steps: Sequence[StageFacts], backward: float) -> Table:
     """The numbers of one waterfall. The first stage is the clean pass, then comes one stage for each step."""
     return Table(
         caption=f"The steps under {threat}, in order. Control: examples taken along because they belong to "
