@@ -43,12 +43,14 @@ class LowerBound:
         return LowerBound(value=torch.fmax(self.value, other.value), run=torch.fmax(self.run, other.run))
 
     def shifted(self, by: Tensor) -> LowerBound:
-        """Return bounds of rows that a number is added to, less what the sums round.
+        """Return bounds of rows that a number is added to, in float64, less what the sums round.
 
         >>> float(LowerBound(value=torch.tensor([1.0]), run=torch.tensor([0.5])).shifted(torch.tensor([2.0])).run) < 2.5
         True
         """
-        value, run = ((kept + by) - 2.0**-51 * (kept.abs() + by.abs()) for kept in (self.value, self.run))
+        value, run = (
+            (kept + by) - 2.0**-51 * (kept.abs() + by.abs()) for kept in (self.value.double(), self.run.double())
+        )
         return LowerBound(value=value, run=run)
 
     def separate(self) -> LowerBound:

@@ -42,7 +42,7 @@ def from_document(kind: type[R], document: Any) -> R:
 
     >>> from trustbound.record.cost import Cost
     >>> from_document(Cost, to_document(Cost(forwards=2)))
-    Cost(forwards=2, backwards=0, queries=0, seconds=0.0)
+    Cost(forwards=2, backwards=0, queries=0, seconds=0.0, purposes={})
     """
     try:
         return typing.cast(R, _read(kind, document))

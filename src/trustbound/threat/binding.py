@@ -46,6 +46,7 @@ def bind(goal: Goal, task: Task, labels: Tensor, width: int) -> tuple[Objective,
     Parameters
         width   outputs of the model, the classes of a classification.
 
+    >>> import torch
     >>> from trustbound.tasks.regression import Regression
     >>> objective, view = bind(Misclassify(), Regression(tolerance=2.0), torch.tensor([10.0]), 1)
     >>> objective.margin(view(torch.tensor([[13.0]]), torch.tensor([0]))).tolist()

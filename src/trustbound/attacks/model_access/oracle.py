@@ -53,7 +53,7 @@ class Oracle:
     touched: gradients are taken with respect to the inputs alone.
 
     >>> from trustbound.model.wrapping import wrap
-    >>> with Oracle(wrap(nn.Linear(2, 3)), examples=4) as oracle:
+    >>> with Oracle(wrap(torch.nn.Linear(2, 3)), examples=4) as oracle:
     ...     outputs = oracle.outputs(torch.rand(4, 2), torch.arange(4))
     >>> oracle.cost.forwards
     4

@@ -17,7 +17,7 @@ def read_diabetes(split: str, *, box: Box | None = None) -> LabelledSet:
 
     >>> data = read_diabetes("test")
     >>> len(data), data.shape, float(data.labels.min()), float(data.labels.max())
-    (110, (10,), 39.0, 332.0)
+    (110, (10,), 40.0, 311.0)
     """
     import numpy as np
     from sklearn.datasets import load_diabetes

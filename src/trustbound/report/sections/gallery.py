@@ -199,7 +199,7 @@ def _classes(record: AuditRecord, values: Array) -> list[str]:
 def painted(values: Array) -> Array:
     """A map of class numbers (H, W) as colours (3, H, W) in [0, 1]; what is no class of the palette is grey.
 
-    >>> painted(np.array([[0.0, 1.0, 255.0]]))[:, 0].round(2).tolist()
+    >>> painted(np.array([[0.0, 1.0, 255.0]]))[:, 0].astype(float).round(2).tolist()
     [[0.15, 0.9, 0.5], [0.17, 0.62, 0.5], [0.21, 0.0, 0.5]]
     """
     numbers = values.astype(np.int64)

@@ -69,7 +69,7 @@ def plain(detail: Mapping[str, Any], name: str) -> str:
     """One of the numbers that a record keeps of an example; several joined, a dash where there is none.
 
     >>> plain({"error": [1.5, -2.0]}, "error"), plain({}, "error")
-    ('1.5, -2', '–')
+    ('1.5, −2', '–')
     """
     value = detail.get(name)
     if isinstance(value, list | tuple):
