@@ -20,7 +20,7 @@ PREPARATION = {
     "compatibility.py": "two examples, to see whether model and data fit",
     "same_answers": "eight examples, to see whether a run goes on with the same model",
     "pricing.py": "timed passes, as many as the clock allows",
-    "doubling.py": "two examples, to see whether there is a float64 copy",
+    "float64_copy.py": "two examples, to see whether there is a float64 copy",
     "reading.py": "random points, to compare the list of operations with the module",
 }
 
@@ -78,7 +78,7 @@ def test_a_count_outside_agrees_with_the_record(draws, access, tmp_path):
                 assert sum(row.forwards for row in rows) == step.cost.forwards, step.name
     assert seen.keys() <= PREPARATION.keys()
     # Nothing in a search, and nothing that measures again, asks the model past the oracle.
-    assert set(Counted.past) <= {"doubling.py", "reading.py"}
+    assert set(Counted.past) <= {"float64_copy.py", "reading.py"}
     assert seen["compatibility.py"] <= 2 * draws
     assert seen["same_answers"] <= 8 * draws
 

@@ -308,7 +308,7 @@ def test_a_model_that_stands_in_a_module_is_found_by_its_name(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda ball: Threat("linf:0.1"), r"`allowed` of a Threat must be a set .*got 'linf:0.1'.*Threat\.parse"),
+        (lambda ball: Threat("linf:0.1"), r"`perturbations` of a Threat must be a set .*got 'linf:0.1'.*Threat\.parse"),
         (lambda ball: Threat(ball, "target:3"), "`goal` of a Threat must be a goal.*got 'target:3'"),
         (lambda ball: Threat(ball, Misclassify), "`goal` of a Threat must be a goal"),
         (lambda ball: Threat(ball, access="scores"), "`access` of a Threat must be a level of Access.*got 'scores'"),

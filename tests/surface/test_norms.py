@@ -13,7 +13,6 @@ MADE_FOR_NORMS = (
     "attacks/score/",
     "attacks/decision/",
     "attacks/registry.py",
-    "attacks/suites.py",  # a table by set
     "certificates/",
     "model/exact.py",
     "metrics/distances.py",

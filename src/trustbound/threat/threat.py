@@ -46,7 +46,7 @@ class Threat:
     def __post_init__(self) -> None:
         """Refuse parts of another kind: text is read by `parse`."""
         for name, wanted, fits in (
-            ("allowed", "a set of perturbations, e.g. NormBall('linf', 0.1)", hasattr(self.perturbations, "around")),
+            ("perturbations", "a set of them, e.g. NormBall('linf', 0.1)", hasattr(self.perturbations, "around")),
             ("goal", "a goal, e.g. Target(3)", hasattr(self.goal, "margin") and not isinstance(self.goal, type)),
             ("access", "a level of Access, e.g. Access.SCORES", isinstance(self.access, Access)),
         ):
