@@ -22,6 +22,7 @@ from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import suite
 from trustbound.cli.main import cli
 from trustbound.errors import InputError
+from trustbound.model.broken_models import StopGradient
 from trustbound.model.wrapping import Adaptation
 from trustbound.record.store import Store
 from trustbound.threat import Misclassify, NormBall, Objective, Threat
@@ -150,16 +151,8 @@ def test_scores_are_used_where_a_set_has_parameters_of_its_own(budget):
 
 
 def test_where_no_gradient_flows_a_set_of_parameters_is_searched_by_scores():
-    class Cut(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.layer = nn.Linear(36, 3)
-
-        def forward(self, inputs):
-            return self.layer(inputs.flatten(1).detach())
-
-    model = tb.wrap(Cut())
+    torch.manual_seed(0)
+    model = tb.wrap(StopGradient(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), keep_graph=False))
     inputs = torch.rand(30, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         data = tb.LabelledSet(inputs, model(inputs).argmax(1))

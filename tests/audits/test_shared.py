@@ -11,6 +11,7 @@ from torch import nn
 import trustbound as tb
 from trustbound.attacks.suites import shared_attacks
 from trustbound.audits.plan import plan
+from trustbound.model.broken_models import StopGradient
 from trustbound.record.record_file import json_view, read_record
 from trustbound.record.store import Store
 from trustbound.threat import Threat
@@ -114,16 +115,8 @@ def test_a_run_that_was_killed_before_it_was_scored_goes_on_with_the_same(audite
 
 
 def test_a_model_through_which_no_gradient_flows_has_none():
-    class Cut(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.layer = nn.Linear(36, 3)
-
-        def forward(self, inputs):
-            return self.layer(inputs.flatten(1).detach())
-
-    model = tb.wrap(Cut())
+    torch.manual_seed(0)
+    model = tb.wrap(StopGradient(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), keep_graph=False))
     inputs = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         data = tb.LabelledSet(inputs, model(inputs).argmax(1))

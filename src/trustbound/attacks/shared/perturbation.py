@@ -97,8 +97,7 @@ class SharedPerturbation:
         if threat.perturbations != self.threat.perturbations:
             raise InputError(
                 f"a shared perturbation is scored under the set that it was fitted for, {self.threat.perturbations}; "
-                "got "
-                f"{threat.perturbations}. Fit one for that set."
+                f"got {threat.perturbations}. Fit one for that set."
             )
 
     def init(self, problem: Problem) -> State:
