@@ -98,3 +98,13 @@ def test_the_size_of_a_unit_follows_the_cost_of_its_proofs(exact, method, activa
     data = tb.LabelledSet(torch.rand(4, 2), [0, 1, 0, 1])
     context = SimpleNamespace(unit_size=512, subject=Subject(model=tb.wrap(net), data=data, threats={}))
     assert proving.at_once(context, method, count, rounds=rounds) == examples
+
+
+@pytest.mark.parametrize(
+    ("method", "rounds", "examples"), [("crown", 16, 3), ("interval", 1, 50), ("lipschitz", 1, 50)]
+)
+def test_many_classes_are_part_of_the_cost(method, rounds, examples):
+    net = torch.nn.Sequential(torch.nn.Linear(135, 360), torch.nn.ReLU(), torch.nn.Linear(360, 1000))
+    data = tb.LabelledSet(torch.rand(4, 135), [0, 1, 2, 3])
+    context = SimpleNamespace(unit_size=512, subject=Subject(model=tb.wrap(net), data=data, threats={}))
+    assert proving.at_once(context, method, 100, rounds=rounds) == examples

@@ -6,6 +6,7 @@ import math
 
 from trustbound.audits.stages.context import Context
 from trustbound.certificates.graph import Graph
+from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Activation, MaxPool
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.threat import Misclassify, Target, Threat
@@ -13,9 +14,9 @@ from trustbound.threat import Misclassify, Target, Threat
 #: ReLU-like units up to which backward bounds are worth their memory and time, by budget.
 ACTIVATIONS = {"quick": 8_000, "standard": 40_000, "thorough": 400_000, "autoattack": 40_000}
 
-#: Examples × squared activations of a work unit that goes back from each of them: about ten seconds on one core. A
-#: bisection of radii asks some sixteen times.
-AT_ONCE, ROUNDS = 1 << 32, 16
+#: Examples × squared activations of a work unit that goes back from each of them: about ten seconds on one core. Six
+#: multiplications with a requirement's rows take as long as one of these. A bisection of radii asks some sixteen times.
+AT_ONCE, MULTIPLICATIONS, ROUNDS = 1 << 32, 6, 16
 
 
 def certifiers(context: Context, threat: Threat) -> tuple[list[str], str]:
@@ -53,7 +54,24 @@ def at_once(context: Context, method: str, count: int, *, rounds: int = 1) -> in
         rounds      how often each example is asked about.
     """
     graph = context.subject.readable.graph
-    if graph is None or not CERTIFIERS.find(method).quadratic:
+    if graph is None:
         return context.unit_size
-    most = max(1, min(context.unit_size, AT_ONCE // (rounds * max(1, activations(graph)) ** 2)))
+    quadratic = CERTIFIERS.find(method).quadratic
+    most = max(1, min(context.unit_size, AT_ONCE // (rounds * _work(graph, quadratic))))
+    if most == context.unit_size and not quadratic:
+        return most
     return math.ceil(count / max(1, math.ceil(count / most)))
+
+
+def _work(graph: Graph, quadratic: bool) -> int:
+    """What one example asks, in squared activations: the units that are asked about, or a row for each other answer.
+
+    The rows of a requirement go back through every matrix, or, where only ranges are told, through the last one.
+    """
+    sizes = [
+        step.weight.numel() * step.features // len(step.weight)
+        for step in graph.operations
+        if isinstance(step, Dense | Convolution)
+    ]
+    rows = max(1, graph.classes - 1) * (sum(sizes) if quadratic else sum(sizes[-1:])) // MULTIPLICATIONS
+    return max(1, rows, activations(graph) ** 2 if quadratic else 0)
