@@ -22,9 +22,11 @@ from torch import nn
 from trustbound.attacks import attack, build
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.shared.fitting import fit_perturbation
+from trustbound.attacks.shared.perturbation import SharedPerturbation
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrapping import Adaptation, wrap
-from trustbound.threat import Access
+from trustbound.record.box import Box
+from trustbound.threat import Access, Threat
 
 ROWS = [pytest.param(row, id=row.name) for row in ATTACKS if row.shared]
 PAIRS = [pytest.param(row, norm, id=f"{row.name}-{norm}") for row in ATTACKS if row.shared for norm in row.norms]
@@ -244,3 +246,18 @@ def test_rows_docstrings_and_names_agree(row):
     assert tuple(said.split("Goals: ")[1].strip(".").split(", ")) == row.goals if row.goals else "Goals" not in said
     looks, backwards = build(row.name).dearest
     assert looks >= backwards >= 1
+
+
+def test_a_perturbation_outside_of_its_set_or_box_is_refused():
+    module = torch.nn.Linear(6, 3)
+    inputs, labels = torch.rand(8, 6) / 2, torch.zeros(8, dtype=torch.int64)
+    threat = Threat.parse("linf:0.1")
+    for size, box, said in ((0.5, Box(0.0, 1.0), "must lie in its set"), (0.1, Box(0.0, 0.5), "inside the box")):
+        shared = SharedPerturbation(method="by-hand", perturbation=torch.full((6,), size), threat=threat, box=box)
+        with pytest.raises(InputError, match=said):
+            attack(shared, wrap(module, box=(0.0, 1.0)), inputs, labels, threat)
+    with pytest.raises(InputError, match="one that is fitted"):
+        fit_perturbation(shared, wrap(module, box=(0.0, 0.5)), inputs, labels, threat)
+    for params in ({"overshoot": None}, {"fooling_rate": "a"}):
+        with pytest.raises(InputError, match=r"got (None|'a')"):
+            fit_perturbation("uap", module, inputs, labels, threat, **params)

@@ -45,6 +45,11 @@ def check_fit(model: Model, data: LabelledSet, threats: Sequence[Threat]) -> int
             f"model and data must be of one task; the model's is {model.task.name}, the data's {data.task.name}. Pass "
             "task= to wrap or load_model (--task), and to load_data or LabelledSet."
         )
+    if not data.task.agrees(model.task):
+        raise InputError(
+            f"model and data must say the same of their task; the model's is {model.task}, the data's {data.task}. "
+            "Give both the same numbers, or leave out the data's."
+        )
     _check_box(model, data)
     for threat in threats:
         check_task(threat.goal, model.task, decisions=threat.access is Access.DECISIONS)

@@ -20,6 +20,7 @@ from trustbound.errors import InputError, UnsupportedError
 from trustbound.metrics.in_box import check_fits
 from trustbound.record.box import Box, Limit
 from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.naming import parse_task
 from trustbound.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -142,12 +143,14 @@ def certify(
 
 def _judging(task: Task | None, model: object) -> Task:
     """Return the task that is given, else the model's own."""
-    own: Task = getattr(model, "task", CLASSIFICATION) if task is None else task
-    return own.judging()
+    return parse_task(getattr(model, "task", CLASSIFICATION) if task is None else task).judging()
 
 
 def _labels(inputs: Tensor, labels: Tensor, task: Task) -> Tensor:
     """Return labels as the task keeps them; refuse what is no labelled batch."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
+        came = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
     if task.plain:
         return _classes(inputs, labels)
     if not isinstance(labels, Tensor) or labels.shape[:1] != inputs.shape[:1]:
@@ -158,9 +161,6 @@ def _labels(inputs: Tensor, labels: Tensor, task: Task) -> Tensor:
 
 def _classes(inputs: Tensor, labels: Tensor) -> Tensor:
     """Return labels as int64; refuse what is no labelled batch. Eight bits or a bool would index as a mask."""
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
-        came = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
     kind = labels.dtype if isinstance(labels, Tensor) else torch.bool
     if kind == torch.bool or kind.is_floating_point or kind.is_complex or labels.shape != inputs.shape[:1]:
         came = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__

@@ -9,6 +9,8 @@ from trustbound.errors import InputError
 from trustbound.tasks.registry import TASKS
 from trustbound.tasks.task import Task
 
+#: Whole numbers of more digits are read as floating ones.
+_DIGITS = 19
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 
 
@@ -41,5 +43,5 @@ def parse_task(text: str | Task | None, **params: Any) -> Task:
             )
         if key in given or key in params:
             raise InputError(f"a task says {key} once; got it again in {text!r}. Leave one out.")
-        given[key] = float(value) if re.search("[.eE]", value) else int(value)
+        given[key] = float(value) if re.search("[.eE]", value) or len(value) > _DIGITS else int(value)
     return cast(Task, TASKS.build(name, **given, **params))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trustbound.errors import InputError
 from trustbound.metrics.margin import rounding_error
-from trustbound.tasks.task import Requirement, Task
+from trustbound.tasks.task import Requirement, Task, real
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Regression(Task):
         given = self.tolerance
         if given is None:
             return
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        if not number or not 0.0 < given < math.inf:
+        tolerance = real(given)
+        if tolerance is None or not 0.0 < tolerance < math.inf:
             raise InputError(
                 "`tolerance` must be a positive, finite number in the unit of the predictions, the largest error that "
                 f"still counts as right; got {given!r}"
             )
-        object.__setattr__(self, "tolerance", float(given))
+        object.__setattr__(self, "tolerance", tolerance)
 
     def judging(self) -> Task:
         """Refused without a tolerance."""

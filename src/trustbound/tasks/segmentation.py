@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from trustbound.errors import InputError
 from trustbound.metrics.decision import answered
-from trustbound.tasks.task import Task
+from trustbound.tasks.task import Task, real
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,17 @@ class Segmentation(Task):
     def __post_init__(self) -> None:
         """Refuse shares that every map or none would reach."""
         given = self.min_accuracy
-        number = isinstance(given, int | float) and not isinstance(given, bool)
-        if given is not None and not (number and 0.0 < given <= 1.0):
+        share = real(given)
+        if given is not None and (share is None or not 0.0 < share <= 1.0):
             raise InputError(
                 "`min_accuracy` must be a share of the labelled pixels above 0 and at most 1, the least that must be "
                 f"right; got {given!r}"
             )
-        if isinstance(self.ignore, bool) or not isinstance(self.ignore, int):
-            raise InputError(f"`ignore` must be a whole number, the label of pixels without one; got {self.ignore!r}")
+        object.__setattr__(self, "min_accuracy", share)
+        if isinstance(self.ignore, bool) or not isinstance(self.ignore, int) or not -(2**63) <= self.ignore < 2**63:
+            raise InputError(
+                f"`ignore` must be a whole number of 64 bits, the label of pixels without one; got {self.ignore!r}"
+            )
 
     def judging(self) -> Task:
         """Refused without a share."""

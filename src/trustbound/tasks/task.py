@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +25,20 @@ class Requirement:
 
     rows: Tensor
     shift: Tensor | None = None
+
+
+def real(given: Any) -> float | None:
+    """A number as a float, numpy's too; None for what is none, and for whole numbers beyond a float.
+
+    >>> real(3), real(True), real("3"), real(10**400)
+    (3.0, None, None, None)
+    """
+    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+        return None
+    try:
+        return float(given)
+    except OverflowError:
+        return None
 
 
 class Task(ABC):
@@ -51,6 +66,12 @@ class Task(ABC):
         said = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}  # type: ignore[arg-type]
         told = ",".join(f"{name}={value!r}" for name, value in said.items() if value is not None)
         return f"{self.name}:{told}" if told else self.name
+
+    def agrees(self, other: Task) -> bool:
+        """Whether another of the same name says the same, as far as both say anything."""
+        names = [one.name for one in dataclasses.fields(self)]  # type: ignore[arg-type]
+        pairs = [(getattr(self, name), getattr(other, name)) for name in names]
+        return all(one == two for one, two in pairs if one is not None and two is not None)
 
     def judging(self) -> Task:
         """The task itself, refused where it lacks what says which outputs are right."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,9 +41,22 @@ class View:
         return torch.stack((found, torch.zeros_like(found)), dim=1)
 
     def rounding_error(self, outputs: Tensor, owner: Tensor, precision: torch.dtype | None = None) -> Tensor:
-        """Below which size a margin of outputs (R, *O) is a tie, (R,) float64."""
+        """Below which size a margin of outputs (R, *O) is a tie, (R,) float64.
+
+        A margin of its own has a unit of its own: what rounding may move each output by, times how fast the margin
+        follows it. Where it has no slope, the outputs' own unit is all that is known.
+        """
         labels = self.labels[owner.to(self.labels.device)].to(outputs.device)
-        return self.task.rounding_error(outputs, labels, precision)
+        error = self.task.rounding_error(outputs, labels, precision)
+        if self.margin is None:
+            return error
+        with torch.enable_grad():
+            leaf = outputs.detach().clone().requires_grad_(True)
+            found = self.margin(leaf, labels)
+            if not found.requires_grad:
+                return error
+            (slope,) = torch.autograd.grad(found.sum(), leaf)
+        return error * slope.double().abs().nan_to_num(nan=math.inf).flatten(1).sum(1)
 
     def select(self, rows: Tensor | slice) -> View:
         """The same for some of the examples."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from trustbound.errors import InputError, UnsupportedError
@@ -58,8 +59,16 @@ def bind(goal: Goal, task: Task, labels: Tensor, width: int) -> tuple[Objective,
     if isinstance(goal, Misclassify):
         return goal.bind(right, width), View(task, labels)
 
+    _check_concerns(goal, labels)
+
     def margin(outputs: Tensor, told: Tensor) -> Tensor:
-        found = goal.margin(outputs, told, None)
+        try:
+            found = goal.margin(outputs, told, None)
+        except Exception as error:  # whatever the user's code raises
+            raise InputError(
+                f"the goal {goal.name} must give a margin for outputs {tuple(outputs.shape)} and labels "
+                f"{tuple(told.shape)}; it raised {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(found, Tensor) or found.shape != outputs.shape[:1] or not found.is_floating_point():
             came = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
             raise InputError(
@@ -70,3 +79,13 @@ def bind(goal: Goal, task: Task, labels: Tensor, width: int) -> tuple[Objective,
         return known.masked_fill(~goal.concerns(told).to(found.device), _FAR)
 
     return Misclassify().bind(right, width), View(task, labels, margin)
+
+
+def _check_concerns(goal: Goal, labels: Tensor) -> None:
+    found = goal.concerns(labels)
+    if not isinstance(found, Tensor) or found.dtype != torch.bool or found.shape != labels.shape[:1]:
+        came = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(
+            f"a goal must say of each example whether it concerns it, a bool tensor ({len(labels)},); "
+            f"{goal.name} gave {came}"
+        )

@@ -108,7 +108,7 @@ def requested(
         method = name
         check_attack(method, threat, model.task)
         if isinstance(method, SharedPerturbation):
-            method.check(threat, shape)
+            method.check(threat, model.box, shape)
     check_params(method, model.task)
     check_options(len(inputs), ids, batch_size, budget, price_of(model), looks=5 if fits(method) else 2)
     return Request(

@@ -66,6 +66,8 @@ def fit_perturbation(
         ids=ids,
         params=params,
     )
+    if isinstance(asked.method, SharedPerturbation):
+        raise InputError("what fits a perturbation is wanted, e.g. 'uap'; got one that is fitted. `attack` scores it.")
     if not fits(asked.method):
         raise InputError(
             f"fit_perturbation takes an attack that all inputs share (uap, or one of your own with `shared = True`); "

@@ -84,8 +84,8 @@ class SharedPerturbation:
         """Inputs (B, *F) with the perturbation, inside the box."""
         return shifted(inputs, self.perturbation, *box_limits(self.box, inputs))
 
-    def check(self, threat: Threat, shape: tuple[int, ...]) -> None:
-        """Refuse inputs of another shape, and a set that it was not fitted for.
+    def check(self, threat: Threat, box: Box, shape: tuple[int, ...]) -> None:
+        """Refuse inputs of another shape or box, a set that it was not fitted for, and a perturbation outside of it.
 
         Raises      InputError.
         """
@@ -98,6 +98,18 @@ class SharedPerturbation:
             raise InputError(
                 f"a shared perturbation is scored under the set that it was fitted for, {self.threat.perturbations}; "
                 f"got {threat.perturbations}. Fit one for that set."
+            )
+        if box != self.box:
+            raise InputError(
+                f"a shared perturbation is scored inside the box that it was fitted in, {self.box}; the model's is "
+                f"{box}. Fit one on this model's inputs."
+            )
+        theta = self.perturbation[None]
+        ball = around_nothing(threat, box, theta)
+        if not bool(ball.contains(theta).all()):
+            raise InputError(
+                f"a shared perturbation must lie in its set, {threat.perturbations}; this one, of {self.method}, has "
+                f"size {float(ball.size(theta)):g}. Scale it, or ask about a larger set."
             )
 
     def init(self, problem: Problem) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -70,9 +71,9 @@ class UniversalPerturbation:
         """Refuse numbers with which nothing would be fitted."""
         for name in ("passes", "steps", "candidates"):
             whole(name, getattr(self, name))
-        if not 0.0 < self.fooling_rate <= 1.0:
+        if not isinstance(self.fooling_rate, int | float) or not 0.0 < self.fooling_rate <= 1.0:
             raise InputError(f"`fooling_rate` must be a share in (0, 1]; got {self.fooling_rate!r}")
-        if not self.overshoot >= 0.0:
+        if not isinstance(self.overshoot, int | float) or not 0.0 <= self.overshoot < math.inf:
             raise InputError(f"`overshoot` must be a number ≥ 0; got {self.overshoot!r}")
 
     @property

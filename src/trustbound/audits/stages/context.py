@@ -152,7 +152,7 @@ class Context:
                 classes=self.classes,
                 batch_size=self.batch_size,
             )
-            for shard, rows in enumerate(positions.split(examples) if len(positions) else ())
+            for shard, rows in enumerate(positions.split(min(examples, len(positions))) if len(positions) else ())
         ]
 
     def _finished(
