@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trustbound.certificates import CertificationResult, certify
+from trustbound.certificates.certifying import resolve
 from trustbound.certificates.graph import read
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
@@ -124,6 +125,20 @@ def test_a_target_goal_needs_one_row_only():
     }
     assert [bool(proof.certified) for proof in proofs.values()] == [False, False, True, False]
     assert math.isnan(float(proofs[";goal=target:0"].margin))
+
+
+def test_params_reach_the_certifier_and_wrong_ones_are_refused():
+    inputs, labels = torch.rand(2, 2), torch.zeros(2, dtype=torch.long)
+    ask = ("crown", identity(), inputs, labels, "linf:0.1")
+    assert torch.equal(certify(*ask, box=BOX, memory=2**12).margin, certify(*ask, box=BOX).margin)
+    assert resolve("crown", memory=2**12)[0].memory == 2**12
+    with pytest.raises(InputError, match="crown takes memory; got steps"):
+        certify(*ask, box=BOX, steps=3)
+    with pytest.raises(InputError, match="made already takes no parameters; got memory"):
+        certify(Crown(), *ask[1:], box=BOX, memory=2**12)
+    for memory in (0, -1, 1.5, True, "much"):
+        with pytest.raises(InputError, match="`memory` must be a whole number of bytes"):
+            certify(*ask, box=BOX, memory=memory)
 
 
 def test_what_has_no_proof_is_refused():

@@ -231,7 +231,8 @@ def test_certify_says_one_number(trustbound, weights):
     proof = tb.certify("crown", model, data.inputs, data.labels, "linf:0.02")
     assert said["certified"] == int(proof.certified.sum()) > 0
     assert said["lower"] == said["certified"] / 24
-    assert "proven" in trustbound(*line).out
+    assert "proven" in trustbound(*line, "--params", '{"memory": 65536}').out
+    assert "crown takes memory; got steps" in trustbound(*line, "--params", '{"steps": 3}').err
 
 
 def test_report_writes_the_page_again(trustbound, finished, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -61,15 +61,18 @@ def certify(
     batch_size: int | None = None,
     box: Box | tuple[Limit, Limit] | None = None,
     task: Task | None = None,
+    **params: Any,
 ) -> CertificationResult:
     """Prove what can be proven of inputs (B, *F) with labels (B,) under a threat, to ε + τ.
 
-    `name` is a row of the registry or a certifier with its parameters set; `model` a module or a graph that `read`
-    has made of it; box and task are the model's own unless they are given, and classification where it has none.
-    Batches are cut to fit the certifier's memory; `batch_size` cuts further.
+    `name` is a row of the registry, with `params` for the certifier that it makes, or a certifier that is made
+    already; `model` a module or a graph that `read` has made of it; box and task are the model's own unless they are
+    given, and classification where it has none. Batches are cut to fit the certifier's memory; `batch_size` cuts
+    further.
 
     Raises      UnsupportedError when the model, the norm or the goal has no proof: the layer is named.
-                InputError for an unknown name, wrong shapes, labels that are no class, inputs outside the box.
+                InputError for an unknown name, parameters that the certifier does not take, wrong shapes, labels that
+                are no class, inputs outside the box.
 
     >>> from trustbound.threat import Threat
     >>> linear = nn.Linear(2, 2, bias=False)
@@ -79,7 +82,7 @@ def certify(
     tensor([ True, False])
     """
     started = time.perf_counter()
-    certifier, known = resolve(name)
+    certifier, known = resolve(name, **params)
     threat = _parsed(threat)
     norm, goal = threat.perturbations.norm, threat.goal.name
     if norm not in known.norms:
@@ -195,16 +198,18 @@ def _margins(
     return bound
 
 
-def resolve(name: str | Certifier) -> tuple[Certifier, CertifierRow]:
-    """Return a certifier by its registry name, or the one given, with its row.
+def resolve(name: str | Certifier, **params: Any) -> tuple[Certifier, CertifierRow]:
+    """Return a certifier by its registry name, built with `params`, or the one given, with its row.
 
-    Raises      InputError listing the names there are.
+    Raises      InputError listing the names, or the parameters, that there are.
 
-    >>> resolve("crown")[1].norms
+    >>> resolve("crown", memory=2**20)[1].norms
     ('linf', 'l2', 'l1')
     """
     if isinstance(name, str):
-        return CERTIFIERS.build(name), CERTIFIERS.find(name)
+        return CERTIFIERS.build(name, **params), CERTIFIERS.find(name)
+    if params:
+        raise InputError(f"a certifier that is made already takes no parameters; got {', '.join(params)}")
     if (row := CERTIFIERS.row_of(name)) is None:
         raise CERTIFIERS.unknown(name)
     return name, row

@@ -12,6 +12,7 @@ class CertifierRow:
     """One certifier: its name, where its class is, one line about it, and what it serves.
 
     quadratic   its time grows with the square of the network's activations.
+    audited     audits run it among their proofs; the others are asked for by name.
     """
 
     name: str
@@ -21,6 +22,7 @@ class CertifierRow:
     deterministic: bool
     paper: str
     quadratic: bool = False
+    audited: bool = True
 
 
 CERTIFIERS = Registry(

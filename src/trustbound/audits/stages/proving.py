@@ -30,7 +30,7 @@ def certifiers(context: Context, threat: Threat) -> tuple[list[str], str]:
     left: list[str] = []
     units = activations(graph)
     for row in CERTIFIERS:
-        if threat.perturbations.norm not in row.norms:
+        if not row.audited or threat.perturbations.norm not in row.norms:
             continue
         if row.quadratic and units > ACTIVATIONS[context.budget]:
             left.append(f"{row.name} left out: {units} activations exceed {ACTIVATIONS[context.budget]} of this budget")

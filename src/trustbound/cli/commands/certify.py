@@ -10,6 +10,7 @@ from trustbound.certificates.registry import CERTIFIERS
 from trustbound.cli.options import (
     as_json,
     data_options,
+    json_object,
     model_options,
     read_data,
     read_model,
@@ -23,13 +24,20 @@ from trustbound.cli.options import (
 @model_options
 @data_options
 @threat_option
+@click.option("--params", help="The certifier's own parameters as JSON, e.g. '{\"memory\": 67108864}'.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes which examples --limit draws."
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Examples proven at once.")
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
 def certify_command(
-    name: str, threats: tuple[str, ...], seed: int, batch_size: int | None, json_output: bool, **options: Any
+    name: str,
+    threats: tuple[str, ...],
+    params: str | None,
+    seed: int,
+    batch_size: int | None,
+    json_output: bool,
+    **options: Any,
 ) -> None:
     """Run the certifier NAME on MODEL: a lower bound on its robust accuracy."""
     from trustbound.audits.compatibility import check_fit
@@ -40,10 +48,11 @@ def certify_command(
     if len(threats) != 1:
         raise InputError(f"certify takes one --threat; got {len(threats)}. `audit` takes several.")
     (threat,) = read_threats(threats, options)
+    given = json_object(params, "--params")
     model = read_model(options)
     data = read_data(options, seed, model)
     check_fit(model, data, [threat])
-    proof = certify(name, model, data.inputs, data.labels, threat, batch_size=batch_size)
+    proof = certify(name, model, data.inputs, data.labels, threat, batch_size=batch_size, **given)
     total, certified = len(data), int(proof.certified.sum())
     low, high = binomial_interval(certified, total)
     document = {
