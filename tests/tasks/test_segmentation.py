@@ -210,3 +210,18 @@ def test_an_audit_says_which_bound_cannot_exist_and_shows_the_maps(tmp_path):
     page = tb.write_report(record, tmp_path / "page.html", gallery=gallery).read_text()
     for said in ("said of the adversarial", "mean IoU", "segmented well enough", "leaf", "bound outputs (B, K)"):
         assert said in page
+
+
+def test_examples_one_pixel_above_the_threshold_have_gradients_at_every_step():
+    """Their counted margin says how near they are; the search is not blind where a step wins a pixel back."""
+    model, inputs, labels = task(0.8, count=40)
+    known = (labels != 255).flatten(1)
+    for row, pixels in zip(labels.flatten(1), known, strict=True):
+        wrong = pixels.nonzero()[:12, 0]  # of 61: 49 are right, a share of 0.803
+        row[wrong] = (row[wrong] + 1) % 3
+    data = tb.LabelledSet(inputs, labels, task="segmentation")
+    record = tb.audit(model, data, ["linf:0.03"], budget="standard", curve_examples=0)
+    assert {example.detail["accuracy"] for example in record.examples} == {49 / 61}
+    (rate,) = [check for check in record.checks if check.name == "gradient-rate"]
+    assert rate.verdict == "PASS", rate.finding
+    assert " 0 had a zero gradient" in rate.finding

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from trustbound.attacks.model_access.logit_scale import alive
 from trustbound.metrics.losses import loss as loss_named
 
 #: How full a batch must be to be filled up: the rest is work for nothing.
@@ -26,9 +27,10 @@ GradientFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tens
 class SurrogateLoss:
     """A named surrogate loss for labelled rows: what is climbed, as data, so that it can be compiled.
 
-    Shapes      labels, targets (R,) int64; unit (R,) powers of two, None for 1; called with outputs (r, C) of some
-                rows, returns (r,): the loss of the logits in that unit, given back in their own. For a loss that
-                grows with its logits, as the margin does, that is the loss itself, bit for bit.
+    Shapes      labels, targets (R,) int64; logit_scale (R,) powers of two, None for 1; called with outputs (r, C) of
+                some rows, returns (r,): the loss of the logits at that scale, given back in their own. For a loss that
+                grows with its logits, as the margin does, that is the loss itself, bit for bit. Where it saturates
+                at that scale, its gradient is taken at a smaller one.
     """
 
     loss: str
@@ -44,7 +46,16 @@ class SurrogateLoss:
             return function(outputs, labels, targets)
         wide = outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
         logit_scale = self.logit_scale[rows].to(wide.dtype)
-        return function(wide * logit_scale.unsqueeze(1), labels, targets) / logit_scale
+
+        def scaled(by: Tensor) -> Tensor:
+            return function(wide * by.unsqueeze(1), labels, targets) / by
+
+        kept = alive(logit_scale, wide)
+        value = scaled(logit_scale)
+        if torch.equal(kept, logit_scale):
+            return value
+        climbed = scaled(kept)
+        return torch.where(kept == logit_scale, value, climbed + (value - climbed).detach())
 
     def select(self, rows: Tensor) -> SurrogateLoss:
         """The same loss for some of the rows."""

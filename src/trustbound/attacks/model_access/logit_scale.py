@@ -16,6 +16,9 @@ from torch import Tensor
 #: Spreads of trained networks: nothing is changed between them. Outside, they become about `TYPICAL`.
 LEAST, MOST, TYPICAL = 2.0**-5, 2.0**7, 2.0**3
 
+#: From which spread a surrogate counts as saturated: with two classes the margin is twice that, and exp(-32) is alive.
+SATURATED = 2.0 * TYPICAL
+
 #: Powers that float32 holds, and their reciprocals.
 MOST_POWER = 120
 
@@ -55,3 +58,14 @@ def logit_scales(logits: Tensor) -> Tensor | None:
     """
     found = torch.tensor([scale_for(value) for value in spread(logits).tolist()], dtype=torch.float64)
     return None if bool((found == 1.0).all()) else found.to(logits.device)
+
+
+def alive(logit_scale: Tensor, logits: Tensor) -> Tensor:
+    """Powers of two (R,) by which a surrogate of logits (R, C) has a gradient: those given, less where it saturates.
+
+    >>> alive(torch.tensor([1024.0, 1024.0]), torch.tensor([[0.0, 0.01], [0.0, 100.0]])).tolist()
+    [1024.0, 0.25]
+    """
+    seen = spread(logits) * logit_scale.double() / SATURATED
+    excess = torch.frexp(seen.nan_to_num(0.0, 0.0, 0.0)).exponent.clamp_min(0)
+    return torch.ldexp(logit_scale, -excess)
