@@ -2,7 +2,7 @@
 
 python docs/generate.py             write them
 python docs/generate.py --check     exit 1 when they are stale
-python docs/generate.py --picture RUN [RUN …]   draw docs/bracket.svg from finished audits
+python docs/generate.py --picture RUN [RUN …] [--to NAME]   draw docs/bracket.svg, or NAME.svg, from finished audits
 """
 
 from __future__ import annotations
@@ -92,14 +92,14 @@ def reference() -> str:
     return "\n".join(parts)
 
 
-def picture(runs: Sequence[str]) -> None:
+def picture(runs: Sequence[str], name: str) -> None:
     """Draw the brackets of finished audits."""
     from trustbound.record.record_file import read_record
     from trustbound.report import bracket_picture
 
     brackets: list[Any] = [bracket for run in runs for bracket in read_record(run).brackets]
     names = [f"{Path(run).name}, {bracket.threat}" for run in runs for bracket in read_record(run).brackets]
-    (ROOT / "docs" / "bracket.svg").write_text(bracket_picture(brackets, names=names), encoding="utf-8")
+    (ROOT / "docs" / f"{name}.svg").write_text(bracket_picture(brackets, names=names), encoding="utf-8")
 
 
 def main() -> None:
@@ -107,9 +107,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--picture", nargs="+", metavar="RUN")
+    parser.add_argument("--to", default="bracket", metavar="NAME")
     options = parser.parse_args()
     if options.picture:
-        picture(options.picture)
+        picture(options.picture, options.to)
         return
     wanted = {README: readme(README.read_text(encoding="utf-8")), REFERENCE: reference()}
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
