@@ -45,7 +45,7 @@ def test_windows_and_whole_maps_agree(network, norm):
     graph, inputs = network
     region = Region.around(inputs, (0.0, 1.0), norm, {"linf": 0.05, "l2": 0.3, "l1": 0.6}[norm])
     certifier = Crown()
-    _, relaxations, sizes = certifier.limits(graph, region)
+    network = certifier.limits(graph, region)
     chance = torch.Generator().manual_seed(1)
     for place, step in enumerate(graph.operations):
         if not isinstance(step, Activation):
@@ -58,9 +58,7 @@ def test_windows_and_whole_maps_agree(network, norm):
         whole = torch.zeros(40, 2, *step.shape, dtype=torch.float64)
         whole[torch.arange(40), :, :, at[2], at[3]] = coefficients[..., 0, 0]
         large = Coefficients(owner=at[0], coefficients=whole)
-        found, wanted = (
-            propagate_backward(graph, region, relaxations, sizes, place, rows).run for rows in (small, large)
-        )
+        found, wanted = (propagate_backward(network, place, rows).run for rows in (small, large))
         torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-10)
 
 
@@ -87,9 +85,9 @@ def test_work_is_cut_to_the_memory_whatever_the_batch(network, monkeypatch):
     seen = []
     through = backward._back
 
-    def watch(step, rows, relaxation, whole):
+    def watch(step, rows, *rest):
         seen.append(rows.coefficients.numel())
-        return through(step, rows, relaxation, whole)
+        return through(step, rows, *rest)
 
     monkeypatch.setattr(backward, "_back", watch)
     peaks, bounds = [], []

@@ -82,6 +82,11 @@ class Region:
             radius=self.radius[rows],
         )
 
+    def single(self) -> Region:
+        """Return the same in float32, to search in: nearest numbers, not enclosing ones."""
+        inputs, low, high, radius = (part.float() for part in (self.inputs, self.low, self.high, self.radius))
+        return Region(inputs=inputs, low=low, high=high, norm=self.norm, radius=radius)
+
     @property
     def middle(self) -> Tensor:
         """The midpoint of the limits, (B, *F)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,6 +55,14 @@ class Graph:
             kept = self.cache["without-rounding"] = replace(self, operations=steps, cache={})
         return kept
 
+    def single(self) -> Graph:
+        """Return the same network with its constants in float32: for searches, of which no bound is believed."""
+        kept = self.cache.get("single")
+        if not isinstance(kept, Graph):
+            steps = tuple(_single(step) for step in self.without_rounding().operations)
+            kept = self.cache["single"] = replace(self, operations=steps, cache={})
+        return kept
+
     @property
     def shape(self) -> Shape:
         """The features (*F) of one input."""
@@ -74,3 +83,11 @@ class Graph:
     def widest(self) -> int:
         """The most numbers one example has at any step."""
         return max(step.features for step in self.operations)
+
+
+def _single(step: Operation) -> Operation:
+    """Return a step with its floating-point constants in float32."""
+    held = {part.name: getattr(step, part.name) for part in fields(step) if part.init}
+    wide = {name: value for name, value in held.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    narrow: dict[str, Any] = {name: value.float() for name, value in wide.items()}
+    return replace(step, **narrow)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution
 from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation, Scale, Sum
 from trustbound.certificates.methods.relaxations import LinearRelaxation, MaxPoolRelaxation
+from trustbound.certificates.methods.relaxed_network import RelaxedNetwork
 from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
@@ -28,6 +29,15 @@ class Coefficients:
     owner: Tensor
     coefficients: Tensor
     window: Window | None = None
+
+    def select(self, groups: Tensor) -> Coefficients:
+        """Return the rows of some groups."""
+        window = None if self.window is None else self.window.select(groups)
+        return Coefficients(owner=self.owner[groups], coefficients=self.coefficients[groups], window=window)
+
+    def single(self) -> Coefficients:
+        """Return the same in float32."""
+        return replace(self, coefficients=self.coefficients.float())
 
     def whole(self, shape: tuple[int, ...]) -> Coefficients:
         """Return the rows over a whole step of features `shape`."""
@@ -69,35 +79,47 @@ class Coefficients:
 
 
 def propagate_backward(
-    graph: Graph,
-    region: Region,
-    relaxations: Mapping[int, LinearRelaxation | MaxPoolRelaxation],
-    noises: Sequence[Tensor | None],
+    network: RelaxedNetwork,
     start: int,
     rows: Coefficients,
+    *,
+    slopes: Mapping[int, Tensor] | None = None,
+    multipliers: Mapping[int, Tensor] | None = None,
+    met: dict[int, Coefficients] | None = None,
 ) -> LowerBound:
     """Bound ⟨row, values of step `start`⟩ from below over the region: (G, K).
 
-    `relaxations` are those of every activation and max pool before `start`; `noises` (B, channels, 2), None for
-    nothing, what a unit coefficient of each step loses: to the rounding of this way back and to the network's own.
+    Parameters
+        slopes      for an activation, lower slopes of each row's own in place of its relaxation's: shaped as the rows
+                    are there, between the activation's slope and 1 where it is unstable, as its relaxation elsewhere.
+        multipliers for an activation, what is added to the rows over its operand: a number ≥ 0 times −1 where the
+                    operand is known to be ≥ 0, times 1 where it is known to be ≤ 0, and 0 elsewhere. The bound then
+                    holds where all of that is so.
+        met         is filled with the rows as they come to the input and to every activation.
     """
     waiting: dict[int, Coefficients] = {start: rows}
     total = torch.zeros(rows.coefficients.shape[:2], dtype=torch.float64, device=rows.owner.device)
     terms, taken = torch.zeros_like(total), torch.zeros_like(total)
+    graph = network.graph
     for index in range(start, -1, -1):
         if index not in waiting:
             continue
         step, here = graph.operations[index], waiting.pop(index)
         here = here.settle(step.shape)
+        if met is not None and isinstance(step, Input | Activation):
+            met[index] = here
         if isinstance(step, Input):
-            part = _concretise(region, here)
+            part = _concretise(network.region, here)
             total, terms = total + part, terms + part.abs()
             continue
-        noise = noises[index]
+        noise = network.noises[index]
         if noise is not None:
             loss = here.weigh(noise)
             total, taken = total - loss[..., 0], taken + loss[..., 1]
-        constant, below = _back(step, here, relaxations.get(index), graph)
+        relaxation, chosen = network.relaxations.get(index), None if slopes is None else slopes.get(index)
+        constant, below = _back(step, here, relaxation, chosen, graph)
+        if multipliers is not None and index in multipliers:
+            below = [replace(part, coefficients=part.coefficients + multipliers[index]) for part in below]
         if constant is not None:
             total, terms = total + constant, terms + constant.abs()
         for source, back in zip(step.sources, below, strict=True):
@@ -119,11 +141,15 @@ def _concretise(region: Region, rows: Coefficients) -> Tensor:
 
 
 def _back(
-    step: Operation, rows: Coefficients, relaxation: LinearRelaxation | MaxPoolRelaxation | None, graph: Graph
+    step: Operation,
+    rows: Coefficients,
+    relaxation: LinearRelaxation | MaxPoolRelaxation | None,
+    slopes: Tensor | None,
+    graph: Graph,
 ) -> tuple[Tensor | None, list[Coefficients]]:
     """Return the constant (G, K) that a step adds, and the rows over each of its operands."""
     if isinstance(step, Activation) and isinstance(relaxation, LinearRelaxation):
-        return _through_relaxation(rows, relaxation)
+        return _through_relaxation(rows, relaxation, slopes)
     if isinstance(step, MaxPool) and isinstance(relaxation, MaxPoolRelaxation):
         return _through_max_pool(rows.whole(step.shape), relaxation, graph.operations[step.sources[0]].shape)
     if not isinstance(step, Linear):
@@ -173,9 +199,12 @@ def _through_window(step: Convolution, rows: Coefficients, window: Window) -> Co
     return Coefficients(owner=rows.owner, coefficients=spread, window=below)
 
 
-def _through_relaxation(rows: Coefficients, relaxation: LinearRelaxation) -> tuple[Tensor, list[Coefficients]]:
+def _through_relaxation(
+    rows: Coefficients, relaxation: LinearRelaxation, slopes: Tensor | None
+) -> tuple[Tensor, list[Coefficients]]:
     """Take the line below where a coefficient is positive, the line above where it is negative."""
-    above, below = rows.local(relaxation.above), rows.local(relaxation.below)
+    above = rows.local(relaxation.above)
+    below = rows.local(relaxation.below) if slopes is None else slopes
     negative = rows.coefficients.clamp(max=0)
     shift = rows.local(relaxation.shift).flatten(2).transpose(1, 2)
     constant = torch.bmm(negative.flatten(2), shift).squeeze(2)

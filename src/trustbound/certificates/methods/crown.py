@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -10,18 +9,11 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.graph import Graph
-from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, MaxPool, Operation
 from trustbound.certificates.methods.backward import Coefficients, propagate_backward
-from trustbound.certificates.methods.interval import Bounds, bound_specification, propagate
-from trustbound.certificates.methods.relaxations import (
-    LinearRelaxation,
-    MaxPoolRelaxation,
-    relax_activation,
-    relax_max_pool,
-)
+from trustbound.certificates.methods.interval import Bounds, bound_specification
+from trustbound.certificates.methods.relaxed_network import RelaxedNetwork, relax_network
 from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import growth
 from trustbound.certificates.specification import Certifier, LowerBound
 
 
@@ -58,8 +50,8 @@ class Crown(Certifier):
 
     def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
-        found, relaxations, noises = self.limits(graph, region)
-        bound = bound_specification(graph, region, found, specification).separate()
+        network = self.limits(graph, region)
+        bound = bound_specification(graph, region, network.bounds, specification).separate()
         owner = torch.arange(len(region), device=specification.device)
         needed = torch.ones_like(bound.run, dtype=torch.bool)
         if least:
@@ -67,64 +59,44 @@ class Crown(Certifier):
             clean = torch.bmm(specification, graph(region.inputs).unsqueeze(2)).squeeze(2)
             needed = ~(bound.run > clean.amin(1, keepdim=True))
         order = needed.to(torch.int8).argsort(stable=True, dim=1, descending=True)[:, : int(needed.sum(1).amax())]
-        last, room = len(graph.operations) - 1, _room(self.memory, graph)
-        for part in owner.split(max(1, room // max(1, order.shape[1]))):
-            for columns in order[part].split(room, 1):
+        last, most = len(graph.operations) - 1, room(self.memory, graph)
+        for part in owner.split(max(1, most // max(1, order.shape[1]))):
+            for columns in order[part].split(most, 1):
                 rows = specification[part].gather(1, columns.unsqueeze(2).expand(-1, -1, specification.shape[2]))
-                backward = propagate_backward(
-                    graph, region, relaxations, noises, last, Coefficients(owner=part, coefficients=rows)
-                )
+                backward = propagate_backward(network, last, Coefficients(owner=part, coefficients=rows))
                 at = (part.unsqueeze(1), columns)
                 best = backward.better(LowerBound(value=bound.value[at], run=bound.run[at]))
                 bound.value[at], bound.run[at] = best.value, best.run
-        return bound.unknown(found[-1].lost)
+        return bound.unknown(network.bounds[-1].lost)
 
-    def limits(
-        self, graph: Graph, region: Region
-    ) -> tuple[list[Bounds], dict[int, LinearRelaxation | MaxPoolRelaxation], list[Tensor | None]]:
+    def limits(self, graph: Graph, region: Region) -> RelaxedNetwork:
         """Return every step's limits, every activation's relaxation, and what a coefficient of each step loses."""
-        found: list[Bounds] = []
-        relaxations: dict[int, LinearRelaxation | MaxPoolRelaxation] = {}
-        noises: list[Tensor | None] = []
-        silent = _silent(graph)
-        for index, step in enumerate(graph.operations):
-            if isinstance(step, Activation):
-                source = step.sources[0]
-                found[source] = self._tighten(graph, region, relaxations, noises, source, found[source])
-                relaxations[index] = relax_activation(step, found[source])
-            elif isinstance(step, MaxPool):
-                relaxations[index] = relax_max_pool(step, found[step.sources[0]])
-            operands = [found[source] for source in step.sources]
-            found.append(propagate(step, operands, region))
-            noises.append(None if index in silent else _noise(step, found[index]))
-        return found, relaxations, noises
+        return relax_network(graph, region, self.tighten)
 
-    def _tighten(
-        self,
-        graph: Graph,
-        region: Region,
-        relaxations: dict[int, LinearRelaxation | MaxPoolRelaxation],
-        noises: list[Tensor | None],
-        index: int,
-        bounds: Bounds,
-    ) -> Bounds:
+    def tighten(self, network: RelaxedNetwork, index: int, bounds: Bounds) -> Bounds:
         """Narrow the limits of the neurons on both sides of zero by going back from each."""
         unstable = (bounds.low < 0) & (bounds.high > 0)
         if bounds.tight or not bool(unstable.any()):
             return bounds
         low, high = bounds.low.clone(), bounds.high.clone()
-        neurons = _neurons if bounds.low.ndim == 4 else _features
-        for rows, at in neurons(unstable, _room(self.memory, graph)):
-            bound = propagate_backward(graph, region, relaxations, noises, index, rows).run
-            below, above = bound.chunk(2, 1)
+        for rows, at in unstable_rows(unstable, room(self.memory, network.graph)):
+            below, above = propagate_backward(network, index, rows).run.chunk(2, 1)
             low[at] = torch.fmax(low[at], below.reshape(low[at].shape))
             high[at] = torch.fmin(high[at], -above.reshape(high[at].shape))
         return replace(bounds, low=low, high=high)
 
 
-def _room(memory: int, graph: Graph) -> int:
+def room(memory: int, graph: Graph) -> int:
     """Return how many rows over the widest step may be alive at once, eight copies of each counted."""
     return max(2, memory // (8 * 8 * graph.widest))
+
+
+def unstable_rows(unstable: Tensor, room: int) -> Iterator[tuple[Coefficients, tuple[Tensor, ...]]]:
+    """Yield rows ± for the unstable neurons (B, *F) of a step, at most `room` at once, and where they stand in it.
+
+    The first half of the rows of each group is for limits from below, the second for those from above.
+    """
+    return (_neurons if unstable.ndim == 4 else _features)(unstable, room)
 
 
 def _neurons(unstable: Tensor, room: int) -> Iterator[tuple[Coefficients, tuple[Tensor, ...]]]:
@@ -163,24 +135,3 @@ def _features(unstable: Tensor, room: int) -> Iterator[tuple[Coefficients, tuple
             coefficients = torch.cat([plus, -plus], 1).unflatten(2, unstable.shape[1:])
             at = torch.unravel_index(columns, unstable.shape[1:])
             yield Coefficients(owner=owner, coefficients=coefficients), (owner.unsqueeze(1), *at)
-
-
-def _silent(graph: Graph) -> set[int]:
-    """Return the steps that only move numbers of one reader: neither they nor their way back round anything."""
-    readers = Counter(source for step in graph.operations for source in step.sources)
-    return {
-        index
-        for index, step in enumerate(graph.operations)
-        if isinstance(step, Arrange | Concatenate) and readers[index] <= 1
-    }
-
-
-def _noise(step: Operation, bounds: Bounds) -> Tensor:
-    """Bound what a unit coefficient of a step loses, (B, channels, 2): to its way back, and to the network's rounding.
-
-    What the product of rows and a step rounds is at most γ · Σ|coefficients| · magnitudes that the step sums.
-    """
-    summed = bounds.size if bounds.summed is None else torch.maximum(bounds.summed, bounds.size)
-    own = growth(step.features + (step.terms if isinstance(step, Linear) else 0)) * summed
-    parts = [part if part.ndim == 2 else part.flatten(2).amax(2) for part in (own, bounds.error) if part is not None]
-    return torch.stack(parts if len(parts) == 2 else [parts[0], torch.zeros_like(parts[0])], 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,14 @@ class LinearRelaxation:
     above: Tensor
     shift: Tensor
 
+    def select(self, rows: Tensor) -> LinearRelaxation:
+        """Return those of some examples."""
+        return LinearRelaxation(below=self.below[rows], above=self.above[rows], shift=self.shift[rows])
+
+    def single(self) -> LinearRelaxation:
+        """Return the same in float32."""
+        return LinearRelaxation(below=self.below.float(), above=self.above.float(), shift=self.shift.float())
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaxPoolRelaxation:
@@ -30,6 +38,14 @@ class MaxPoolRelaxation:
     winner: Tensor
     sure: Tensor
     top: Tensor
+
+    def select(self, rows: Tensor) -> MaxPoolRelaxation:
+        """Return those of some examples."""
+        return MaxPoolRelaxation(winner=self.winner[rows], sure=self.sure[rows], top=self.top[rows])
+
+    def single(self) -> MaxPoolRelaxation:
+        """Return the same in float32."""
+        return replace(self, top=self.top.float())
 
 
 def relax_activation(step: Activation, operand: Bounds) -> LinearRelaxation:
