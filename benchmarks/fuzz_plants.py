@@ -54,6 +54,31 @@ def unsound_relaxation() -> contextlib.AbstractContextManager[None]:
     return replaced("relax_activation", change)
 
 
+def wrong_slope() -> contextlib.AbstractContextManager[None]:
+    """Lower slopes of unstable ReLUs that optimisation has left above 1, so that they cut through the ReLU."""
+
+    def change(old: Callable[..., Any]) -> Callable[..., Any]:
+        def sound_slopes(*given: Any) -> Any:
+            return old(*given) * 1.5
+
+        return sound_slopes
+
+    return replaced("sound_slopes", change)
+
+
+def forgotten_shift() -> contextlib.AbstractContextManager[None]:
+    """The way back through a relaxation without what its upper line adds."""
+
+    def change(old: Callable[..., Any]) -> Callable[..., Any]:
+        def _through_relaxation(*given: Any) -> Any:
+            constant, below = old(*given)
+            return torch.zeros_like(constant), below
+
+        return _through_relaxation
+
+    return replaced("_through_relaxation", change)
+
+
 def no_range() -> contextlib.AbstractContextManager[None]:
     """Rounding counted as if no number could be too large for its type."""
 

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from trustbound.certificates.graph import read
+from trustbound.certificates.methods.alpha_crown import AlphaCrown
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.region import Region
 from trustbound.metrics.margin import margin_rows
 
-CERTIFIERS = (Interval(), Lipschitz(), Crown())
+CERTIFIERS = (Interval(), Lipschitz(), Crown(), AlphaCrown())
 
 
 class Residual(nn.Module):
@@ -131,15 +132,16 @@ def test_bounds_hold_for_all_that_a_search_finds(name, norm):
     graph = read(network, inputs)
     region = Region.around(inputs, (0.0, 1.0), norm, RADII[norm])
     rows = margin_rows(torch.tensor([0, 1]), graph.classes)
-    interval, lipschitz, crown = (certifier.bounds(graph, region, rows).run for certifier in CERTIFIERS)
+    interval, lipschitz, crown, alpha = (certifier.bounds(graph, region, rows).run for certifier in CERTIFIERS)
     double = network.double()
     least = search(double, region, rows, chance)
     network.float()
     clean = torch.bmm(rows, graph(region.inputs).unsqueeze(2)).squeeze(2)
-    for bound in (interval, lipschitz, crown):
+    for bound in (interval, lipschitz, crown, alpha):
         assert (bound <= least).all()
         assert (bound < clean).all()
     assert (crown >= interval).all()
+    assert (alpha >= crown).all()
     assert (lipschitz >= interval).all()
     # CROWN allows no more than a factor beyond what the search finds: it is not vacuous.
     assert (clean - crown).mean() <= 12 * (clean - least).mean()
@@ -153,7 +155,7 @@ def test_every_step_lies_within_its_limits(name, norm):
     inputs = torch.rand(2, *shape, generator=chance)
     graph = read(network, inputs)
     region = Region.around(inputs, (0.0, 1.0), norm, RADII[norm])
-    limits = Crown().limits(graph, region)[0]
+    limits = Crown().limits(graph, region).bounds
     share = torch.rand(200, *shape, generator=chance, dtype=torch.float64).round()
     for i in range(2):
         wide = region.select(torch.full((200,), i))

@@ -11,6 +11,7 @@ from scipy.optimize import linprog, minimize
 from torch import nn
 
 from trustbound.certificates.graph import read
+from trustbound.certificates.methods.alpha_crown import AlphaCrown
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.methods.lipschitz import Lipschitz
@@ -18,7 +19,7 @@ from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.region import Region
 from trustbound.metrics.margin import margin_rows
 
-CERTIFIERS = (Interval(), Lipschitz(), Crown())
+CERTIFIERS = (Interval(), Lipschitz(), Crown(), AlphaCrown())
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 
 
@@ -90,6 +91,7 @@ def test_margins_never_exceed_the_exact_minimum(norm, seed):
             # A bound that is merely very low would pass: in a small region CROWN is close.
             if radius == 0.05:
                 assert float(found[2][i, k]) >= truth - 0.05
+            assert float(found[3][i, k]) >= float(found[2][i, k])
 
 
 @given(
@@ -109,7 +111,7 @@ def test_linear_classifiers_are_bounded_exactly(seed, norm, radius):
     w, b = linear.weight.detach().double().numpy(), linear.bias.detach().double().numpy()
     clean = rows @ b + np.einsum("bkc,cf,bf->bk", rows, w, inputs.double().numpy())
     truth = clean - radius * np.linalg.norm(rows @ w, DUAL[norm], axis=2)
-    for certifier in (Interval(), Crown()) + ((Lipschitz(),) if norm == "l2" else ()):
+    for certifier in (Interval(), Crown(), AlphaCrown()) + ((Lipschitz(),) if norm == "l2" else ()):
         found = certifier.bounds(graph, region, torch.as_tensor(rows)).run.numpy()
         np.testing.assert_allclose(found, truth, atol=1e-6, rtol=0)
         assert (found <= truth + 1e-12).all()

@@ -35,6 +35,8 @@ def test_no_certificate_breaks_on_random_networks(part):
     ("plant", "kinds", "seeds"),
     [
         (plants.unsound_relaxation, {"broken", "margin"}, range(500)),
+        (plants.wrong_slope, {"broken", "margin"}, range(500)),
+        (plants.forgotten_shift, {"broken", "margin"}, range(500)),
         (plants.lost_in_place, {"broken"}, range(500)),
         # Of the first 500 networks those that are made extreme: the others hold numbers of ordinary size.
         (plants.no_range, {"broken"}, range(FAMILIES.index("extreme"), 500, len(FAMILIES))),
@@ -42,7 +44,7 @@ def test_no_certificate_breaks_on_random_networks(part):
         (lambda: plants.less_rounding(1e-6), {"broken", "run"}, range(500)),
         (lambda: plants.less_rounding(0.0), {"broken"}, range(500)),
     ],
-    ids=["relaxation", "in-place", "overflow", "NaN proven", "rounding ÷ 1e6", "no rounding"],
+    ids=["relaxation", "slope", "shift", "in-place", "overflow", "NaN proven", "rounding ÷ 1e6", "no rounding"],
 )
 def test_planted_faults_are_found(plant, kinds, seeds):
     with plant():

@@ -52,4 +52,14 @@ CERTIFIERS = Registry(
         paper="Zhang et al. 2018, arXiv:1811.00866",
         quadratic=True,
     ),
+    CertifierRow(
+        name="alpha-crown",
+        target="trustbound.certificates.methods.alpha_crown:AlphaCrown",
+        line="CROWN with the lower slopes of unstable ReLUs optimised for each row; a few times dearer, tighter",
+        norms=("linf", "l2", "l1"),
+        deterministic=True,
+        paper="Xu et al. 2021, arXiv:2011.13824",
+        quadratic=True,
+        audited=False,
+    ),
 )

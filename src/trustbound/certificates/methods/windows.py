@@ -27,6 +27,10 @@ class Window:
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
 
+    def select(self, neurons: Tensor) -> Window:
+        """Return the windows of some of the neurons."""
+        return replace(self, positions=self.positions[neurons])
+
     def through(self, step: Convolution) -> Window:
         """Return the windows over a convolution's operand for windows over its output."""
         (s0, s1), (p0, p1) = self.stride, self.padding
