@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from benchmarks.networks import NETWORKS, data, load
 from trustbound.data import LabelledSet, load_data
 from trustbound.model.broken_models import BatchStatistics, DropoutOn, SaturatedSoftmax, StopGradient
-from trustbound.model.defences import InputQuantisation, RandomResize, with_k_winners
+from trustbound.model.defences.k_winners import with_k_winners
+from trustbound.model.defences.quantisation import InputQuantisation
+from trustbound.model.defences.random_resize import RandomResize
 from trustbound.model.zoo.build import build
 
 

@@ -19,7 +19,8 @@ from trustbound.audits.checks.repeatability import Determinism
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.checks.saturation import LogitScaleInvariance, SaturatedOutput, are_probabilities
 from trustbound.model.broken_models import BatchStatistics, DropoutOn, SaturatedSoftmax, StopGradient
-from trustbound.model.defences import InputQuantisation, with_k_winners
+from trustbound.model.defences.k_winners import with_k_winners
+from trustbound.model.defences.quantisation import InputQuantisation
 from trustbound.model.wrapping import Adaptation, wrap
 
 

@@ -21,7 +21,7 @@ from trustbound.audits.checks.restored import ModelRestored, fingerprint
 from trustbound.audits.checks.substitute import copy_of
 from trustbound.audits.checks.transfer import BlackBoxBeatsWhiteBox, TransferSuccess
 from trustbound.model.broken_models import DropoutOn, SaturatedSoftmax, StopGradient
-from trustbound.model.defences import InputQuantisation
+from trustbound.model.defences.quantisation import InputQuantisation
 
 search_module = sys.modules["trustbound.attacks.searching.loop"]  # the package offers a function of that name
 

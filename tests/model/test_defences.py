@@ -7,7 +7,9 @@ from torch import nn
 from trustbound.errors import InputError
 from trustbound.model import build
 from trustbound.model.broken_models import BatchStatistics, DropoutOn, SaturatedSoftmax, StopGradient
-from trustbound.model.defences import InputQuantisation, KWinnersTakeAll, RandomResize, with_k_winners
+from trustbound.model.defences.k_winners import KWinnersTakeAll, with_k_winners
+from trustbound.model.defences.quantisation import InputQuantisation
+from trustbound.model.defences.random_resize import RandomResize
 from trustbound.model.wrapping import wrap
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from trustbound.lazy import lazy
 
 if TYPE_CHECKING:
-    from trustbound.model.defences import Adaptation
+    from trustbound.model.defences.adaptation import Adaptation
     from trustbound.model.files.save import save_model
     from trustbound.model.load import load_model
     from trustbound.model.wrapping import Model
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Adaptation", "Model", "build", "load_model", "save_model"]
 
 _HOMES = {
-    "Adaptation": "defences",
+    "Adaptation": "defences.adaptation",
     "Model": "wrapping",
     "build": "zoo.build",
     "load_model": "load",

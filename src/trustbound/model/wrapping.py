@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from trustbound.errors import InputError
-from trustbound.model.defences import Adaptation
+from trustbound.model.defences.adaptation import Adaptation
 from trustbound.model.files.digest import add_to
 from trustbound.model.predictor import Predictor, predictor_of
 from trustbound.record.box import Box, Limit

@@ -14,7 +14,7 @@ from trustbound.attacks.model_access.detector import verdicts
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.attacks.searching.problem import Problem, State
 from trustbound.audits.checks.context import Before
-from trustbound.model.defences import Adaptation
+from trustbound.model.defences.adaptation import Adaptation
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Objective, Threat

@@ -1,0 +1,1 @@
+"""Defences: what an informed attacker does about one, and input defences as wrappers that declare it."""
