@@ -63,4 +63,18 @@ OBJECTIVES = Registry(
         threat=True,
         lifts="robust accuracy",
     ),
+    ObjectiveRow(
+        name="gaussian-noise",
+        target="trustbound.hardening.objectives.gaussian_noise:GaussianNoise",
+        line="Cross-entropy on noisy copies of the examples, for the model that votes under that noise.",
+        threat=False,
+        lifts="certified radius of the smoothed model",
+    ),
+    ObjectiveRow(
+        name="interval",
+        target="trustbound.hardening.objectives.interval:IntervalTraining",
+        line="Cross-entropy on the worst logits that interval arithmetic allows, at a growing radius.",
+        threat=True,
+        lifts="certified accuracy",
+    ),
 )

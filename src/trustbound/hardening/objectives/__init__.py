@@ -3,6 +3,8 @@
 from trustbound.hardening.objectives.context import Batch, Context, Position
 from trustbound.hardening.objectives.fgsm_rs import FGSMRSTraining
 from trustbound.hardening.objectives.free import FreeTraining
+from trustbound.hardening.objectives.gaussian_noise import GaussianNoise
+from trustbound.hardening.objectives.interval import IntervalTraining
 from trustbound.hardening.objectives.objective import (
     Metrics,
     Outcome,
@@ -21,6 +23,8 @@ __all__ = [
     "Context",
     "FGSMRSTraining",
     "FreeTraining",
+    "GaussianNoise",
+    "IntervalTraining",
     "Metrics",
     "Outcome",
     "PGDTraining",
