@@ -211,6 +211,7 @@ def test_it_lifts_what_it_says(row):
     clean = float((model(data.inputs).argmax(1) == labels).double().mean())
     # The best that can be had: a normal at 0.25 with deviation 0.13 stays above 0.08 in 90.5 % of draws.
     assert clean > 0.9
-    # Half of an interval loss is at the clean points.
-    least = {"robust accuracy": 0.85, "certified accuracy": 0.82}.get(row.lifts)
-    assert robust < 0.6 if least is None else robust > least
+    # Half of an interval loss is at the clean points; what is trained for other norms or noise may be robust or not.
+    limits = {"clean accuracy": (0.0, 0.6), "robust accuracy": (0.85, 1.0), "certified accuracy": (0.82, 1.0)}
+    least, most = limits.get(row.lifts, (0.0, 1.0))
+    assert least <= robust <= most

@@ -77,4 +77,11 @@ OBJECTIVES = Registry(
         threat=True,
         lifts="certified accuracy",
     ),
+    ObjectiveRow(
+        name="lipschitz",
+        target="trustbound.hardening.objectives.lipschitz:LipschitzTraining",
+        line="Cross-entropy plus a penalty on the spectral norms of the layers.",
+        threat=False,
+        lifts="certified l2 radius by layer norms",
+    ),
 )

@@ -5,6 +5,7 @@ from trustbound.hardening.objectives.fgsm_rs import FGSMRSTraining
 from trustbound.hardening.objectives.free import FreeTraining
 from trustbound.hardening.objectives.gaussian_noise import GaussianNoise
 from trustbound.hardening.objectives.interval import IntervalTraining
+from trustbound.hardening.objectives.lipschitz import LipschitzTraining
 from trustbound.hardening.objectives.objective import (
     Metrics,
     Outcome,
@@ -25,6 +26,7 @@ __all__ = [
     "FreeTraining",
     "GaussianNoise",
     "IntervalTraining",
+    "LipschitzTraining",
     "Metrics",
     "Outcome",
     "PGDTraining",
