@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import trustbound as tb
-from trustbound.audits.stages import proving
+from trustbound.audits.stages import bracket, proving, radii
 from trustbound.audits.work_units.execute import execute
 from trustbound.audits.work_units.subject import Subject
 from trustbound.model.dyadic import dyadic_network
@@ -36,26 +36,22 @@ def held(run, query):
 
 
 def proofs(run):
-    """Each proven example with what was proven of it, and how many units there were."""
-    wanted = "step, position, found, margin, size, tie"
+    """Each proven example with what was proven of it, to a rounding of the slopes, and how many units there were."""
+    wanted = "step, position, found, round(margin, 12), size, tie"
     rows = held(run, f"SELECT {wanted} FROM evidence WHERE step LIKE '%proof%' ORDER BY step, position")
     (units,) = held(run, "SELECT count(*) FROM unit WHERE step LIKE '%proof%'")[0]
     return rows, units
 
 
-def small(monkeypatch, examples):
-    """Units of proofs hold so many of the network's examples; a bisection's a sixteenth."""
-    monkeypatch.setattr(proving, "AT_ONCE", examples * 12**2)
-
-
 def test_small_units_prove_the_same(exact, tmp_path, monkeypatch):
     audit(exact, tmp_path / "large")
-    small(monkeypatch, 32)
+    for module in (bracket, radii):
+        monkeypatch.setattr(module, "at_once", lambda context, name, count: 8)
     record = audit(exact, tmp_path / "small")
     (expected, few), (found, many) = proofs(tmp_path / "large"), proofs(tmp_path / "small")
     assert found == expected
     assert any(row[2] for row in found)
-    assert (few, many) == (4, 14)  # two cheap certifiers; crown in two; twenty radii, two at a time
+    assert (few, many) == (13, 35)
     assert record.brackets[0].lower > 0
     audit(exact, tmp_path / "small")
     assert proofs(tmp_path / "small") == (found, many)
@@ -65,7 +61,7 @@ def test_a_larger_unit_of_an_earlier_version_is_gone_on_with(exact, tmp_path, mo
     run = tmp_path / "run"
     expected = audit(exact, run)
     whole, _ = proofs(run)
-    step = f"{THREAT}/curve-proof"
+    step = f"{THREAT}/proof-interval"
     places = [position for (position,) in held(run, f"SELECT position FROM evidence WHERE step = '{step}' ORDER BY 1")]
     held(run, f"DELETE FROM evidence WHERE step = '{step}' AND position > {places[4]}")
     asked = []
@@ -75,36 +71,33 @@ def test_a_larger_unit_of_an_earlier_version_is_gone_on_with(exact, tmp_path, mo
         return execute(unit, subject)
 
     monkeypatch.setattr("trustbound.audits.run.execute", watched)
-    small(monkeypatch, 64)
+    monkeypatch.setattr(bracket, "at_once", lambda context, name, count: 8)
     record = audit(exact, run)
-    assert asked == [(step, *places[first:last]) for first, last in ((5, 8), (8, 12), (12, 16), (16, 20))]
+    assert asked == [(step, *places[first:last]) for first, last in ((5, 8), (8, 16), (16, 24), (24, 32), (32, 40))]
     assert proofs(run)[0] == whole
     assert record.curves[0].lower == expected.curves[0].lower
 
 
 @pytest.mark.parametrize(
-    ("method", "activations", "rounds", "count", "examples"),
+    ("method", "activations", "count", "examples"),
     [
-        ("crown", 12, 1, 1000, 500),
-        ("crown", 4_800, 1, 186, 186),
-        ("crown", 4_800, 1, 187, 94),  # evenly, so that workers end together
-        ("crown", 4_800, 16, 100, 10),
-        ("crown", 80_000, 1, 3, 1),
-        ("interval", 80_000, 1, 1000, 512),
+        ("crown", 12, 1000, 500),
+        ("crown", 4_800, 186, 186),
+        ("crown", 4_800, 187, 94),  # evenly, so that workers end together
+        ("crown", 80_000, 3, 1),
+        ("interval", 80_000, 1000, 512),
     ],
 )
-def test_the_size_of_a_unit_follows_the_cost_of_its_proofs(exact, method, activations, rounds, count, examples):
+def test_the_size_of_a_unit_follows_the_cost_of_its_proofs(method, activations, count, examples):
     net = torch.nn.Sequential(torch.nn.Linear(2, activations), torch.nn.ReLU(), torch.nn.Linear(activations, 2))
     data = tb.LabelledSet(torch.rand(4, 2), [0, 1, 0, 1])
     context = SimpleNamespace(unit_size=512, subject=Subject(model=tb.wrap(net), data=data, threats={}))
-    assert proving.at_once(context, method, count, rounds=rounds) == examples
+    assert proving.at_once(context, method, count) == examples
 
 
-@pytest.mark.parametrize(
-    ("method", "rounds", "examples"), [("crown", 16, 3), ("interval", 1, 50), ("lipschitz", 1, 50)]
-)
-def test_many_classes_are_part_of_the_cost(method, rounds, examples):
+@pytest.mark.parametrize(("method", "examples"), [("crown", 50), ("interval", 50), ("lipschitz", 50)])
+def test_many_classes_are_part_of_the_cost(method, examples):
     net = torch.nn.Sequential(torch.nn.Linear(135, 360), torch.nn.ReLU(), torch.nn.Linear(360, 1000))
     data = tb.LabelledSet(torch.rand(4, 135), [0, 1, 2, 3])
     context = SimpleNamespace(unit_size=512, subject=Subject(model=tb.wrap(net), data=data, threats={}))
-    assert proving.at_once(context, method, 100, rounds=rounds) == examples
+    assert proving.at_once(context, method, 100) == examples

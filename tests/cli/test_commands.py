@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,8 +174,13 @@ def test_time_chooses_what_fits_and_the_run_goes_on_with_it(trustbound, weights,
     # On a machine that has become faster the same command still asks the same question.
     from trustbound.audits import plan as planning
 
-    honest = planning._timed
-    monkeypatch.setattr(planning, "_timed", lambda *rest: (honest(*rest)[0] / 50, honest(*rest)[1]))
+    honest = planning.pilot
+
+    def faster(*rest):
+        tried = honest(*rest)
+        return replace(tried, forward=tried.forward / 50)
+
+    monkeypatch.setattr(planning, "pilot", faster)
     again = trustbound(*line, "--time", "0.01s", "--run", tmp_path / "run")
     assert again.code == first["exit_code"], again.err
     assert json.loads(again.out)["brackets"] == first["brackets"]

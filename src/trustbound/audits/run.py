@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import sys
 import time
 from collections.abc import Sequence
@@ -24,10 +23,12 @@ from trustbound.audits.stages.bracket import Search
 from trustbound.audits.stages.checking import after_search, before_search, weighed
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
 from trustbound.audits.stages.context import Context, Progress, Silent
-from trustbound.audits.stages.curve import curve, curve_count
+from trustbound.audits.stages.curve import curve
+from trustbound.audits.stages.proving import certifiers
 from trustbound.audits.stages.summary import example_rows, exhibits, model_facts
 from trustbound.audits.stages.uncertainty import attacked_outputs, uncertainty_report, witnesses
 from trustbound.audits.stages.verdicts import Verdicts
+from trustbound.audits.steps import SecurityCurve, control_count, curve_count, steps
 from trustbound.audits.versions import versions
 from trustbound.audits.work_units.draws import derived_key, drawn
 from trustbound.audits.work_units.execute import execute
@@ -177,7 +178,7 @@ class _Answer:
 
     bracket: Bracket
     steps: list[StageFacts]
-    curve: Curve | None
+    curves: list[Curve]
     uncertainty: UncertaintyReport | None
     measures: dict[str, float]
     examples: list[ExampleRow]
@@ -224,7 +225,7 @@ def _audit(
         clean_interval=binomial_interval(int(clean.correct.sum()), len(data)),
         brackets=brackets,
         steps=tuple(step for answer in told for step in answer.steps),
-        curves=tuple(answer.curve for answer in told if answer.curve is not None),
+        curves=tuple(curve for answer in told for curve in answer.curves),
         doubts={threat: answer.uncertainty for threat, answer in answers.items() if answer.uncertainty is not None},
         checks=checks,
         gallery=tuple(shown for answer in told for shown in answer.gallery),
@@ -265,16 +266,22 @@ def _answer(
 ) -> _Answer:
     """Search, curve, uncertainty and checks under one threat; what the gallery shows is added to `pictures`."""
     verdicts = Verdicts.of(clean.correct)
-    search = Search(context, threat, verdicts, [])
+    provers, left_out = certifiers(context.subject, threat, context.budget)
+    planned = steps(threat, context.budget, context.model.task, certifiers=provers, curve_examples=curve_examples)
+    search = Search(context, threat, verdicts, [], planned, left_out)
     search.run()
-    drawn = curve(context, threat, verdicts, curve_examples, smooth=search.smooth)
+    curves = [
+        curve(context, threat, verdicts, step, left_out=left_out, smooth=search.smooth, clean=clean.margin)
+        for step in planned
+        if isinstance(step, SecurityCurve)
+    ]
     outputs = attacked_outputs(context, threat, verdicts, clean)
     found = witnesses(context, threat, verdicts)
     pictures |= {f"shared/{facts.key}": one.float().cpu().contiguous() for facts, one in search.shared}
     return _Answer(
         bracket=search.bracket(),
         steps=search.facts,
-        curve=drawn,
+        curves=curves,
         uncertainty=uncertainty_report(context, clean, outputs),
         measures=dict(context.model.task.summary(outputs, context.data.labels)),
         examples=example_rows(context, threat, verdicts, clean, outputs),
@@ -302,10 +309,10 @@ def _asked(threats: str | Threat | Sequence[Threat | str], budget: str, task: Ta
 
 
 def _control_group(data: LabelledSet, key: int) -> Tensor:
-    """(N,) bool: at random, 5 % of the examples and at least 50."""
+    """(N,) bool, at random."""
     count = len(data)
     mask = torch.zeros(count, dtype=torch.bool)
-    mask[drawn(key, "control", data, torch.arange(count), max(50, math.ceil(0.05 * count)))] = True
+    mask[drawn(key, "control", data, torch.arange(count), control_count(count))] = True
     return mask
 
 

@@ -58,6 +58,7 @@ def certify(
     labels: Tensor,
     threat: Threat,
     *,
+    sizes: Tensor | None = None,
     batch_size: int | None = None,
     box: Box | tuple[Limit, Limit] | None = None,
     task: Task | None = None,
@@ -67,8 +68,8 @@ def certify(
 
     `name` is a row of the registry, with `params` for the certifier that it makes, or a certifier that is made
     already; `model` a module or a graph that `read` has made of it; box and task are the model's own unless they are
-    given, and classification where it has none. Batches are cut to fit the certifier's memory; `batch_size` cuts
-    further.
+    given, and classification where it has none. `sizes` (B,), one for each input, take the place of the threat's ε.
+    Batches are cut to fit the certifier's memory; `batch_size` cuts further.
 
     Raises      UnsupportedError when the model, the norm or the goal has no proof: the layer is named.
                 InputError for an unknown name, parameters that the certifier does not take, wrong shapes, labels that
@@ -112,7 +113,7 @@ def certify(
     graph = model if isinstance(model, Graph) else read(model, inputs)
     check_kernels(graph)
     features = inputs[0].numel()
-    radius = threat.perturbations.epsilon + threat.perturbations.tolerance(limits, features)
+    radius = _sizes(sizes, threat, inputs, graph) + threat.perturbations.tolerance(limits, features)
     targets = threat.goal.bind(labels, graph.classes).targets if task.plain else None
     if not task.plain:
         task.check_fit(labels, (graph.classes,))
@@ -142,6 +143,16 @@ def certify(
         slack=slack,
         seconds=time.perf_counter() - started,
     )
+
+
+def _sizes(sizes: Tensor | None, threat: Threat, inputs: Tensor, graph: Graph) -> Tensor:
+    """Return the size that each example (B, *F) is proven for, (B,) float64."""
+    if sizes is None:
+        return torch.full((len(inputs),), threat.perturbations.epsilon, dtype=torch.float64, device=graph.device)
+    if not isinstance(sizes, Tensor) or sizes.shape != (len(inputs),) or not bool((sizes >= 0).all()):
+        came = f"{tuple(sizes.shape)} {sizes.dtype}" if isinstance(sizes, Tensor) else type(sizes).__name__
+        raise InputError(f"`sizes` must be numbers ≥ 0, one for each of the {len(inputs)} inputs; got {came}")
+    return sizes.to(graph.device, torch.float64)
 
 
 def _judging(task: Task | None, model: object) -> Task:

@@ -10,22 +10,34 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor
 
-from trustbound.attacks.registry import ATTACKS
-from trustbound.attacks.suites import Stage, rounds, shared_attacks, suite
+from trustbound.attacks.suites import Stage
 from trustbound.audits.stages.clean import logit_scale
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.proving import at_once, certifiers
+from trustbound.audits.stages.proving import at_least, at_once
 from trustbound.audits.stages.rounds import until_dry
 from trustbound.audits.stages.shared_perturbation import Sharing
 from trustbound.audits.stages.verdicts import Round, Verdicts, stage_facts
 from trustbound.audits.stages.white_and_black_box import sees_gradients, sides
+from trustbound.audits.steps import (
+    Attacks,
+    Checks,
+    Control,
+    Proof,
+    Scores,
+    SecurityCurve,
+    Shared,
+    Step,
+    Trial,
+    UntilDry,
+)
 from trustbound.audits.work_units.attack import REFUSED
 from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.record.audit import UNCONCERNED, Bracket, SharedFacts, StageFacts
@@ -33,11 +45,8 @@ from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
 
-#: Examples on which the smooth and the plain backward pass are compared before one is chosen.
-TRIAL = 64
-
-#: What runs on everything when no gradient reaches the inputs.
-WITHOUT_GRADIENTS = Stage(name="scores", attack="square", params={"steps": 2000})
+#: Of a block of proofs, the share that must hold for the next block to be tried.
+PAYS = 1 / 32
 
 
 @dataclass(eq=False)
@@ -48,40 +57,48 @@ class Search:
     threat: Threat
     verdicts: Verdicts
     facts: list[StageFacts]
+    #: Of the audit, in order.
+    steps: tuple[Step, ...]
+    #: Why a certifier that there is was left out, in words.
+    left_out: str
     #: Whether the smooth backward pass was the better one, as a trial on a sample found.
     smooth: bool = False
     #: Perturbations that all inputs share, and what they came to.
     shared: list[tuple[SharedFacts, Tensor]] = field(default_factory=list)
-    _left_out: str = ""
-    _provers: list[str] = field(default_factory=list)
+    #: Which certifiers were not run on everything, in words.
+    given_up: list[str] = field(default_factory=list)
+    #: Examples whose run of the first stage the trial has made.
+    _tried: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    #: That the first stage left.
+    _survivors: int = 0
 
     def run(self) -> None:
-        """All stages and proofs, in order of their price."""
-        stages = suite(self.context.budget, self.threat, self.context.model.task)
-        provers, left_out = certifiers(self.context, self.threat)
+        """Every step of the search, in order; checks and curve are none of it."""
         self._unconcerned()
-        self.smooth = self._trial(stages)
-        survivors = 0
-        searches = [stage for stage in stages if not stage.control]
-        for number, stage in enumerate(searches):
-            if number == 0:
-                self._attack(stage, self._untried(stage))
-                survivors = len(self.verdicts.open())
-                for name in provers[:1]:
+        for step in self.steps:
+            match step:
+                case Trial():
+                    self.smooth = self._try(step)
+                case Attacks(stage=stage, first=True):
+                    self._attack(stage, self._untried())
+                    self._survivors = len(self.verdicts.open())
+                case Attacks(stage=stage):
+                    self.spread(stage, max(stage.least, math.ceil(stage.share * self._survivors)))
+                case Scores(stage=stage):
+                    if self._refused():
+                        self._attack(stage, self.verdicts.open())
+                case UntilDry(rounds=rounds):
+                    until_dry(self, rounds)
+                case Proof(certifier=name):
                     self._prove(name)
-            else:
-                self.spread(stage, max(stage.least, math.ceil(stage.share * survivors)))
-        if self._refused() and ATTACKS.find(WITHOUT_GRADIENTS.attack).serves(self.threat.perturbations):
-            self._attack(WITHOUT_GRADIENTS, self.verdicts.open())
-        until_dry(self, rounds(self.context.budget, self.threat, self.context.model.task))
-        for name in provers[1:]:
-            self._prove(name)
-        for name in shared_attacks(self.context.budget, self.threat, self.context.model.task):
-            self._share(Sharing(self.context, self.threat, name))
-        for stage in stages:
-            if stage.control:
-                self._attack(stage, torch.zeros(0, dtype=torch.int64))
-        self._left_out, self._provers = left_out, provers
+                case Shared():
+                    self._share(Sharing(self.context, self.threat, step.attack, step.fitted))
+                case Control(stage=stage):
+                    self._attack(stage, torch.zeros(0, dtype=torch.int64))
+                case Checks() | SecurityCurve():
+                    pass
+                case _:
+                    assert_never(step)
 
     def _unconcerned(self) -> None:
         """Examples for which the goal has nothing to reach (of the wanted class already) are safe by definition."""
@@ -159,8 +176,8 @@ class Search:
         """Why nothing was proven, in words; empty where something was, or where every proof ran and failed."""
         if any(step and not step.endswith(UNCONCERNED) for step in self.verdicts.certified_by):
             return ""
-        refused = {name: self._refusals(name) for name in self._provers}
-        said = [self._left_out]
+        refused = {step.certifier: self._refusals(step.certifier) for step in self.steps if isinstance(step, Proof)}
+        said = [self.left_out, *self.given_up]
         if all(refused.values()):
             said = sorted({reason for reasons in refused.values() for reason in reasons}) or said
         return "; ".join(filter(None, [*said, self._rounded()]))
@@ -172,14 +189,14 @@ class Search:
         return f"{lost} proofs lost to rounding in {precision}" if lost else ""
 
     def _refusals(self, name: str) -> list[str]:
-        prefix = f"{self.threat}/proof-{name}: "
-        return [event.removeprefix(prefix) for event in self.context.store.events() if event.startswith(prefix)]
+        step = re.compile(re.escape(f"{self.threat}/proof-{name}") + r"(-\d+|-control)?: ")
+        return [event[found.end() :] for event in self.context.store.events() if (found := step.match(event))]
 
     def _attack(self, stage: Stage, chosen: Tensor, *, again: bool = True) -> None:
         """One stage on the chosen examples and, the first time, on what it can still show of the control group."""
         name, params = stage.method(smooth=self.smooth)
         along = self.context.control & self.verdicts.correct & ~self._shown(name) & again
-        along &= ~_member(torch.cat([chosen, self._tried(stage)]), len(along))
+        along &= ~_member(torch.cat([chosen, self._tried if stage.name == "first" else chosen]), len(along))
         positions = torch.cat([chosen, along.nonzero()[:, 0]]).sort().values
         if not len(positions):
             return
@@ -235,51 +252,82 @@ class Search:
         self.shared.append((sharing.facts(perturbation, fitted, held, rows, key), perturbation))
 
     def _prove(self, name: str) -> None:
-        """One certifier on what is open and on the whole control group."""
-        settled = self.context.control & self.verdicts.correct
-        positions = torch.cat([self.verdicts.open(), settled.nonzero()[:, 0]]).unique()
-        if not len(positions):
+        """One certifier on what is open and on the control group; a dear one where it pays."""
+        control = (self.context.control & self.verdicts.correct).nonzero()[:, 0]
+        rows = self.verdicts.open()
+        block = at_least(self.context.subject, name)
+        if len(rows) <= block:
+            self._certify(name, "", torch.cat([rows, control]).unique())
             return
-        step = f"{self.threat}/proof-{name}"
+        proven, tried = self._largest_first(name, rows.flip(0), block)
+        if proven:  # a proof of what is broken would be a defect: looked for, for a quarter of the cost at most
+            settled = control[~torch.isin(control, rows)]
+            self._certify(name, "-control", settled[: max(8, tried // 3)])
+
+    def _largest_first(self, name: str, rows: Tensor, block: int) -> tuple[int, int]:
+        """Examples in blocks, largest margins first, for as long as a block has some proven; how many, and of how many.
+
+        What an attack left near the boundary is rarely proven: a block of which less than a thirty-second is ends it.
+        """
+        proven = tried = 0
+        for number in itertools.count(1):
+            part = rows[tried : tried + block]
+            if not len(part):
+                break
+            found = self._certify(name, f"-{number}" if number > 1 else "", part.sort().values)
+            proven, tried = proven + found, tried + len(part)
+            if found < max(1.0, PAYS * len(part)):
+                break
+            block *= 2
+        left = len(rows) - tried
+        if left:
+            self.facts[-1] = replace(
+                self.facts[-1],
+                note=f"{left} of smaller margin were not tried: of these, {found} of {len(part)} were proven",
+            )
+        if left and not proven:
+            self.given_up.append(
+                f"{name} proved none of the {tried} largest margins and was not run on the other {left}"
+            )
+        return proven, tried
+
+    def _certify(self, name: str, part: str, positions: Tensor) -> int:
+        """One certifier on examples at places; how many it proves of them."""
+        if not len(positions):
+            return 0
+        step = f"{self.threat}/proof-{name}{part}"
         few = at_once(self.context, name, len(positions))
         rows = self.context.run(step, "proof", positions, method=name, threat=self.threat, examples=few)
         first = self.verdicts.proved(step, rows)
+        self.verdicts.bounds.setdefault(name, {}).update((row.position, row) for row in rows)
         cost = self.context.store.cost(step)
-        self.facts.append(stage_facts(str(self.threat), f"proof-{name}", "proof", name, rows, first, cost))
+        self.facts.append(stage_facts(str(self.threat), f"proof-{name}{part}", "proof", name, rows, first, cost))
+        return sum(row.found for row in rows)
 
-    def _trial(self, stages: tuple[Stage, ...]) -> bool:
-        """Try the smooth and the plain backward pass on a sample; whether smooth is the better one here."""
-        climbs = [stage for stage in stages if stage.attack == "margin"]
-        if not climbs:
-            return False
-        sample = self._sample()
+    def _try(self, trial: Trial) -> bool:
+        """Both backward passes on the sample; whether smooth is the better one here."""
+        sample = self.context.drawn("trial", self._asked(), trial.examples)
         if not len(sample):
             return False
+        if trial.opens:
+            self._tried = sample
         results: dict[bool, list[EvidenceRow]] = {}
         for smooth in (True, False):
-            stage = replace(climbs[0], name=f"trial-{'smooth' if smooth else 'plain'}")
+            stage = trial.half(smooth=smooth)
             method, params = stage.method(smooth=smooth)
             results[smooth] = self._attacked(stage.name, method, params, sample)
             self._note(stage.name, "attack", method, results[smooth], 0)
         return _smooth_serves(results[True], results[False])
-
-    def _sample(self) -> Tensor:
-        """Examples asked about, drawn at random."""
-        return self.context.drawn("trial", self._asked(), TRIAL)
 
     def _asked(self) -> Tensor:
         """Correctly classified examples that the goal concerns, in their order."""
         concerned = self.threat.goal.concerns(self.context.data.labels)
         return (self.verdicts.correct & concerned).nonzero()[:, 0]
 
-    def _tried(self, stage: Stage) -> Tensor:
-        """Examples whose run of this stage the trial has made already."""
-        first = stage.name == "first" and stage.attack == "margin"
-        return self._sample() if first else torch.zeros(0, dtype=torch.int64)
-
-    def _untried(self, stage: Stage) -> Tensor:
+    def _untried(self) -> Tensor:
+        """Examples asked about whose run of the first stage the trial has not made."""
         rows = self._asked()
-        return rows[~_member(self._tried(stage), len(self.verdicts.correct))[rows]]
+        return rows[~_member(self._tried, len(self.verdicts.correct))[rows]]
 
 
 def _smooth_serves(smooth: list[EvidenceRow], plain: list[EvidenceRow]) -> bool:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from trustbound.attacks.model_access.logit_scale import scale_for, spread
 from trustbound.attacks.model_access.oracle import Oracle, default_batch_size
+from trustbound.audits.pricing import price
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.pricing import price
 from trustbound.errors import InputError
 from trustbound.metrics.decision import decide
 from trustbound.metrics.margin import margin
@@ -28,8 +28,8 @@ class Clean:
 
     Shapes      outputs (N, *O); logits (N, C), which they are in classification, else the scores that they come to;
                 prediction (N,); confidence (N,), NaN but for classification; correct (N,) bool, the right answer and
-                not rejected by a declared detector; tie (N,) bool, the margin is within rounding error, so that
-                another precision may decide otherwise; all on the CPU.
+                not rejected by a declared detector; margin (N,) float64; tie (N,) bool, the margin is within rounding
+                error, so that another precision may decide otherwise; all on the CPU.
     """
 
     outputs: Tensor
@@ -37,6 +37,7 @@ class Clean:
     prediction: Tensor
     confidence: Tensor
     correct: Tensor
+    margin: Tensor
     tie: Tensor
 
 
@@ -57,7 +58,7 @@ def clean_pass(context: Context) -> Clean:
         confidence = torch.full_like(confidence, torch.nan)
     gaps = margin(logits.double(), right)
     tie = gaps.abs() <= task.rounding_error(outputs, context.data.labels, context.model.precision)
-    return Clean(outputs, logits, prediction, confidence, (prediction == right) & ~rejected, tie)
+    return Clean(outputs, logits, prediction, confidence, (prediction == right) & ~rejected, gaps, tie)
 
 
 def logit_scale(context: Context) -> float:

@@ -17,27 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trustbound.attacks.gradient.margin_pgd import VARIED
 from trustbound.audits.stages.clean import logit_scale
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.verdicts import Verdicts
+from trustbound.audits.steps import SecurityCurve
 from trustbound.audits.work_units.attack import REFUSED
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat
-
-#: Steps of the search for the smallest change, and of each run of fixed size, which are those of the last stage of a
-#: suite. Half the steps of `fmn`'s default and varied runs came closer than all of them and fewer runs, at equal cost.
-SEEKING, STEPS = 50, 12
-
-
-def seeker() -> tuple[str, dict[str, Any]]:
-    """The search for the smallest change: its name and parameters."""
-    return "fmn", {"steps": SEEKING}
-
-
-def placed(smooth: bool) -> tuple[str, dict[str, Any]]:
-    """The attack that is run at sizes of the curve: its name and parameters."""
-    return "smooth-pgd" if smooth else "margin-pgd", {"steps": STEPS, "runs": VARIED}
 
 
 @dataclass(eq=False)
@@ -45,6 +31,7 @@ class Distances:
     """What breaks each example of the curve, and how little of it.
 
     Parameters
+        step        whose attacks are run.
         epsilons    what the curve draws, rising from 0.
         cap         the largest change that is searched for.
         smooth      whether the runs of fixed size smooth the backward pass.
@@ -55,6 +42,7 @@ class Distances:
     context: Context
     threat: Threat
     verdicts: Verdicts
+    step: SecurityCurve
     epsilons: Sequence[float]
     cap: float
     smooth: bool
@@ -68,7 +56,7 @@ class Distances:
             if self.verdicts.broken_by[position]:
                 self._note(position, float(self.verdicts.size[position]))
         caps = torch.full((len(self.context.data),), self.cap, dtype=torch.float64)
-        self._attack(*seeker(), "curve-attack", positions, caps)
+        self._attack(*self.step.seeker, "curve-attack", positions, caps)
         self._place(positions, radius)
 
     def cost(self) -> Cost:
@@ -79,7 +67,7 @@ class Distances:
         """Runs at sizes of the curve, all examples at once, each at its own."""
         floor = {position: self._proven(position, radius) for position in positions.tolist()}
         stride = dict.fromkeys(floor, 1)
-        method, params = placed(self.smooth)
+        method, params = self.step.placed(smooth=self.smooth)
         for number in range(1, 2 * len(self.epsilons)):
             above = {position: self._broken_from(position) for position in floor}
             going = [position for position in floor if above[position] - floor[position] > 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from trustbound.audits.stages.context import Context
+from trustbound.audits.work_units.subject import Subject
 from trustbound.certificates.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Activation, MaxPool
@@ -15,13 +16,13 @@ from trustbound.threat import Misclassify, Target, Threat
 ACTIVATIONS = {"quick": 8_000, "standard": 40_000, "thorough": 400_000, "autoattack": 40_000}
 
 #: Examples × squared activations of a work unit that goes back from each of them: about ten seconds on one core. Six
-#: multiplications with a requirement's rows take as long as one of these. A bisection of radii asks some sixteen times.
-AT_ONCE, MULTIPLICATIONS, ROUNDS = 1 << 32, 6, 16
+#: multiplications with a requirement's rows take as long as one of these.
+AT_ONCE, MULTIPLICATIONS = 1 << 32, 6
 
 
-def certifiers(context: Context, threat: Threat) -> tuple[list[str], str]:
+def certifiers(subject: Subject, threat: Threat, budget: str) -> tuple[list[str], str]:
     """The certifiers that serve a threat, by name, cheapest first; and what was left out, in words."""
-    graph, refusal = context.subject.readable.graph, context.subject.readable.refusal
+    graph, refusal = subject.readable.graph, subject.readable.refusal
     if graph is None:
         return [], refusal
     if not isinstance(threat.goal, Misclassify | Target):
@@ -32,8 +33,8 @@ def certifiers(context: Context, threat: Threat) -> tuple[list[str], str]:
     for row in CERTIFIERS:
         if not row.audited or threat.perturbations.norm not in row.norms:
             continue
-        if row.quadratic and units > ACTIVATIONS[context.budget]:
-            left.append(f"{row.name} left out: {units} activations exceed {ACTIVATIONS[context.budget]} of this budget")
+        if row.quadratic and units > ACTIVATIONS[budget]:
+            left.append(f"{row.name} left out: {units} activations exceed {ACTIVATIONS[budget]} of this budget")
             continue
         kept.append(row.name)
     if not kept and not left:
@@ -46,18 +47,25 @@ def activations(graph: Graph) -> int:
     return sum(step.features for step in graph.operations if isinstance(step, Activation | MaxPool))
 
 
-def at_once(context: Context, method: str, count: int, *, rounds: int = 1) -> int:
+def at_least(subject: Subject, method: str) -> int:
+    """Examples of the first block of proofs: some ten seconds of them, at least 16; all where they are cheap."""
+    graph, quadratic = subject.readable.graph, CERTIFIERS.find(method).quadratic
+    if graph is None or not quadratic:
+        return len(subject.data)
+    return max(16, AT_ONCE // _work(graph, quadratic))
+
+
+def at_once(context: Context, method: str, count: int) -> int:
     """Examples of a unit of proofs: few enough that a unit that is killed costs seconds, many where they are cheap.
 
     Parameters
         count       examples in all, which are cut evenly.
-        rounds      how often each example is asked about.
     """
     graph = context.subject.readable.graph
     if graph is None:
         return context.unit_size
     quadratic = CERTIFIERS.find(method).quadratic
-    most = max(1, min(context.unit_size, AT_ONCE // (rounds * _work(graph, quadratic))))
+    most = max(1, min(context.unit_size, AT_ONCE // _work(graph, quadratic)))
     if most == context.unit_size and not quadratic:
         return most
     return math.ceil(count / max(1, math.ceil(count / most)))

@@ -14,17 +14,19 @@ from trustbound.record.audit import SharedFacts
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
 
-#: Examples that one perturbation is fitted to at most, all of them in one unit.
-FITTED = 512
-
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
-    """One shared attack under one threat: `fitting` and `scoring` are its steps' names."""
+    """One shared attack under one threat: `fitting` and `scoring` are its steps' names.
+
+    Parameters
+        most    examples that it is fitted to at most, all of them in one unit.
+    """
 
     context: Context
     threat: Threat
     method: str
+    most: int
 
     @property
     def fitting(self) -> str:
@@ -38,14 +40,14 @@ class Sharing:
 
     def halves(self, asked: Tensor) -> tuple[Tensor, Tensor]:
         """The examples it is fitted to, half of those asked about, drawn at random; and the held-out ones."""
-        fitted = self.context.drawn(self.fitting, asked, min(len(asked) // 2, FITTED))
+        fitted = self.context.drawn(self.fitting, asked, min(len(asked) // 2, self.most))
         chosen = set(fitted.tolist())
         return fitted, asked[[position not in chosen for position in asked.tolist()]]
 
     def fit(self, fitted: Tensor) -> list[EvidenceRow]:
         """What fitting took."""
         step = f"{self.threat}/{self.fitting}"
-        return self.context.run(step, "fit", fitted, method=self.method, threat=self.threat, examples=FITTED)
+        return self.context.run(step, "fit", fitted, method=self.method, threat=self.threat, examples=self.most)
 
     def perturbation(self) -> Tensor | None:
         """What was fitted, (*F); None where the attack was refused."""

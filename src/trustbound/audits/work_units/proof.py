@@ -1,14 +1,15 @@
-"""Proofs about the examples of one unit: at the threat's epsilon, and the largest radius that holds."""
+"""Proofs about the examples of one unit, at the threat's epsilon or each at a size of its own."""
 
 from __future__ import annotations
 
 import math
 import time
 
+import torch
+
 from trustbound.audits.work_units.subject import Subject
 from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 from trustbound.certificates import certify
-from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import UnsupportedError
@@ -16,17 +17,20 @@ from trustbound.record.codec import from_document
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 
-#: Halvings of the gap between what is proven and what is not.
-HALVINGS = 8
-
 
 def proof(unit: WorkUnit, subject: Subject) -> UnitResult:
-    """Bound the margins of examples from below over set ∩ box, for ε + τ; what cannot be bounded is an event."""
+    """Bound the margins of examples from below over set ∩ box, for ε + τ; what cannot be bounded is an event.
+
+    With sizes, each within its own in place of epsilon.
+    """
     started = time.perf_counter()
     inputs, labels = subject.inputs(unit.rows), subject.labels(unit.rows)
-    threat, box = subject.threats[unit.threat], subject.model.box
+    threat, model = subject.threats[unit.threat], subject.model
+    sizes = torch.tensor(unit.sizes, dtype=torch.float64) if unit.sizes else None
     try:
-        found = certify(_certifier(unit), subject.graph, inputs, labels, threat, box=box, task=subject.model.task)
+        found = certify(
+            _certifier(unit), subject.graph, inputs, labels, threat, sizes=sizes, box=model.box, task=model.task
+        )
     except UnsupportedError as error:
         rows = [EvidenceRow(position=position, found=False) for position in unit.positions]
         return UnitResult(rows=rows, cost=Cost(seconds=time.perf_counter() - started), events=(str(error),))
@@ -42,34 +46,6 @@ def proof(unit: WorkUnit, subject: Subject) -> UnitResult:
         )
     ]
     return UnitResult(rows=rows, cost=Cost(seconds=time.perf_counter() - started))
-
-
-def radius(unit: WorkUnit, subject: Subject) -> UnitResult:
-    """The radius inside which each example is proven, at most the unit's size, with τ added to what is proven."""
-    started = time.perf_counter()
-    threat, box = subject.threats[unit.threat], subject.model.box
-    tolerance = threat.perturbations.tolerance(box, math.prod(subject.data.shape))
-    events: tuple[str, ...] = ()
-    try:
-        sizes = certified_radius(
-            _certifier(unit),
-            subject.graph,
-            subject.inputs(unit.rows),
-            subject.labels(unit.rows),
-            box,
-            threat.perturbations.norm,
-            cap=max(unit.sizes),
-            steps=HALVINGS,
-            tolerance=tolerance,
-            task=subject.model.task,
-        ).tolist()
-    except UnsupportedError as error:
-        sizes, events = [0.0] * len(unit.positions), (str(error),)
-    rows = [
-        EvidenceRow(position=position, found=size > 0.0, size=size)
-        for position, size in zip(unit.positions, sizes, strict=True)
-    ]
-    return UnitResult(rows=rows, cost=Cost(seconds=time.perf_counter() - started), events=events)
 
 
 def _certifier(unit: WorkUnit) -> Certifier:

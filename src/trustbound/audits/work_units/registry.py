@@ -23,6 +23,5 @@ KINDS = Registry(
     KindRow("clean", _ROOM + "clean:clean", "what the model says without an attack"),
     KindRow("attack", _ROOM + "attack:attack", "one attack, each success measured again"),
     KindRow("fit", _ROOM + "shared:fit", "one perturbation fitted to all examples of the unit"),
-    KindRow("proof", _ROOM + "proof:proof", "one certifier at the threat's epsilon"),
-    KindRow("radius", _ROOM + "proof:radius", "the largest radius that one certifier proves, by bisection"),
+    KindRow("proof", _ROOM + "proof:proof", "one certifier, at the threat's epsilon or at sizes of the examples"),
 )

@@ -1,0 +1,194 @@
+"""What the steps of an audit cost: one line each, at most and likely, in evaluations or, for proofs, in seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
+
+from trustbound.attacks import build
+from trustbound.attacks.registry import ATTACKS
+from trustbound.audits.checks.expected import SAMPLE, expected
+from trustbound.audits.checks.gradient_attacks import planned
+from trustbound.audits.pilot import Prospect
+from trustbound.audits.pricing import CHECKS, at_most
+from trustbound.audits.stages.radii import ROUNDS
+from trustbound.audits.steps import (
+    Attacks,
+    Checks,
+    Control,
+    Proof,
+    Scores,
+    SecurityCurve,
+    Shared,
+    Step,
+    Trial,
+    UntilDry,
+    control_count,
+)
+from trustbound.tasks.task import Task
+from trustbound.threat import Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One step: on how many examples at most, with how many evaluations and seconds of proofs at most.
+
+    `likely` is the share of these that is expected: what stands after the first attack on a few examples decides it,
+    and that the first block of a stage is followed by others only while they pay. `calls` of the model are expected
+    one after another.
+    """
+
+    threat: str
+    stage: str
+    attack: str
+    examples: int
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    likely: float = 1.0
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Pricing:
+    """How the lines of one threat's steps are found.
+
+    Parameters
+        examples    of the audit.
+        correct     the share that is classified correctly.
+    """
+
+    threat: Threat
+    budget: str
+    task: Task
+    examples: int
+    correct: float
+    prospect: Prospect
+
+    def lines(self, steps: tuple[Step, ...]) -> list[Line]:
+        """The lines of all steps, in order."""
+        found: list[Line] = []
+        for step in steps:
+            found += self._lines(step, found)
+        return found
+
+    def _lines(self, step: Step, before: list[Line]) -> Iterator[Line]:
+        everything, control = self.examples, control_count(self.examples)
+        right, stands = self.correct, self.prospect.standing
+        match step:
+            case Checks(when=when):
+                forwards, backwards = expected(
+                    when, planned(self.budget, self.threat, self.task), everything, math.ceil(self._left * everything)
+                )
+                yield Line(
+                    threat=str(self.threat),
+                    stage=f"checks-{when}",
+                    attack="",
+                    examples=everything,
+                    forwards=forwards,
+                    backwards=backwards,
+                    calls=forwards // min(everything, SAMPLE),
+                )
+            case Trial(stage=stage, examples=most, opens=opens):
+                for smooth in (False,) if opens else (False, True):  # else the smooth half is the first stage's own
+                    half = step.half(smooth=smooth)
+                    yield self._line(half.name, *half.method(smooth=smooth), min(most, everything))
+            case Attacks(stage=stage, first=True):
+                yield self._line(stage.name, *stage.method(smooth=True), everything, right)
+            case Attacks(stage=stage):
+                chosen = min(stands * everything, max(stage.least, math.ceil(stage.share * stands * everything)))
+                share = min(1.0, (chosen + 0.5 * right * control) / everything)
+                yield self._line(stage.name, *stage.method(smooth=True), everything, share)
+            case Scores(stage=stage):
+                yield self._line(stage.name, *stage.method(smooth=True), everything, 0.0)
+            case UntilDry():
+                yield self._rounds(step, before)
+            case Proof(certifier=name):
+                share, block = stands + right * control / everything, self.prospect.blocks.get(name, everything)
+                if not self.prospect.certified.get(name):
+                    share = min(share, block / everything)
+                yield self._proof(f"proof-{name}", name, everything, 1, share)
+            case Shared(attack=name, fitted=most):
+                method, fitted = ATTACKS.build(name), min(everything // 2, most)
+                forwards, backwards = (fitted * method.passes * each for each in method.dearest)
+                line = Line(threat=str(self.threat), stage=name, attack=name, examples=everything)
+                yield replace(
+                    line, stage=f"{name}-fit", examples=fitted, forwards=forwards + fitted, backwards=backwards
+                )
+                yield replace(line, forwards=everything * (1 + CHECKS))
+            case Control(stage=stage):
+                yield self._line(stage.name, *stage.method(smooth=True), control, right)
+            case SecurityCurve():
+                yield from self._curve(step)
+            case _:
+                assert_never(step)
+
+    @property
+    def _left(self) -> float:
+        """The share of all examples that is expected to end neither broken nor proven."""
+        return self.prospect.standing * (1.0 - max(self.prospect.certified.values(), default=0.0))
+
+    def _curve(self, curve: SecurityCurve) -> Iterator[Line]:
+        """Radii, the search for the smallest change, and runs of fixed size, mostly one of them."""
+        for name in curve.certifiers:
+            yield self._proof(f"curve-proof-{name}", name, curve.examples, ROUNDS, 0.75 * self.correct)
+        yield self._line("curve-attack", *curve.seeker, curve.examples, self.correct)
+        most = 2 * math.ceil(math.log2(curve.points))
+        runs = self._line("curve-runs", *curve.placed(smooth=True), curve.examples)
+        likely = 1.2 * self.correct / most
+        yield replace(
+            runs,
+            forwards=most * runs.forwards,
+            backwards=most * runs.backwards,
+            likely=likely,
+            calls=3 * runs.calls,
+        )
+
+    def _rounds(self, step: UntilDry, before: list[Line]) -> Line:
+        """Rounds until they are dry: likely one block of as many kinds as end it, at most what the limit leaves."""
+        further, stands = step.rounds, self.prospect.standing
+        whole = [self._line(f"round-{kind.name}", *kind.method(smooth=True), self.examples) for kind in further.kinds]
+        first = [
+            min(stands * self.examples, max(kind.least, math.ceil(kind.share * stands * self.examples))) / self.examples
+            for kind in further.kinds[: further.quiet]
+        ]
+        likely = sum(share * (line.forwards + line.backwards) for share, line in zip(first, whole, strict=False))
+        taken = sum(line.forwards + line.backwards for line in before if line.attack and line.likely)
+        most = max(further.limit * self.examples - taken, math.ceil(likely), 1)
+        forwards = math.ceil(
+            most * sum(line.forwards for line in whole) / sum(line.forwards + line.backwards for line in whole)
+        )
+        names = ", ".join(dict.fromkeys(line.attack for line in whole))
+        return Line(
+            threat=str(self.threat),
+            stage="rounds",
+            attack=names if len(names) < 14 else "several",
+            examples=self.examples,
+            forwards=forwards,
+            backwards=most - forwards,
+            likely=likely / most,
+            calls=sum(line.calls for line in whole[: further.quiet]),
+        )
+
+    def _proof(self, stage: str, name: str, count: int, rounds: int, likely: float) -> Line:
+        """A certifier, in seconds."""
+        seconds = count * rounds * self.prospect.proofs.get(name, 0.0)
+        return Line(
+            threat=str(self.threat), stage=stage, attack=name, examples=count, seconds=seconds, likely=min(likely, 1.0)
+        )
+
+    def _line(self, stage: str, name: str, params: Mapping[str, Any], count: int, likely: float = 1.0) -> Line:
+        """An attack: its steps, what it asks before them, and the checks of what it finds."""
+        forwards, backwards = at_most(build(name, **params))
+        return Line(
+            threat=str(self.threat),
+            stage=stage,
+            attack=name,
+            examples=count,
+            forwards=count * forwards,
+            backwards=count * backwards,
+            likely=likely,
+            calls=forwards if likely else 0,
+        )

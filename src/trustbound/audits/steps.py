@@ -1,0 +1,185 @@
+"""The steps of an audit under one threat, in order: plain rows that `stages/` carries out and `plan.py` prices.
+
+What a step takes, its attack and parameters, its share of the examples, the certifier, stands in its row and nowhere
+else, so that what is announced is what is done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from trustbound.attacks.gradient.margin_pgd import VARIED
+from trustbound.attacks.registry import ATTACKS
+from trustbound.attacks.suites import Rounds, Stage, rounds, shared_attacks, suite
+from trustbound.errors import InputError
+from trustbound.tasks.classification import CLASSIFICATION
+from trustbound.tasks.task import Task
+from trustbound.threat import Access, Misclassify, Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checks:
+    """The checks "before" the search, a probe of the model, or "after" it, from its evidence."""
+
+    when: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The smooth and the plain backward pass on a sample, before one of them is chosen for every climb.
+
+    Parameters
+        stage       the climb that is tried.
+        examples    of the sample at most.
+        opens       the climb opens the search: it does not run again on the sample.
+    """
+
+    stage: Stage
+    examples: int = 64
+    opens: bool
+
+    def half(self, *, smooth: bool) -> Stage:
+        """One of the two runs."""
+        return replace(self.stage, name=f"trial-{'smooth' if smooth else 'plain'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attacks:
+    """A stage of the suite: the first on every example that is asked about, the others on the smallest margins."""
+
+    stage: Stage
+    first: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """One certifier on what is open, and on the control group."""
+
+    certifier: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What runs on everything that is open when no gradient reaches the inputs."""
+
+    stage: Stage = field(default_factory=lambda: Stage(name="scores", attack="square", params={"steps": 2000}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntilDry:
+    """Further rounds for as long as they find."""
+
+    rounds: Rounds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """A perturbation that all inputs share: fitted to half of the examples, `fitted` at most, and scored on all."""
+
+    attack: str
+    fitted: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """An attack on the control group alone."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecurityCurve:
+    """Radii and distances of some examples, at `points` sizes from nothing to twice the audit's epsilon.
+
+    Parameters
+        examples    of the curve.
+        certifiers  by name, cheapest first.
+        seeker      the search for the smallest change: an attack and its parameters.
+        runs        parameters of the runs of fixed size, those of a suite's last stage. Half the steps of `fmn`'s
+                    default and varied runs came closer than all of them and fewer runs, at equal cost.
+    """
+
+    examples: int
+    certifiers: tuple[str, ...] = ()
+    points: int = 33
+    seeker: tuple[str, dict[str, Any]] = ("fmn", {"steps": 50})
+    runs: dict[str, Any] = field(default_factory=lambda: {"steps": 12, "runs": VARIED})
+
+    def placed(self, *, smooth: bool) -> tuple[str, dict[str, Any]]:
+        """The attack that is run at sizes of the curve, and its parameters."""
+        return "smooth-pgd" if smooth else "margin-pgd", self.runs
+
+
+Step: TypeAlias = Checks | Trial | Attacks | Proof | Scores | UntilDry | Shared | Control | SecurityCurve
+
+
+def steps(
+    threat: Threat,
+    budget: str,
+    task: Task = CLASSIFICATION,
+    *,
+    certifiers: Sequence[str] = (),
+    curve_examples: int = 0,
+) -> tuple[Step, ...]:
+    """All that an audit of a budget does under a threat, cheapest first; certifiers by name, cheapest first.
+
+    Raises      InputError for an unknown budget, UnsupportedError when no attack can serve the threat.
+
+    >>> [type(step).__name__ for step in steps(Threat.parse("linf:0.1"), "quick", certifiers=["interval", "crown"])]
+    ['Checks', 'Trial', 'Attacks', 'Proof', 'Attacks', 'Scores', 'Proof', 'Control', 'Checks']
+    """
+    stages = suite(budget, threat, task)
+    searches = [stage for stage in stages if not stage.control]
+    climbs = [stage for stage in stages if stage.attack == "margin"]
+    scores = Scores()
+    further = rounds(budget, threat, task)
+    found: list[Step] = [Checks(when="before")]
+    found += [Trial(stage=climb, opens=climb is stages[0]) for climb in climbs[:1]]
+    found += [Attacks(stage=searches[0], first=True)]
+    found += [Proof(certifier=name) for name in certifiers[:1]]
+    found += [Attacks(stage=stage) for stage in searches[1:]]
+    found += [scores] if ATTACKS.find(scores.stage.attack).serves(threat.perturbations) else []
+    found += [UntilDry(rounds=further)] if further.kinds else []
+    found += [Proof(certifier=name) for name in certifiers[1:]]
+    found += [Shared(attack=name) for name in shared_attacks(budget, threat, task)]
+    found += [Control(stage=stage) for stage in stages if stage.control]
+    if curve_examples and drawable(threat, task):
+        found.append(SecurityCurve(examples=curve_examples, certifiers=tuple(certifiers)))
+    return (*found, Checks(when="after"))
+
+
+def control_count(examples: int) -> int:
+    """Examples of the control group: 5 % of them, and at least 50.
+
+    >>> control_count(2000), control_count(30)
+    (100, 30)
+    """
+    return min(examples, max(50, math.ceil(0.05 * examples)))
+
+
+def curve_count(asked: int | None, budget: str, examples: int) -> int:
+    """Examples of the curve: what was asked, else 32 for the quick budget and 100 for the others.
+
+    Raises      InputError for anything but a whole number ≥ 0.
+
+    >>> curve_count(None, "quick", 1000), curve_count(200, "standard", 50)
+    (32, 50)
+    """
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 0):
+        raise InputError(
+            f"`curve_examples` must be a whole number ≥ 0, or None; got {asked!r}. Give 0 for no security curve."
+        )
+    return min(examples, asked if asked is not None else 32 if budget == "quick" else 100)
+
+
+def drawable(threat: Threat, task: Task = CLASSIFICATION) -> bool:
+    """Whether distances can be searched for under a threat, in a task.
+
+    >>> drawable(Threat.parse("linf:0.1")), drawable(Threat.parse("linf:0.1;access=scores"))
+    (True, False)
+    """
+    fits = threat.access >= Access.GRADIENTS and ATTACKS.find("fmn").serves(threat.perturbations)
+    return fits and task.smooth and isinstance(threat.goal, Misclassify) and threat.perturbations.epsilon > 0

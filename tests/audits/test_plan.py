@@ -1,0 +1,117 @@
+"""What is announced is what is done: one list of steps is priced and carried out."""
+
+import re
+
+import pytest
+import torch
+from tests.audits.test_radii import Wide
+from torch import nn
+
+import trustbound as tb
+from trustbound.audits.plan import plan
+from trustbound.audits.stages import proving
+from trustbound.audits.steps import Attacks, Checks, Control, Proof, SecurityCurve, Trial, UntilDry, steps
+from trustbound.threat import Threat
+
+
+@pytest.fixture(scope="module")
+def digits():
+    training, test = (tb.load_data("digits", split=split) for split in ("train", "test"))
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for _ in range(10):
+        for rows in torch.randperm(len(training)).split(64):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(net(training.inputs[rows].float()), training.labels[rows]).backward()
+            optimiser.step()
+    return net.eval().requires_grad_(False), test.stratified(90)
+
+
+def test_steps_stand_in_the_order_of_their_price():
+    found = steps(
+        Threat.parse("linf:0.1"), "standard", certifiers=["interval", "lipschitz", "crown"], curve_examples=100
+    )
+    kinds = [type(step) for step in found if not isinstance(step, Attacks)]
+    assert kinds[:3] == [Checks, Trial, Proof]
+    assert kinds[-4:] == [Control, Control, SecurityCurve, Checks]
+    assert [step.certifier for step in found if isinstance(step, Proof)] == ["interval", "lipschitz", "crown"]
+    assert sum(isinstance(step, UntilDry) for step in found) == 1
+
+
+@pytest.mark.parametrize(
+    ("threat", "budget"), [("linf:0.04", "standard"), ("l2:0.4", "quick"), ("rotation:8", "quick")]
+)
+def test_what_is_done_stands_in_the_plan(digits, threat, budget):
+    net, data = digits
+    model = tb.wrap(net)
+    found = plan(model, data, [Threat.parse(threat)], budget, 20)
+    lines = {line.stage: line for line in found.lines}
+    record = tb.audit(model, data, [threat], budget=budget, curve_examples=20)
+    assert len(record.steps) > 2
+    for step in record.steps:
+        if step.name.startswith("round-"):
+            assert "rounds" in lines
+            continue
+        name = re.sub(r"-\d+$", "", step.name)
+        name = {"trial-smooth": "first"}.get(name, name)  # the first stage does not run on the sample again
+        line = lines[name]
+        assert line.attack in (step.method, "smooth-pgd")
+        assert step.examined <= line.examples
+        assert step.cost.forwards <= line.forwards
+        assert step.cost.backwards <= line.backwards
+    # Checks are priced by experience: at most twice off.
+    spent = record.cost.purposes["checks"]
+    said = sum(line.backwards for line in found.lines if line.stage.startswith("checks"))
+    assert spent.backwards <= 2 * said + 2000
+    assert found.likely.seconds > 0
+    assert found.likely.seconds <= found.cost.seconds
+
+
+def proofs(record, name):
+    return [step for step in record.steps if step.name.startswith(f"proof-{name}")]
+
+
+def test_a_dear_certifier_that_proves_nothing_stops_at_its_first_block(digits, monkeypatch):
+    net, data = digits
+    monkeypatch.setattr(proving, "AT_ONCE", 1)  # the smallest block there is
+    record = tb.audit(tb.wrap(Wide(net)), data, ["linf:0.03"], budget="quick", curve_examples=0)
+    (only,) = proofs(record, "crown")
+    assert only.examined == 16
+    (bracket,) = record.brackets
+    left = bracket.unknown - 16
+    assert left > 0
+    assert bracket.no_proof == f"crown proved none of the 16 largest margins and was not run on the other {left}"
+
+
+@pytest.mark.parametrize("threat", ["linf:0.03", "l2:0.3"])
+def test_blocks_lose_next_to_nothing(digits, monkeypatch, threat):
+    net, data = digits
+    whole = tb.audit(tb.wrap(net), data, [threat], budget="quick", curve_examples=0)
+    assert len(proofs(whole, "crown")) == 1
+    monkeypatch.setattr(proving, "AT_ONCE", 1)
+    record = tb.audit(tb.wrap(net), data, [threat], budget="quick", curve_examples=0)
+    blocks = proofs(record, "crown")
+    assert len(blocks) > 1
+    assert record.brackets[0].certified >= 0.98 * whole.brackets[0].certified > 0
+    (control,) = [step for step in blocks if step.name == "proof-crown-control"]
+    assert control.settled == 0  # all of them broken
+    assert control.examined > 0
+
+
+def test_a_certificate_of_a_broken_example_is_seen_in_blocks_too(digits, monkeypatch):
+    from trustbound.audits.work_units import proof
+    from trustbound.certificates import certify
+
+    net, data = digits
+    monkeypatch.setattr(proving, "AT_ONCE", 1)
+
+    def boastful(certifier, *arguments, **options):
+        found = certify(certifier, *arguments, **options)
+        if type(certifier).__name__ == "Crown":
+            found.certified.fill_(True)
+        return found
+
+    monkeypatch.setattr(proof, "certify", boastful)
+    with pytest.raises(tb.UnsoundError, match="certified examples were broken"):
+        tb.audit(tb.wrap(net), data, ["linf:0.03"], budget="quick", curve_examples=0)
