@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trustbound.certificates import CertificationResult, certify
     from trustbound.data import LabelledSet, load_data
     from trustbound.hardening import train
-    from trustbound.model import Adaptation, Model, load_model, save_model
+    from trustbound.model import Adaptation, Model, load_model, save_model, smooth
     from trustbound.model.wrapping import wrap
     from trustbound.record import AuditRecord, Box
     from trustbound.report import write as write_report
@@ -53,6 +53,7 @@ _HOMES = {
     "load_data": "trustbound.data",
     "load_model": "trustbound.model",
     "save_model": "trustbound.model",
+    "smooth": "trustbound.model",
     "train": "trustbound.hardening",
     "wrap": "trustbound.model",
     "write_report": "trustbound.report:write",
@@ -81,6 +82,7 @@ __all__ = [
     "load_data",
     "load_model",
     "save_model",
+    "smooth",
     "train",
     "wrap",
     "write_report",

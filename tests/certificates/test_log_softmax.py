@@ -18,7 +18,8 @@ from trustbound.metrics.margin import margin_rows
 from trustbound.threat import Threat
 
 BOX = (0.0, 1.0)
-NAMES = [row.name for row in CERTIFIERS]
+DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic]
+NAMES = [row.name for row in DETERMINISTIC]
 
 
 def pair(dtype=torch.float32):
@@ -33,7 +34,7 @@ SIZES = ("linf:0.02", "l2:0.06", "l1:0.1", "linf:0.02;goal=target:1")
 
 
 @pytest.mark.parametrize(
-    ("name", "text"), [(row.name, text) for row in CERTIFIERS for text in SIZES if text.split(":")[0] in row.norms]
+    ("name", "text"), [(row.name, text) for row in DETERMINISTIC for text in SIZES if text.split(":")[0] in row.norms]
 )
 def test_what_is_proven_is_what_is_proven_without_it(name, text):
     plain, normalised, inputs, labels = pair()

@@ -1,4 +1,4 @@
-"""Training under noise: the loss is its integral over the noise."""
+"""Training under noise: the loss is its integral, and votes under that noise become surer."""
 
 import math
 
@@ -9,6 +9,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.errors import InputError
+from trustbound.hardening import Recipe
 from trustbound.hardening.objectives import Batch, Context, GaussianNoise
 from trustbound.threat import Random
 
@@ -34,6 +35,20 @@ def test_the_loss_is_the_mean_over_the_noise(std):
     share = float(torch.special.ndtr(torch.tensor(margin / spread)))
     assert float(metrics["noisy_accuracy"]) == pytest.approx(share, abs=0.02)
     assert state == {}
+
+
+def test_votes_under_the_noise_become_surer():
+    train, test = tb.load_data("digits", split="train"), tb.load_data("digits", split="test", limit=40)
+    shares = []
+    for objective in ("standard", GaussianNoise(noise_std=0.35)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = tb.wrap(nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 10)))
+        recipe = Recipe(objective=objective, epochs=15, batch_size=64, learning_rate=5e-3)
+        model = tb.train(model, train, recipe).model
+        found = tb.certify("smoothing", model, test.inputs, test.labels, "l2:0.4", noise_std=0.35, draws=400, family=1)
+        shares.append(float(found.certified.double().mean()))
+    assert shares[1] > shares[0] + 0.15
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.inf, math.nan, "much", True])

@@ -27,6 +27,7 @@ STRONG = ("apgd", "margin-pgd", "fmn")
 PAIRS = [
     (certifier.name, attack.name, norm)
     for certifier in CERTIFIERS
+    if certifier.deterministic
     for attack in ATTACKS
     for norm in certifier.norms
     if norm in attack.norms and not attack.shared and (certifier.audited or attack.name in STRONG)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from trustbound.record.box import Box, Limit
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.naming import parse_task
 from trustbound.tasks.task import Task
+from trustbound.threat.random import new_key
 
 if TYPE_CHECKING:
     from trustbound.threat.threat import Threat
@@ -50,9 +51,32 @@ class CertificationResult:
         """Examples proven in exact arithmetic and not as the model runs, (B,) bool."""
         return (self.margin > 0) & ~self.certified
 
+    @property
+    def claim(self) -> str:
+        """Of which model the proofs hold and how surely, in words; empty where it is the model itself, for certain."""
+        return ""
+
+
+class Sampling(Protocol):
+    """A certifier that draws: it asks the model itself, and states how surely what it says holds."""
+
+    def certify(
+        self,
+        model: nn.Module | Graph,
+        inputs: Tensor,
+        labels: Tensor,
+        threat: Threat,
+        sizes: Tensor,
+        *,
+        box: Box,
+        batch_size: int | None,
+        key: int,
+    ) -> CertificationResult:
+        """Certify inputs (B, *F) that were checked, each for its size (B,) and τ; `key` fixes every draw."""
+
 
 def certify(
-    name: str | Certifier,
+    name: str | Certifier | Sampling,
     model: nn.Module | Graph,
     inputs: Tensor,
     labels: Tensor,
@@ -62,6 +86,7 @@ def certify(
     batch_size: int | None = None,
     box: Box | tuple[Limit, Limit] | None = None,
     task: Task | None = None,
+    generator: torch.Generator | None = None,
     **params: Any,
 ) -> CertificationResult:
     """Prove what can be proven of inputs (B, *F) with labels (B,) under a threat, to ε + τ.
@@ -70,6 +95,8 @@ def certify(
     already; `model` a module or a graph that `read` has made of it; box and task are the model's own unless they are
     given, and classification where it has none. `sizes` (B,), one for each input, take the place of the threat's ε.
     Batches are cut to fit the certifier's memory; `batch_size` cuts further.
+
+    `generator` is for certifiers that draw; without one their draws are the same each time.
 
     Raises      UnsupportedError when the model, the norm or the goal has no proof: the layer is named.
                 InputError for an unknown name, parameters that the certifier does not take, wrong shapes, labels that
@@ -110,10 +137,13 @@ def certify(
         raise InputError("certify needs the box of valid inputs: wrap the model, or pass box=(low, high)")
     limits = Box.of(limits)
     check_fits(inputs, limits)
+    if not isinstance(certifier, Certifier):
+        each, key = _sizes(sizes, threat, inputs, torch.device("cpu")), new_key(generator)
+        return certifier.certify(model, inputs, labels, threat, each, box=limits, batch_size=batch_size, key=key)
     graph = model if isinstance(model, Graph) else read(model, inputs)
     check_kernels(graph)
     features = inputs[0].numel()
-    radius = _sizes(sizes, threat, inputs, graph) + threat.perturbations.tolerance(limits, features)
+    radius = _sizes(sizes, threat, inputs, graph.device) + threat.perturbations.tolerance(limits, features)
     targets = threat.goal.bind(labels, graph.classes).targets if task.plain else None
     if not task.plain:
         task.check_fit(labels, (graph.classes,))
@@ -145,14 +175,14 @@ def certify(
     )
 
 
-def _sizes(sizes: Tensor | None, threat: Threat, inputs: Tensor, graph: Graph) -> Tensor:
+def _sizes(sizes: Tensor | None, threat: Threat, inputs: Tensor, device: torch.device) -> Tensor:
     """Return the size that each example (B, *F) is proven for, (B,) float64."""
     if sizes is None:
-        return torch.full((len(inputs),), threat.perturbations.epsilon, dtype=torch.float64, device=graph.device)
+        return torch.full((len(inputs),), threat.perturbations.epsilon, dtype=torch.float64, device=device)
     if not isinstance(sizes, Tensor) or sizes.shape != (len(inputs),) or not bool((sizes >= 0).all()):
         came = f"{tuple(sizes.shape)} {sizes.dtype}" if isinstance(sizes, Tensor) else type(sizes).__name__
         raise InputError(f"`sizes` must be numbers ≥ 0, one for each of the {len(inputs)} inputs; got {came}")
-    return sizes.to(graph.device, torch.float64)
+    return sizes.to(device, torch.float64)
 
 
 def _judging(task: Task | None, model: object) -> Task:
@@ -209,7 +239,7 @@ def _margins(
     return bound
 
 
-def resolve(name: str | Certifier, **params: Any) -> tuple[Certifier, CertifierRow]:
+def resolve(name: str | Certifier | Sampling, **params: Any) -> tuple[Certifier | Sampling, CertifierRow]:
     """Return a certifier by its registry name, built with `params`, or the one given, with its row.
 
     Raises      InputError listing the names, or the parameters, that there are.

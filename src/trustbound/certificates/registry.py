@@ -62,4 +62,13 @@ CERTIFIERS = Registry(
         quadratic=True,
         audited=False,
     ),
+    CertifierRow(
+        name="smoothing",
+        target="trustbound.certificates.methods.smoothing:Smoothing",
+        line="votes under noise: of the smoothed model, with a stated confidence; any model, thousands of forwards",
+        norms=("l2", "l1"),
+        deterministic=False,
+        paper="Cohen et al. 2019, arXiv:1902.02918; Yang et al. 2020, arXiv:2002.08118",
+        audited=False,
+    ),
 )

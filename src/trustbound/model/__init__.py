@@ -12,12 +12,13 @@ from trustbound.lazy import lazy
 
 if TYPE_CHECKING:
     from trustbound.model.defences.adaptation import Adaptation
+    from trustbound.model.defences.smoothed import smooth
     from trustbound.model.files.save import save_model
     from trustbound.model.load import load_model
     from trustbound.model.wrapping import Model
     from trustbound.model.zoo.build import build
 
-__all__ = ["Adaptation", "Model", "build", "load_model", "save_model"]
+__all__ = ["Adaptation", "Model", "build", "load_model", "save_model", "smooth"]
 
 _HOMES = {
     "Adaptation": "defences.adaptation",
@@ -25,6 +26,7 @@ _HOMES = {
     "build": "zoo.build",
     "load_model": "load",
     "save_model": "files.save",
+    "smooth": "defences.smoothed",
     "wrap": "wrapping",
 }
 

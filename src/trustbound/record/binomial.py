@@ -28,3 +28,31 @@ def binomial_interval(successes: int, total: int, confidence: float = 0.95) -> t
     low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, total - successes + 1))
     high = 1.0 if successes == total else float(beta.ppf(1.0 - tail, successes + 1, total - successes))
     return low, high
+
+
+def binomial_lower(successes: int, total: int, failure_probability: float) -> float:
+    """Clopper-Pearson lower limit of a probability, one-sided.
+
+    It is above the truth in at most `failure_probability` of all draws.
+
+    Reference   Clopper and Pearson, The use of confidence or fiducial limits, Biometrika 1934.
+
+    >>> round(binomial_lower(10, 10, 0.001), 4), round(0.001 ** (1 / 10), 4)
+    (0.5012, 0.5012)
+    >>> binomial_lower(0, 10, 0.001)
+    0.0
+    """
+    if not 0 <= successes <= total:
+        raise InputError(f"successes must lie in 0..total; got {successes} of {total}")
+    if not 0.0 < failure_probability < 1.0:
+        raise InputError(f"failure_probability must lie strictly between 0 and 1; got {failure_probability}")
+    if successes == 0:
+        return 0.0
+    from scipy.special import betainc, betaincinv
+
+    low = float(betaincinv(successes, total - successes + 1, failure_probability))
+    # What an inverse rounds is taken off: as many successes or more must be rare enough at the limit itself.
+    step = 1e-13
+    while not float(betainc(successes, total - successes + 1, low)) <= failure_probability * (1.0 - 1e-12):
+        low, step = low * (1.0 - step), min(2.0 * step, 0.5)
+    return low

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 
 #: What a model is asked for: its clean answers; a search; to measure again what was found; whether an input of the data
-#: may be started from; checks of the evaluation; how sure it is of what was found.
-PURPOSES = ("clean", "search", "recheck", "donors", "checks", "uncertainty")
+#: may be started from; checks of the evaluation; how sure it is of what was found; votes under noise for a certificate.
+PURPOSES = ("clean", "search", "recheck", "donors", "checks", "uncertainty", "proof")
 
 
 @dataclass(frozen=True)

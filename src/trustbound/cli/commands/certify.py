@@ -26,7 +26,11 @@ from trustbound.cli.options import (
 @threat_option
 @click.option("--params", help="The certifier's own parameters as JSON, e.g. '{\"memory\": 67108864}'.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes which examples --limit draws."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Fixes which examples --limit draws, and the noise of certifiers that draw.",
 )
 @click.option("--batch-size", type=click.IntRange(min=1), help="Examples proven at once.")
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
@@ -40,6 +44,8 @@ def certify_command(
     **options: Any,
 ) -> None:
     """Run the certifier NAME on MODEL: a lower bound on its robust accuracy."""
+    import torch
+
     from trustbound.audits.compatibility import check_fit
     from trustbound.certificates import certify
     from trustbound.errors import InputError
@@ -52,7 +58,9 @@ def certify_command(
     model = read_model(options)
     data = read_data(options, seed, model)
     check_fit(model, data, [threat])
-    proof = certify(name, model, data.inputs, data.labels, threat, batch_size=batch_size, **given)
+    generator = torch.Generator().manual_seed(seed)
+    labels = data.labels
+    proof = certify(name, model, data.inputs, labels, threat, batch_size=batch_size, generator=generator, **given)
     total, certified = len(data), int(proof.certified.sum())
     low, high = binomial_interval(certified, total)
     document = {
@@ -64,10 +72,13 @@ def certify_command(
         "lower_interval": [low, high],
         "seconds": proof.seconds,
     }
+    if proof.claim:
+        document["claim"] = proof.claim
     if json_output:
         click.echo(as_json(document))
         return
+    said = f", {proof.claim}" if proof.claim else ""
     click.echo(
         f"{name} under {threat}: {certified} of {total} proven ({certified / total:.1%}, 95 % interval {low:.1%} to "
-        f"{high:.1%}); {proof.seconds:.1f} s. What is not proven may still be robust."
+        f"{high:.1%}){said}; {proof.seconds:.1f} s. What is not proven may still be robust."
     )

@@ -132,6 +132,7 @@ def _purposes(cost: Cost) -> Table:
         "search": "searches",
         "recheck": "measuring again what was found",
         "donors": "inputs of the data to start from",
+        "proof": "votes under noise",
         "checks": "checks of the evaluation",
         "uncertainty": "uncertainty under attack",
     }
