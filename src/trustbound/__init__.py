@@ -25,7 +25,7 @@ from trustbound.errors import (
 if TYPE_CHECKING:
     from trustbound.attacks import AttackResult, SharedPerturbation, attack, fit_perturbation
     from trustbound.audits import audit
-    from trustbound.certificates import CertificationResult, certify
+    from trustbound.certificates import CertificationResult, CleverEstimate, certify, clever
     from trustbound.data import LabelledSet, load_data
     from trustbound.hardening import train
     from trustbound.model import Adaptation, Model, load_model, save_model, smooth
@@ -44,11 +44,13 @@ _HOMES = {
     "LabelledSet": "trustbound.data",
     "Model": "trustbound.model",
     "CertificationResult": "trustbound.certificates",
+    "CleverEstimate": "trustbound.certificates",
     "SharedPerturbation": "trustbound.attacks",
     "Threat": "trustbound.threat",
     "attack": "trustbound.attacks",
     "audit": "trustbound.audits",
     "certify": "trustbound.certificates",
+    "clever": "trustbound.certificates",
     "fit_perturbation": "trustbound.attacks",
     "load_data": "trustbound.data",
     "load_model": "trustbound.model",
@@ -65,6 +67,7 @@ __all__ = [
     "AuditRecord",
     "Box",
     "CertificationResult",
+    "CleverEstimate",
     "InputError",
     "LabelledSet",
     "MissingDependencyError",
@@ -78,6 +81,7 @@ __all__ = [
     "attack",
     "audit",
     "certify",
+    "clever",
     "fit_perturbation",
     "load_data",
     "load_model",

@@ -1,8 +1,9 @@
 """Proofs: lower bounds of robust accuracy that hold for every input the threat allows.
 
 `certify` is the door; `graph.read` turns a module into a list of operations once, for those who ask repeatedly:
-a certifier's `margins(graph, region, labels)` and `radius.certified_radius` take that list. Importing this package
-stays cheap: torch is imported when one of the names below is first used.
+a certifier's `margins(graph, region, labels)` and `radius.certified_radius` take that list. `clever` estimates and
+proves nothing: it is no certifier, and no bracket rests on it. Importing this package stays cheap: torch is imported
+when one of the names below is first used.
 """
 
 from __future__ import annotations
@@ -13,8 +14,16 @@ from trustbound.lazy import lazy
 
 if TYPE_CHECKING:
     from trustbound.certificates.certifying import CertificationResult, certify
+    from trustbound.certificates.extreme_values import CleverEstimate, clever
 
-__all__ = ["CertificationResult", "certify"]
+__all__ = ["CertificationResult", "CleverEstimate", "certify", "clever"]
+
+_HOMES = {
+    "CertificationResult": "certifying",
+    "CleverEstimate": "extreme_values",
+    "certify": "certifying",
+    "clever": "extreme_values",
+}
 
 
-__getattr__ = lazy(__name__, dict.fromkeys(__all__, "certifying"))
+__getattr__ = lazy(__name__, _HOMES)
