@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import trustbound as tb
 from trustbound.audits import run as audit_run
+from trustbound.cli.progress import announced
 from trustbound.record.codec import to_document
 from trustbound.record.record_file import read_record
 
@@ -381,6 +382,9 @@ def test_the_progress_protocol_counts_every_example(weights):
     seen = []
 
     class Counter:
+        def expect(self, seconds):
+            self.expected = seconds
+
         def begin(self, step, total):
             seen.append([step, total, 0])
 
@@ -388,8 +392,13 @@ def test_the_progress_protocol_counts_every_example(weights):
             seen[-1][2] += count
 
     model, data = tb.load_model(f"fc:{weights}"), tb.load_data("digits", limit=24)
-    audit_run.audit(model, data, ["linf:0.05"], budget="quick", curve_examples=4, progress=Counter())
+    audit_run.audit(model, data, ["linf:0.05"], budget="quick", curve_examples=4, progress=(counter := Counter()))
     assert seen
+    lines = {
+        announced(step, counter.expected) for step, _, _ in seen if step.rpartition("/")[2] not in ("clean", "attacked")
+    }
+    assert lines <= set(counter.expected)  # no step without a line of the plan
+    assert sum(counter.expected.values()) > 0
     assert all(total == done for _, total, done in seen)
     assert "clean" in [step for step, _, _ in seen]
 

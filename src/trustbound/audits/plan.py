@@ -93,8 +93,13 @@ def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str
                 seconds of an attack and of proofs.
     """
     subject = Subject(model=model, data=data, threats={str(threat): threat for threat in threats})
-    tried = _tried(subject, budget)
-    return _plan(subject, tried, budget, curve)
+    return _plan(subject, _tried(subject, budget), budget, curve)
+
+
+def announced(subject: Subject, budget: str, curve: int) -> dict[str, float]:
+    """Seconds that each step is likely to take, by the name of the step."""
+    sketch = _plan(subject, _tried(subject, budget), budget, curve)
+    return {f"{line.threat}/{line.stage}": sketch.seconds(line) for line in sketch.lines}
 
 
 def choose(

@@ -19,6 +19,7 @@ from trustbound.attacks.suites import suite
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.compatibility import check_fit
 from trustbound.audits.fingerprint import check_told_apart, described
+from trustbound.audits.plan import announced
 from trustbound.audits.stages.bracket import Search
 from trustbound.audits.stages.checking import after_search, before_search, weighed
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
@@ -198,6 +199,10 @@ def _audit(
     clean = clean_pass(context)
     scale = logit_scale(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
+    if not isinstance(context.progress, Silent):
+        context.progress.expect(
+            store.fact("announced", lambda: announced(context.subject, context.budget, curve_examples))
+        )
     before = before_search(context, training)
     pictures: dict[str, Tensor] = {}
     answers = {

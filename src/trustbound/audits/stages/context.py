@@ -31,6 +31,9 @@ ENGINE = "engine"
 class Progress(Protocol):
     """Who is told how far the audit is."""
 
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """What each step is likely to take, in order, by the names of the plan."""
+
     def begin(self, step: str, total: int) -> None:
         """A step starts on `total` examples."""
 
@@ -41,6 +44,9 @@ class Progress(Protocol):
 @dataclass(frozen=True)
 class Silent:
     """Tell nobody."""
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Nothing."""
 
     def begin(self, step: str, total: int) -> None:
         """Nothing."""

@@ -82,7 +82,7 @@ def audit_command(
     from trustbound.audits.gate import Thresholds, missed
     from trustbound.audits.plan import choose, plan
     from trustbound.audits.run import audit
-    from trustbound.cli.progress import Bars
+    from trustbound.cli.progress import AuditProgress
     from trustbound.cli.runs import chosen_before, default_run
     from trustbound.errors import InputError, UnsoundError
     from trustbound.record.record_file import json_view, read_record, write_record
@@ -106,7 +106,7 @@ def audit_command(
         click.echo(as_json(sketch.document()) if json_output else sketch.text())
         return
     try:
-        with Bars() as bars:
+        with AuditProgress() as progress:
             record = audit(
                 model,
                 data,
@@ -121,7 +121,7 @@ def audit_command(
                 workers=workers,
                 address=address,
                 unit_size=unit_size,
-                progress=bars,
+                progress=progress,
                 command=shlex.join(["trustbound", *sys.argv[1:]]),
             )
     except UnsoundError as error:  # the record is written: its exit code is 3, its parameters are shown all the same
