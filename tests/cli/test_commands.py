@@ -1,8 +1,14 @@
 """What each command says when all is well: stdout for programs, stderr for people, and the exit code."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -513,3 +519,28 @@ def test_a_box_for_each_feature_comes_from_a_file(trustbound, tmp_path):
         assert (array <= torch.tensor([2.0, 400.0])).all(), name
     (tmp_path / "box.json").write_text('{"low": 0}')
     assert "--box takes LOW,HIGH or a JSON file" in trustbound(*line, "--box", "box.json").error
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_an_audit_that_is_told_to_end_keeps_what_it_has(trustbound, weights, tmp_path, name, code):
+    line = ["audit", f"fc:{weights}", "--data", "digits", "--threat", "linf:0.05", "--budget", "thorough"]
+    line += ["--run", str(tmp_path / "run"), "--curve", "0"]
+    with subprocess.Popen([sys.executable, "-m", "trustbound", *line], stderr=subprocess.PIPE, text=True) as process:
+        store = tmp_path / "run" / "audit.sqlite"
+        while process.poll() is None and not (store.exists() and kept(store)):
+            time.sleep(0.05)
+        process.send_signal(getattr(signal, name))
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == code, told
+    assert "goes on from here when the same command is given again" in told
+    assert "Traceback" not in told
+    assert kept(store)
+
+
+def kept(store):
+    """Whether a run directory holds a unit of the first stage."""
+    with contextlib.closing(sqlite3.connect(store)) as base:
+        try:
+            return base.execute("SELECT count(*) FROM unit WHERE step LIKE '%first%'").fetchone()[0] > 0
+        except sqlite3.OperationalError:
+            return False

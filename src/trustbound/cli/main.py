@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -39,20 +43,31 @@ def cli() -> None:
 
     Attacks bound its robust accuracy from above, proofs from below; uncertainty and checks of the evaluation stand
     beside them. Exit codes: 0 done, 1 a threshold missed, 2 wrong usage or input, 3 finished but not to be
-    trusted, 130 stopped from the keyboard.
+    trusted, 130 stopped from the keyboard, 143 told to end (SIGTERM); nothing that is finished is lost.
     """
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was told to end: what is finished is kept, as when it is stopped from the keyboard."""
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told once
+    raise Terminated
 
 
 def main() -> None:
     """Run the command line; every error that trustbound raises on purpose is one message, not a traceback."""
+    if threading.current_thread() is threading.main_thread():  # no other may
+        signal.signal(signal.SIGTERM, _end)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         click.echo("stopped; an audit or a training goes on from here when the same command is given again", err=True)
-        sys.exit(130)
+        sys.exit(143 if Terminated in map(type, (error, error.__cause__)) else 130)
     except UnsoundError as error:
         click.echo(f"unsound: {error}", err=True)
         sys.exit(3)
