@@ -95,5 +95,5 @@ def test_a_loss_that_gives_one_number_for_all_is_refused_with_what_to_do():
 def test_named_losses_still_lead_to_the_built_in_goals():
     for goal in ("misclassify", "target:2", "source:1,target:2", "reduce-confidence:0.2"):
         threat = Threat.parse(f"linf:0.1;goal={goal}")
-        assert threat.goal.bind(torch.ones(2, dtype=torch.int64), 4).led
-    assert not GOAL.bind(torch.ones(1, dtype=torch.int64), 4).led
+        assert threat.goal.bind(torch.ones(2, dtype=torch.int64), 4).has_surrogates
+    assert not GOAL.bind(torch.ones(1, dtype=torch.int64), 4).has_surrogates

@@ -143,12 +143,12 @@ def in_halves(asked: Request) -> AttackResult:
             f"{asked.name} fits to half of the examples and is scored on the others: it takes at least 2; got 1. Give "
             "more, or fit_perturbation on others and pass what it returns here."
         )
-    ours, looks = half(asked.key, asked.ids), 3 * price_of(asked.model)  # clean, perturbed, and the last check
-    limit = None if asked.budget is None else asked.budget - looks
+    ours, evaluations = half(asked.key, asked.ids), 3 * price_of(asked.model)  # clean, perturbed, and the last check
+    limit = None if asked.budget is None else asked.budget - evaluations
     shared = fitted(asked.select(ours).with_(budget=limit))
     mask = torch.zeros(len(asked), dtype=torch.bool, device=asked.inputs.device)
     mask[ours] = True
-    limit = None if asked.budget is None else looks
+    limit = None if asked.budget is None else evaluations
     found = searched(asked.with_(method=shared, budget=limit))
     counts = {}
     for name in ("forwards", "backwards", "queries"):

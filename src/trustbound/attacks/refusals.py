@@ -150,24 +150,26 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def check_options(examples: int, ids: Any, batch_size: Any, budget: Any, price: int, looks: int = 2) -> None:
+def check_options(examples: int, ids: Any, batch_size: Any, budget: Any, price: int, evaluations: int = 2) -> None:
     """Refuse options that do not fit the examples, and a budget with which nothing could be tried.
 
     Parameters
-        price   forwards that one look at an example costs.
-        looks   that a budget must pay for at least.
+        price           forwards that one evaluation of an example costs.
+        evaluations     that a budget must pay for at least.
     """
     if batch_size is not None:
         whole("batch_size", batch_size)
     if ids is not None and not (isinstance(ids, Tensor) and ids.shape == (examples,) and not _fractional(ids)):
         came = f"{tuple(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
         raise InputError(f"`ids` must be an integer tensor of shape ({examples},), one for each input; got {came}")
-    if budget is not None and whole("budget", budget) < looks * price:
+    if budget is not None and whole("budget", budget) < evaluations * price:
         each = "" if price == 1 else f" of {price} forwards each, as the model's adaptation asks"
-        more = "" if looks == 2 else f", {looks} looks in all where a perturbation is fitted and then scored"
+        more = (
+            "" if evaluations == 2 else f", {evaluations} looks in all where a perturbation is fitted and then scored"
+        )
         raise InputError(
-            f"`budget` must be at least {looks * price} forwards for each example: one look at the clean input and one "
-            f"at what is returned{more}{each}; got {budget}"
+            f"`budget` must be at least {evaluations * price} forwards for each example: one look at the clean input "
+            f"and one at what is returned{more}{each}; got {budget}"
         )
 
 

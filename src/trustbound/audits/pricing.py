@@ -36,9 +36,9 @@ def at_most(attack: Attack) -> tuple[int, int]:
     >>> at_most(build("pgd", steps=10)), at_most(build("square", steps=100))
     ((13, 10), (103, 0))
     """
-    made, opening = attack.steps * attack.restarts, int(getattr(attack, "opening", 0))
-    forwards = int(getattr(attack, "looks", 1)) * made + opening + CHECKS
-    return forwards, made + opening if attack.needs is Access.GRADIENTS else 0
+    made, initial_forwards = attack.steps * attack.restarts, int(getattr(attack, "initial_forwards", 0))
+    forwards = int(getattr(attack, "forwards_per_step", 1)) * made + initial_forwards + CHECKS
+    return forwards, made + initial_forwards if attack.needs is Access.GRADIENTS else 0
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def check_task(goal: Goal, task: Task, *, decisions: bool) -> None:
         raise UnsupportedError(
             f"{task.name} has no decisions apart from its outputs, which are all that it says. Give access=scores."
         )
-    if not task.plain and getattr(goal, "led", False) and not isinstance(goal, Misclassify):
+    if not task.plain and getattr(goal, "has_surrogates", False) and not isinstance(goal, Misclassify):
         what = "classes" if "target" in goal.name else "a confidence"
         raise UnsupportedError(
             f"the goal {goal} names {what}, of which {task.name} has none; the goal misclassify is to make an answer "

@@ -59,9 +59,9 @@ class Objective:
         return self.goal.concerns(self.labels)
 
     @property
-    def led(self) -> bool:
+    def has_surrogates(self) -> bool:
         """Whether the named losses of labels and targets lead to the goal."""
-        return getattr(self.goal, "led", False)
+        return getattr(self.goal, "has_surrogates", False)
 
     def select(self, rows: Tensor | slice) -> Objective:
         """The same goal for some of the examples."""
@@ -75,9 +75,9 @@ class Objective:
 class Goal(Protocol):
     """What success means: text form, which examples it concerns, how far an output is from it.
 
-    silenced    whether a model that gives no answer at all has reached it.
-    led         (optional) whether the named losses of labels and targets lead to it; else attacks climb its margin.
-    decided     whether decisions alone, without scores, show that it is reached.
+    silenced        whether a model that gives no answer at all has reached it.
+    has_surrogates  (optional) whether the named losses of labels and targets lead to it; else attacks climb its margin.
+    decided         whether decisions alone, without scores, show that it is reached.
     """
 
     silenced: ClassVar[bool]
@@ -108,7 +108,7 @@ class Misclassify:
 
     name = "misclassify"
     silenced: ClassVar[bool] = True
-    led: ClassVar[bool] = True
+    has_surrogates: ClassVar[bool] = True
     decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
@@ -138,7 +138,7 @@ class Target:
     target: int
     name = "target"
     silenced: ClassVar[bool] = False
-    led: ClassVar[bool] = True
+    has_surrogates: ClassVar[bool] = True
     decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
@@ -167,7 +167,7 @@ class SourceTarget:
     target: int
     name = "source-target"
     silenced: ClassVar[bool] = False
-    led: ClassVar[bool] = True
+    has_surrogates: ClassVar[bool] = True
     decided: ClassVar[bool] = True
 
     def __str__(self) -> str:
@@ -203,7 +203,7 @@ class ReduceConfidence:
     below: float
     name = "reduce-confidence"
     silenced: ClassVar[bool] = True
-    led: ClassVar[bool] = True
+    has_surrogates: ClassVar[bool] = True
     decided: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

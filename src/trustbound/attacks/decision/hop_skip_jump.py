@@ -83,7 +83,7 @@ class HopSkipJump:
     """
 
     needs: ClassVar[Access] = Access.DECISIONS
-    roams: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    infeasible_norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     steps: int = 40
     restarts: int = 1
@@ -104,12 +104,12 @@ class HopSkipJump:
             raise InputError(f"`gamma` must be a positive number; got {self.gamma!r}")
 
     @property
-    def opening(self) -> int:
+    def initial_forwards(self) -> int:
         """Forwards of all starts at most."""
         return self.restarts * (self.tries + self.data_tries + 2 * _HALVINGS)
 
     @property
-    def looks(self) -> int:
+    def forwards_per_step(self) -> int:
         """Forwards of a step at most, on average over a restart."""
         return math.ceil(sum(map(self._count, range(self.steps))) / self.steps) + 2 * _HALVINGS
 

@@ -89,7 +89,7 @@ class APGD:
 
     seeks: ClassVar[str] = "any"
     needs: ClassVar[Access] = Access.GRADIENTS
-    roams: ClassVar[tuple[str, ...]] = ("l1",)
+    infeasible_norms: ClassVar[tuple[str, ...]] = ("l1",)
 
     steps: int = 100
     restarts: int = 1

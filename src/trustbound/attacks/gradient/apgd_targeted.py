@@ -59,7 +59,7 @@ class TargetedAPGD:
 
     seeks: ClassVar[str] = "any"
     needs: ClassVar[Access] = Access.GRADIENTS
-    roams: ClassVar[tuple[str, ...]] = ("l1",)
+    infeasible_norms: ClassVar[tuple[str, ...]] = ("l1",)
 
     steps: int = 100
     targets: int = 9
@@ -79,7 +79,7 @@ class TargetedAPGD:
         return self.targets
 
     @property
-    def opening(self) -> int:
+    def initial_forwards(self) -> int:
         """Forwards that `prepare` asks for at most."""
         return 1 + max(self.candidates, self.targets)
 

@@ -110,7 +110,7 @@ class MarginPGD:
         return len(self.runs)
 
     @property
-    def opening(self) -> int:
+    def initial_forwards(self) -> int:
         """Forwards that `prepare` asks for at most."""
         wanted = max(run.target for run in self.runs)
         return 1 + max(self.candidates, wanted) if wanted else 0

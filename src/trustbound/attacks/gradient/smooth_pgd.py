@@ -73,9 +73,9 @@ class SmoothPGD:
         return len(self.runs)
 
     @property
-    def opening(self) -> int:
+    def initial_forwards(self) -> int:
         """Forwards that `prepare` asks for at most."""
-        return 1 + self.ascent.opening
+        return 1 + self.ascent.initial_forwards
 
     def prepare(self, problem: Problem) -> SmoothMemory:
         """Measure the scales, then order the classes."""

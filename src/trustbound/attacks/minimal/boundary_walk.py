@@ -86,7 +86,7 @@ class BoundaryWalk:
 
     seeks: ClassVar[str] = "any"
     needs: ClassVar[Access] = Access.GRADIENTS
-    roams: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    infeasible_norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     steps: int = 40
     targets: int = 3
@@ -110,7 +110,7 @@ class BoundaryWalk:
         return self.targets
 
     @property
-    def opening(self) -> int:
+    def initial_forwards(self) -> int:
         """Forwards before the first step."""
         return 1 if self.sharpness is None else 2
 

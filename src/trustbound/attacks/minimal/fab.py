@@ -70,7 +70,7 @@ class FAB:
     """
 
     needs: ClassVar[Access] = Access.GRADIENTS
-    roams: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    infeasible_norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     steps: int = 100
     restarts: int = 1
@@ -85,12 +85,12 @@ class FAB:
         check_seeks(self.seeks)
 
     @property
-    def looks(self) -> int:
+    def forwards_per_step(self) -> int:
         """Forwards that a step asks for at most."""
         return self.candidates + 1
 
     @property
-    def opening(self) -> int:
+    def initial_forwards(self) -> int:
         """Forwards at the starts."""
         return self.restarts
 

@@ -49,9 +49,9 @@ class TargetedFAB:
     """
 
     needs: ClassVar[Access] = Access.GRADIENTS
-    roams: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
-    opening: ClassVar[int] = 1
-    looks: ClassVar[int] = 2
+    infeasible_norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+    initial_forwards: ClassVar[int] = 1
+    forwards_per_step: ClassVar[int] = 2
 
     steps: int = 100
     targets: int = 9

@@ -25,12 +25,12 @@ from trustbound.threat import Access, Neighbourhood, Objective, Random
 class Attack(Protocol):
     """One attack: its parameters, `init` and `step`; optionally `prepare(problem) → Batched`, kept as memory.
 
-    seeks   "any" stops an example at its first success, "smallest" goes on to shrink it.
-    needs   the least access it works with.
-    opening     (optional) forwards that `prepare` and the starts ask for an example, 0 by default, and
-    looks       (optional) forwards that a step asks for, 1 by default: what a plan is priced with.
-    roams       (optional) the norms under which points outside the set are evaluated; they count for nothing.
+    seeks               "any" stops an example at its first success, "smallest" goes on to shrink it.
+    needs               the least access it works with.
     steps, restarts     per restart; independent starts.
+    initial_forwards    (optional) forwards that `prepare` and the starts ask for an example, 0 by default, and
+    forwards_per_step   (optional) forwards that a step asks for, 1 by default: what a plan is priced with.
+    infeasible_norms    (optional) the norms under which points outside the set are evaluated; they count for nothing.
     """
 
     seeks: ClassVar[str]
@@ -139,7 +139,7 @@ def search(
         seeks=attack.seeks,
         stop_early=drop,
         keep_closest=getattr(attack, "keeps_closest", False),
-        roams=neighbourhood.norm in getattr(attack, "roams", ()),
+        infeasible=neighbourhood.norm in getattr(attack, "infeasible_norms", ()),
     )
     task = Problem(
         oracle=oracle,

@@ -73,10 +73,10 @@ class BestSoFar:
         seeks: str,
         stop_early: bool = False,
         keep_closest: bool = False,
-        roams: bool = False,
+        infeasible: bool = False,
     ) -> None:
         count = len(origin)
-        self.roams = roams
+        self.infeasible = infeasible
         self.seeks = seeks
         self.stop_early = stop_early
         self.best = origin.clone()
@@ -125,7 +125,7 @@ class BestSoFar:
             owner           (R,) the same as row of the neighbourhood; None: one each, in order.
         """
         margin = margin.to(self._margin.dtype)
-        if self.roams:  # what lies outside the set is no success, and no sign of one
+        if self.infeasible:  # what lies outside the set is no success, and no sign of one
             ours = neighbourhood if owner is None else neighbourhood.select(owner)
             margin = margin.masked_fill(~ours.contains(theta), torch.inf)
         current = self._at(search_rows) if owner is None else None
@@ -265,7 +265,7 @@ class Problem:
         surrogate: SurrogateLoss | CustomLoss | OnOutputs
         if not isinstance(loss, str) and (view := self.oracle.view) is not None:
             surrogate = OnOutputs(loss, view.labels[search_rows.to(view.labels.device)])
-        elif isinstance(loss, str) and climbed.led:
+        elif isinstance(loss, str) and climbed.has_surrogates:
             surrogate = SurrogateLoss(loss, climbed.labels, climbed.targets, logit_scale)
         else:
             surrogate = CustomLoss(climbed, None if isinstance(loss, str) else loss)

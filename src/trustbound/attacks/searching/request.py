@@ -110,7 +110,7 @@ def requested(
         if isinstance(method, SharedPerturbation):
             method.check(threat, model.box, shape)
     check_params(method, model.task)
-    check_options(len(inputs), ids, batch_size, budget, price_of(model), looks=5 if fits(method) else 2)
+    check_options(len(inputs), ids, batch_size, budget, price_of(model), evaluations=5 if fits(method) else 2)
     return Request(
         name=name if isinstance(name, str) else type(name).__name__,
         method=method,
