@@ -37,7 +37,7 @@ class Line:
 
     `likely` is the share of these that is expected: what stands after the first attack on a few examples decides it,
     and that the first block of a stage is followed by others only while they pay. `calls` of the model are expected
-    one after another.
+    one after another. An audit cannot do without what is `needed`, whatever time it has.
     """
 
     threat: str
@@ -49,6 +49,7 @@ class Line:
     seconds: float = 0.0
     likely: float = 1.0
     calls: int = 0
+    needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,14 @@ class Pricing:
                     forwards=forwards,
                     backwards=backwards,
                     calls=forwards // min(everything, SAMPLE),
+                    needed=True,
                 )
             case Trial(stage=stage, examples=most, opens=opens):
                 for smooth in (False,) if opens else (False, True):  # else the smooth half is the first stage's own
                     half = step.half(smooth=smooth)
-                    yield self._line(half.name, *half.method(smooth=smooth), min(most, everything))
+                    yield self._needed(half.name, *half.method(smooth=smooth), min(most, everything))
             case Attacks(stage=stage, first=True):
-                yield self._line(stage.name, *stage.method(smooth=True), everything, right)
+                yield self._needed(stage.name, *stage.method(smooth=True), everything, right)
             case Attacks(stage=stage):
                 chosen = min(stands * everything, max(stage.least, math.ceil(stage.share * stands * everything)))
                 share = min(1.0, (chosen + 0.5 * right * control) / everything)
@@ -109,7 +111,8 @@ class Pricing:
                 share, block = stands + right * control / everything, self.prospect.blocks.get(name, everything)
                 if not self.prospect.certified.get(name):
                     share = min(share, block / everything)
-                yield self._proof(f"proof-{name}", name, everything, 1, share)
+                line = self._proof(f"proof-{name}", name, everything, 1, share)
+                yield replace(line, needed=block >= everything)
             case Shared(attack=name, fitted=most):
                 method, fitted = ATTACKS.build(name), min(everything // 2, most)
                 forwards, backwards = (fitted * method.passes * each for each in method.dearest)
@@ -119,7 +122,7 @@ class Pricing:
                 )
                 yield replace(line, forwards=everything * (1 + CHECKS))
             case Control(stage=stage):
-                yield self._line(stage.name, *stage.method(smooth=True), control, right)
+                yield self._needed(stage.name, *stage.method(smooth=True), control, right)
             case SecurityCurve():
                 yield from self._curve(step)
             case _:
@@ -178,6 +181,9 @@ class Pricing:
         return Line(
             threat=str(self.threat), stage=stage, attack=name, examples=count, seconds=seconds, likely=min(likely, 1.0)
         )
+
+    def _needed(self, stage: str, name: str, params: Mapping[str, Any], count: int, likely: float = 1.0) -> Line:
+        return replace(self._line(stage, name, params, count, likely), needed=True)
 
     def _line(self, stage: str, name: str, params: Mapping[str, Any], count: int, likely: float = 1.0) -> Line:
         """An attack: its steps, what it asks before them, and the checks of what it finds."""

@@ -18,6 +18,9 @@ from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat
 
+#: Of a time that is given, the share that a budget's search and checks may take.
+SEARCH = 0.7
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -55,6 +58,12 @@ class Plan:
         """What a step likely takes."""
         evaluations = line.forwards + self.backward_cost * line.backwards
         return line.likely * (self.forward_seconds * evaluations + line.seconds) + self.overhead * line.calls
+
+    @property
+    def search_seconds(self) -> float:
+        """What the search and its checks likely take; dear proofs and the curve come after."""
+        asked = [line for line in self.lines if line.needed or not line.stage.startswith(("curve", "proof"))]
+        return sum(self.seconds(line) for line in asked)
 
     def text(self) -> str:
         """For people."""
@@ -96,23 +105,26 @@ def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str
     return _plan(subject, _tried(subject, budget), budget, curve)
 
 
-def announced(subject: Subject, budget: str, curve: int) -> dict[str, float]:
-    """Seconds that each step is likely to take, by the name of the step."""
+def announced(subject: Subject, budget: str, curve: int) -> dict[str, tuple[float, bool]]:
+    """Seconds that each step is likely to take, by its name in order, and whether it is needed."""
     sketch = _plan(subject, _tried(subject, budget), budget, curve)
-    return {f"{line.threat}/{line.stage}": sketch.seconds(line) for line in sketch.lines}
+    return {f"{line.threat}/{line.stage}": (sketch.seconds(line), line.needed) for line in sketch.lines}
 
 
 def choose(
     model: Model, data: LabelledSet, threats: Sequence[Threat], seconds: float, curve: int | None, seed: int
 ) -> tuple[str, LabelledSet]:
-    """The hardest budget that fits a time; fewer examples of the quick one where none does."""
+    """The hardest budget whose attacks fit a time; fewer examples of the quick one where none does.
+
+    Dear proofs and the curve take what is left of it.
+    """
     subject = Subject(model=model, data=data, threats={str(threat): threat for threat in threats})
     tried = _tried(subject, "thorough")
     for budget in ("thorough", "standard", "quick"):
         sketch = _plan(subject, tried, budget, curve)
-        if sketch.likely.seconds <= seconds:
+        if sketch.search_seconds <= SEARCH * seconds:
             return budget, data
-    fitting = max(1, int(len(data) * seconds / max(sketch.likely.seconds, 1e-9)))
+    fitting = max(1, int(len(data) * SEARCH * seconds / max(sketch.search_seconds, 1e-9)))
     return "quick", data.stratified(fitting, seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import sys
 import time
@@ -20,6 +21,7 @@ from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.compatibility import check_fit
 from trustbound.audits.fingerprint import check_told_apart, described
 from trustbound.audits.plan import announced
+from trustbound.audits.stages.allowance import TimeLimit
 from trustbound.audits.stages.bracket import Search
 from trustbound.audits.stages.checking import after_search, before_search, weighed
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
@@ -74,6 +76,7 @@ def audit(
     workers: int | None = None,
     address: str | None = None,
     unit_size: int | None = None,
+    seconds: float | None = None,
     progress: Progress | None = None,
     command: str | None = None,
 ) -> AuditRecord:
@@ -89,6 +92,7 @@ def audit(
         training        the training set, for the overlap check.
         engine          "in-process", or "ray": work units side by side in `workers` processes of one thread each, on
                         this machine or on the cluster at `address`. Records have the same bits at equal unit size.
+        seconds         that it may take: what pays least is left out, and the record's events name it.
         unit_size       examples of a work unit, 512 in process and 32 on ray; a run that was begun keeps its own.
 
     Raises      InputError for examples that the model cannot serve and UnsupportedError for a threat that no attack
@@ -118,6 +122,9 @@ def audit(
     if not isinstance(training, LabelledSet | None):
         raise InputError(f"`training` must be a LabelledSet, or None; got {type(training).__name__}")
     whole("seed", seed, least=0)
+    if seconds is not None and (not isinstance(seconds, int | float) or not seconds > 0):
+        raise InputError(f"`seconds` must be a number above 0, or None; got {seconds!r}")
+    begun = time.perf_counter()
     asked = _asked(threats, budget, model.task)
     if run is not None:
         check_told_apart(model, asked)
@@ -151,7 +158,8 @@ def audit(
             batch_size=batch_size,
             progress=progress or Silent(),
         )
-        return _audit(context, count, training, command, keep=run is not None)
+        left = None if seconds is None else seconds - (time.perf_counter() - begun)
+        return _audit(context, count, training, command, left, keep=run is not None)
 
 
 def _unit_size(store: Store, engine: str, asked: int | None) -> int:
@@ -187,10 +195,17 @@ class _Answer:
     shared: list[SharedFacts]
     checks: tuple[Check, ...]
     unsound: list[int]
+    untimely: list[str]
 
 
 def _audit(
-    context: Context, curve_examples: int, training: LabelledSet | None, command: str | None, *, keep: bool
+    context: Context,
+    curve_examples: int,
+    training: LabelledSet | None,
+    command: str | None,
+    seconds: float | None,
+    *,
+    keep: bool,
 ) -> AuditRecord:
     started = time.perf_counter()
     model, data, store = context.model, context.data, context.store
@@ -199,19 +214,24 @@ def _audit(
     clean = clean_pass(context)
     scale = logit_scale(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
-    if not isinstance(context.progress, Silent):
-        context.progress.expect(
-            store.fact("announced", lambda: announced(context.subject, context.budget, curve_examples))
-        )
+    if seconds is not None or not isinstance(context.progress, Silent):
+        told = store.fact("announced", lambda: announced(context.subject, context.budget, curve_examples))
+        expected = {name: float(likely) for name, (likely, _) in told.items()}
+        context.progress.expect(expected)
+        if seconds is not None:
+            needed = frozenset(name for name, (_, needed) in told.items() if needed)
+            limit = TimeLimit(store, expected, needed, seconds - (time.perf_counter() - started))
+            context = dataclasses.replace(context, allowance=limit)
     before = before_search(context, training)
     pictures: dict[str, Tensor] = {}
     answers = {
         str(threat): _answer(context, threat, clean, untouched, curve_examples, pictures) for threat in context.threats
     }
-    told = list(answers.values())
-    brackets = tuple(answer.bracket for answer in told)
-    checks = weighed((*before, *(check for answer in told for check in answer.checks)), brackets)
-    unsound = [position for answer in told for position in answer.unsound]
+    found = list(answers.values())
+    untimely = tuple(f"{threat}: left out for time: {name}" for threat, one in answers.items() for name in one.untimely)
+    brackets = tuple(answer.bracket for answer in found)
+    checks = weighed((*before, *(check for answer in found for check in answer.checks)), brackets)
+    unsound = [position for answer in found for position in answer.unsound]
     record = AuditRecord(
         command=command or " ".join(sys.argv),
         created=str(store.fact("created", lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))),
@@ -229,17 +249,17 @@ def _audit(
         clean_accuracy=float(clean.correct.double().mean()),
         clean_interval=binomial_interval(int(clean.correct.sum()), len(data)),
         brackets=brackets,
-        steps=tuple(step for answer in told for step in answer.steps),
-        curves=tuple(curve for answer in told for curve in answer.curves),
+        steps=tuple(step for answer in found for step in answer.steps),
+        curves=tuple(curve for answer in found for curve in answer.curves),
         doubts={threat: answer.uncertainty for threat, answer in answers.items() if answer.uncertainty is not None},
         checks=checks,
-        gallery=tuple(shown for answer in told for shown in answer.gallery),
-        shared=tuple(facts for answer in told for facts in answer.shared),
-        examples=tuple(row for answer in told for row in answer.examples),
+        gallery=tuple(shown for answer in found for shown in answer.gallery),
+        shared=tuple(facts for answer in found for facts in answer.shared),
+        examples=tuple(row for answer in found for row in answer.examples),
         cost=store.cost(),
         backward_cost=price,
         exit_code=3 if unsound or any(check.verdict == "FAIL" and check.severity == "error" for check in checks) else 0,
-        events=(*dict.fromkeys(store.events()), f"wall clock {time.perf_counter() - started:.1f} s"),
+        events=(*dict.fromkeys(store.events()), *untimely, f"wall clock {time.perf_counter() - started:.1f} s"),
         task=str(model.task),
         measures={
             state: found
@@ -278,8 +298,9 @@ def _answer(
     curves = [
         curve(context, threat, verdicts, step, left_out=left_out, smooth=search.smooth, clean=clean.margin)
         for step in planned
-        if isinstance(step, SecurityCurve)
+        if isinstance(step, SecurityCurve) and context.allowance.affords(f"{threat}/curve-attack")
     ]
+    curveless = any(isinstance(step, SecurityCurve) for step in planned) and not curves
     outputs = attacked_outputs(context, threat, verdicts, clean)
     found = witnesses(context, threat, verdicts)
     pictures |= {f"shared/{facts.key}": one.float().cpu().contiguous() for facts, one in search.shared}
@@ -294,6 +315,7 @@ def _answer(
         shared=[facts for facts, _ in search.shared],
         checks=after_search(context, threat, verdicts, clean, search.facts, found, untouched),
         unsound=verdicts.conflicts(),
+        untimely=[*search.untimely, *(["the curve"] if curveless else [])],
     )
 
 

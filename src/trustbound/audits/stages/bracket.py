@@ -67,6 +67,8 @@ class Search:
     shared: list[tuple[SharedFacts, Tensor]] = field(default_factory=list)
     #: Which certifiers were not run on everything, in words.
     given_up: list[str] = field(default_factory=list)
+    #: Steps for which there was no time.
+    untimely: list[str] = field(default_factory=list)
     #: Examples whose run of the first stage the trial has made.
     _tried: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     #: That the first stage left.
@@ -76,6 +78,8 @@ class Search:
         """Every step of the search, in order; checks and curve are none of it."""
         self._unconcerned()
         for step in self.steps:
+            if not self._affords(step):
+                continue
             match step:
                 case Trial():
                     self.smooth = self._try(step)
@@ -99,6 +103,22 @@ class Search:
                     pass
                 case _:
                     assert_never(step)
+
+    def _affords(self, step: Step) -> bool:
+        """Whether there is time for a step; what there is none for is noted."""
+        match step:
+            case Attacks(stage=stage, first=False):
+                name = stage.name
+            case UntilDry():
+                name = "rounds"
+            case Shared(attack=attack):
+                name = f"{attack}-fit"
+            case _:
+                return True
+        if self.context.allowance.affords(f"{self.threat}/{name}"):
+            return True
+        self.untimely.append(name)
+        return False
 
     def _unconcerned(self) -> None:
         """Examples for which the goal has nothing to reach (of the wanted class already) are safe by definition."""
@@ -269,23 +289,31 @@ class Search:
 
         What an attack left near the boundary is rarely proven: a block of which less than a thirty-second is ends it.
         """
-        proven = tried = 0
+        proven = tried = found = 0
+        part = rows[:0]
         for number in itertools.count(1):
-            part = rows[tried : tried + block]
-            if not len(part):
+            block_of = rows[tried : tried + block]
+            if not len(block_of):
                 break
+            share = len(block_of) / len(rows)
+            if not self.context.allowance.affords(f"{self.threat}/proof-{name}", share=share, part=f"-{number}"):
+                self.untimely.append(f"proof-{name} of {len(rows) - tried} examples")
+                break
+            part = block_of
             found = self._certify(name, f"-{number}" if number > 1 else "", part.sort().values)
             proven, tried = proven + found, tried + len(part)
             if found < max(1.0, PAYS * len(part)):
                 break
             block *= 2
         left = len(rows) - tried
-        if left:
+        if not tried:
+            self.given_up.append(f"{name} was left out: there was no time for it")
+        elif left:
             self.facts[-1] = replace(
                 self.facts[-1],
                 note=f"{left} of smaller margin were not tried: of these, {found} of {len(part)} were proven",
             )
-        if left and not proven:
+        if left and tried and not proven:
             self.given_up.append(
                 f"{name} proved none of the {tried} largest margins and was not run on the other {left}"
             )

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from trustbound.audits.stages.allowance import Allowance, Unlimited
 from trustbound.audits.work_units.draws import drawn
 from trustbound.audits.work_units.subject import Subject
 from trustbound.audits.work_units.unit import UnitResult, WorkUnit
@@ -66,6 +67,7 @@ class Context:
         key         63-bit key of all randomness.
         classes     that the model answers with.
         control     (N,) bool, that no proof skips, and no attack where proofs alone speak.
+        allowance   says which steps there is time for.
     """
 
     subject: Subject
@@ -79,6 +81,7 @@ class Context:
     control: Tensor
     batch_size: int | None = None
     progress: Progress = field(default_factory=Silent)
+    allowance: Allowance = field(default_factory=Unlimited)
 
     @property
     def model(self) -> Model:

@@ -71,7 +71,8 @@ class Distances:
         for number in range(1, 2 * len(self.epsilons)):
             above = {position: self._broken_from(position) for position in floor}
             going = [position for position in floor if above[position] - floor[position] > 1]
-            if not going:
+            share, part = 1.0 / 3, f"-{number}"
+            if not going or not self.context.allowance.affords(f"{self.threat}/curve-runs", share=share, part=part):
                 return
             aims = {
                 position: max(floor[position] + 1, above[position] - stride[position])

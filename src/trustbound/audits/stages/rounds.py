@@ -34,6 +34,10 @@ def until_dry(search: Search, rounds: Rounds) -> None:
         standing = len(search.verdicts.open())
         if not standing or quiet == rounds.quiet:
             return
+        share, part = 1.0 / rounds.quiet, f"-{number}"
+        if not search.context.allowance.affords(f"{search.threat}/rounds", share=share, part=part):
+            search.untimely.append("further rounds")
+            return
         name, params = kind.method(smooth=search.smooth)
         forwards, backwards = at_most(build(name, **params))
         left = rounds.limit * look * search.asked - search.spent

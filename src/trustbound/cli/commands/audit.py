@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,7 @@ def audit_command(
     known = _training(training, options, seed, model) if training else None
     data = read_data(options, seed, model)
     check_fit(model, data, parsed)
+    begun = time.perf_counter()
     asked = [budget if time_limit is None else f"time {seconds(time_limit):g}", seed, curve, batch_size]
     folder = Path(run) if run is not None else default_run(model, data, parsed, asked, known)
     if time_limit is not None:
@@ -121,6 +123,7 @@ def audit_command(
                 workers=workers,
                 address=address,
                 unit_size=unit_size,
+                seconds=None if time_limit is None else max(seconds(time_limit) - (time.perf_counter() - begun), 1e-3),
                 progress=progress,
                 command=shlex.join(["trustbound", *sys.argv[1:]]),
             )
@@ -132,8 +135,8 @@ def audit_command(
         record = replace(record, misses=misses, exit_code=record.exit_code or 1)
         write_record(folder, record)
     page = write(record, folder / "report.html", gallery=read_gallery(folder))
-    for miss in misses:
-        click.echo(miss, err=True)
+    for said in (*misses, *(event for event in record.events if ": left out for time: " in event)):
+        click.echo(said, err=True)
     if json_output:
         click.echo(as_json({**json_view(record), "report": str(page)}))
     else:

@@ -1,0 +1,67 @@
+"""What an audit may still do within the time it was given: steps that pay least are left out, and named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trustbound.record.store import Store
+
+#: Of the time that is given, the share that is planned with: prices are measured on a few examples.
+PLANNED = 0.9
+
+
+class Allowance(Protocol):
+    """Whether a step can be afforded."""
+
+    def affords(self, step: str, *, share: float = 1.0, part: str = "") -> bool:
+        """Say whether a step of the plan is to be done, or a part of it that takes a share of its time."""
+
+
+@dataclass(frozen=True)
+class Unlimited:
+    """Everything."""
+
+    def affords(self, step: str, *, share: float = 1.0, part: str = "") -> bool:
+        """Always."""
+        return True
+
+
+@dataclass(eq=False)
+class TimeLimit:
+    """As much as fits before a limit, what the audit cannot do without counted first.
+
+    Every answer is written down as a fact: an audit that goes on leaves out the same.
+
+    Parameters
+        expected    seconds by step, in order.
+        needed      names of steps that an audit cannot do without: the first search, controls, checks.
+        seconds     that the audit may take, from when this was made.
+    """
+
+    store: Store
+    expected: Mapping[str, float]
+    needed: frozenset[str]
+    seconds: float
+    clock: Callable[[], float] = time.perf_counter
+    _started: float = field(default=0.0)
+
+    def __post_init__(self) -> None:
+        """The clock begins."""
+        self._started = self.clock()
+
+    def affords(self, step: str, *, share: float = 1.0, part: str = "") -> bool:
+        """Whether it fits beside all that is needed after it."""
+
+        def fits() -> bool:
+            names = list(self.expected)
+            at = names.index(step) if step in self.expected else -1
+            spent, behind = self.clock() - self._started, sum(self.expected[name] for name in names[: at + 1])
+            # Slower than announced so far: so is the rest.
+            pace = min(max(spent / behind, 1.0), 5.0) if behind > 0.1 * sum(self.expected.values()) else 1.0
+            after = sum(self.expected[name] for name in names[at + 1 :] if name in self.needed)
+            return spent + pace * (share * self.expected.get(step, 0.0) + after) <= PLANNED * self.seconds
+
+        return bool(self.store.fact(f"afforded/{step}{part}", fits))
