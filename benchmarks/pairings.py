@@ -41,6 +41,9 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "hopskipjump": {"steps": 15},
 }
 
+#: Parts into which a region may be split at each radius that is tried.
+PARTS: dict[str, dict[str, Any]] = {"branch-and-bound": {"max_nodes": 200, "timeout": float("inf")}}
+
 
 class Residual(nn.Module):
     """Convolution, batch norm, a residual sum, max pool, average pool, leaky ReLU: the operations in one net."""
@@ -84,7 +87,7 @@ def pair(model: tb.Model, data: tb.LabelledSet, norm: str) -> list[dict[str, Any
     for certifier in (row for row in CERTIFIERS if row.deterministic):
         if norm not in certifier.norms:
             continue
-        method, _ = resolve(certifier.name)
+        method, _ = resolve(certifier.name, **PARTS.get(certifier.name, {}))
         radius = certified_radius(
             method, graph, data.inputs, data.labels, model.box, norm, steps=8, tolerance=tolerance
         )

@@ -246,6 +246,10 @@ def test_certify_says_one_number(trustbound, weights):
     assert said["lower"] == said["certified"] / 24
     assert "proven" in trustbound(*line, "--params", '{"memory": 65536}').out
     assert "crown takes memory; got steps" in trustbound(*line, "--params", '{"steps": 3}').err
+    line[1], line[8] = "branch-and-bound", "linf:0.1"
+    said = json.loads(trustbound(*line, "--params", '{"timeout": 1}', "--json").out)
+    assert 0 < said["falsified"] <= 24 - said["certified"]
+    assert f"{said['falsified']} broken by a counterexample" in trustbound(*line, "--params", '{"timeout": 1}').out
 
 
 def test_report_writes_the_page_again(trustbound, finished, tmp_path):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.reading import read
+from trustbound.certificates.refuting import Counterexamples
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS, CertifierRow
 from trustbound.certificates.slack import check_kernels, growth, vanished
@@ -35,9 +36,13 @@ class CertificationResult:
     Shapes      certified (B,) bool; margin (B,) float64, a lower bound over the region of the task's margin in exact
                 arithmetic, of a classification min over j of (logit of y − logit of j); slack (B,), what rounding in
                 the precision in which the model computes may take, ∞ where it may overflow or round beyond all bounds.
+                Of a method that looks for counterexamples also falsified (B,) bool and witness (B, *F), NaN where none
+                was found; None elsewhere.
 
     `certified` says that the margin is larger than the slack. False proves nothing. For a wrongly classified
-    input it is always False. `lost` (B,) bool says where rounding alone costs the proof.
+    input it is always False. `lost` (B,) bool says where rounding alone costs the proof. A falsified example has a
+    witness: a point inside the threat, by its size in float64, that the model as it runs answers wrongly. What is
+    neither certified nor falsified is unknown.
     """
 
     name: str
@@ -45,6 +50,8 @@ class CertificationResult:
     margin: Tensor
     slack: Tensor
     seconds: float
+    falsified: Tensor | None = None
+    witness: Tensor | None = None
 
     @property
     def lost(self) -> Tensor:
@@ -143,7 +150,8 @@ def certify(
     graph = model if isinstance(model, Graph) else read(model, inputs)
     check_kernels(graph)
     features = inputs[0].numel()
-    radius = _sizes(sizes, threat, inputs, graph.device) + threat.perturbations.tolerance(limits, features)
+    reach = _sizes(sizes, threat, inputs, graph.device)
+    radius = reach + threat.perturbations.tolerance(limits, features)
     targets = threat.goal.bind(labels, graph.classes).targets if task.plain else None
     if not task.plain:
         task.check_fit(labels, (graph.classes,))
@@ -157,13 +165,20 @@ def certify(
     margin = torch.full((len(inputs),), float("nan"), dtype=torch.float64, device=graph.device)
     slack, certified = torch.full_like(margin, float("nan")), torch.zeros_like(margin, dtype=torch.bool)
     inputs, labels = inputs.to(graph.device), labels.to(graph.device)
+    falsified = torch.zeros_like(certified) if certifier.refutes else None
+    witness = torch.full_like(inputs, torch.nan) if certifier.refutes else None
     # A search rounds its inputs to the precision that it works in: the proof holds around the inputs and around those.
     wide = radius + _rounded_away(inputs, torch.float64 if graph.dtype == torch.float64 else torch.float32, norm)
     for part in rows.split(batch_size or max(1, len(rows))) if len(rows) else ():
         at = part.to(graph.device)
         region = Region.around(inputs[at], limits, norm, wide[at])
         wanted = None if targets is None else targets.to(graph.device)[at]
-        bound = _margins(certifier, graph, region, labels[at], wanted, task)
+        if falsified is not None and witness is not None and task.plain:
+            broken = Counterexamples(model, inputs[at], labels[at], threat, reach[at], limits, graph.classes)
+            bound = certifier.settle(graph, region, labels[at], wanted, task, broken)
+            falsified[at], witness[at] = broken.found, broken.points.to(witness)
+        else:
+            bound = _margins(certifier, graph, region, labels[at], wanted, task)
         margin[at], slack[at] = bound.value, bound.slack
         certified[at] = bound.proven
     return CertificationResult(
@@ -172,6 +187,8 @@ def certify(
         margin=margin,
         slack=slack,
         seconds=time.perf_counter() - started,
+        falsified=falsified,
+        witness=witness,
     )
 
 

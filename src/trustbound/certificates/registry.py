@@ -63,6 +63,16 @@ CERTIFIERS = Registry(
         audited=False,
     ),
     CertifierRow(
+        name="branch-and-bound",
+        target="trustbound.certificates.methods.branch_and_bound:BranchAndBound",
+        line="complete for ReLU networks under linf: ReLUs split until all is proven, or a counterexample is found",
+        norms=("linf", "l2", "l1"),
+        deterministic=True,
+        paper="Wang et al. 2021, arXiv:2103.06624; Bunel et al. 2020, arXiv:1909.06588",
+        quadratic=True,
+        audited=False,
+    ),
+    CertifierRow(
         name="smoothing",
         target="trustbound.certificates.methods.smoothing:Smoothing",
         line="votes under noise: of the smoothed model, with a stated confidence; any model, thousands of forwards",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -75,14 +76,28 @@ class LowerBound:
         )
 
 
+class Refuter(Protocol):
+    """Whoever can tell that an example is broken, by a point that the model, as it runs, answers wrongly."""
+
+    def attack(self, rows: Tensor) -> Tensor:
+        """Search for such points of some examples, and say of which one was found, (R,) bool."""
+
+    def replay(self, row: int, points: Tensor) -> bool:
+        """Say whether one of the points (P, *F), put into the threat's set, is such a point of an example."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Certifier(ABC):
     """A way to bound margins from below over a region: `memory` and one method to fill in.
+
+    refutes     whether it also looks for counterexamples.
 
     Parameters
         memory      bytes that one piece of work may hold, about; batches are cut to fit, so that the number of
                     examples does not matter.
     """
+
+    refutes: ClassVar[bool] = False
 
     memory: int = 2**27
 
@@ -108,6 +123,18 @@ class Certifier(ABC):
             return self._cut(graph, region, required.rows, least=True).least()
         # Which row is the smallest is known behind the shift alone.
         return self._cut(graph, region, required.rows, least=False).shifted(required.shift).least()
+
+    def settle(
+        self,
+        graph: Graph,
+        region: Region,
+        labels: Tensor,
+        targets: Tensor | None,
+        task: Task,
+        refuter: Refuter,
+    ) -> LowerBound:
+        """Bound the margins as `margins` does; who `refutes` leaves alone what the refuter shows to be broken."""
+        return self.margins(graph, region, labels, targets, task)
 
     @abstractmethod
     def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:

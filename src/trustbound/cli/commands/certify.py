@@ -74,10 +74,14 @@ def certify_command(
     }
     if proof.claim:
         document["claim"] = proof.claim
+    broken = None if proof.falsified is None else int(proof.falsified.sum())
+    if broken is not None:
+        document["falsified"] = broken
     if json_output:
         click.echo(as_json(document))
         return
     said = f", {proof.claim}" if proof.claim else ""
+    said += "" if broken is None else f", {broken} broken by a counterexample"
     click.echo(
         f"{name} under {threat}: {certified} of {total} proven ({certified / total:.1%}, 95 % interval {low:.1%} to "
         f"{high:.1%}){said}; {proof.seconds:.1f} s. What is not proven may still be robust."
