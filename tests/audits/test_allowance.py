@@ -41,6 +41,18 @@ def test_what_is_needed_later_is_counted_first(store):
     assert given.affords("t/proof-crown", share=0.1, part="-1")
 
 
+def test_each_threat_has_its_share(store):
+    clock, expected = Clock(), {**EXPECTED, **{f"u{name[1:]}": seconds for name, seconds in EXPECTED.items()}}
+    needed = NEEDED | {f"u{name[1:]}" for name in NEEDED}
+    given = TimeLimit(store, expected, needed, 160.0 / PLANNED, clock=clock)  # 80 of the 100 that each would take
+    clock.now = 10.0
+    assert given.affords("t/wide")
+    clock.now = 30.0
+    assert not given.affords("t/proof-crown")
+    clock.now = 90.0
+    assert given.affords("u/wide")
+
+
 def test_a_slow_machine_is_seen(store):
     clock = Clock()
     given = limit(store, 100.0 / PLANNED, clock)

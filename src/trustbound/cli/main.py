@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 import traceback
 from types import FrameType
 from typing import NoReturn
@@ -61,7 +62,7 @@ def main() -> None:
     if threading.current_thread() is threading.main_thread():  # no other may
         signal.signal(signal.SIGTERM, _end)
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(standalone_mode=False, obj=time.perf_counter()))  # when it began
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -92,12 +92,12 @@ def audit_command(
     if budget is not None and time_limit is not None:
         raise InputError(f"--time chooses the budget; got --budget {budget} as well. Leave one out.")
     budget = budget or "standard"
+    began = click.get_current_context().obj or time.perf_counter()
     parsed = read_threats(threats, options)
     model = read_model(options)
     known = _training(training, options, seed, model) if training else None
     data = read_data(options, seed, model)
     check_fit(model, data, parsed)
-    begun = time.perf_counter()
     asked = [budget if time_limit is None else f"time {seconds(time_limit):g}", seed, curve, batch_size]
     folder = Path(run) if run is not None else default_run(model, data, parsed, asked, known)
     if time_limit is not None:
@@ -123,7 +123,7 @@ def audit_command(
                 workers=workers,
                 address=address,
                 unit_size=unit_size,
-                seconds=None if time_limit is None else max(seconds(time_limit) - (time.perf_counter() - begun), 1e-3),
+                seconds=None if time_limit is None else max(seconds(time_limit) - (time.perf_counter() - began), 1e-3),
                 progress=progress,
                 command=shlex.join(["trustbound", *sys.argv[1:]]),
             )
