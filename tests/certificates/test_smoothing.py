@@ -130,6 +130,31 @@ def test_who_does_not_abstain_is_seen(monkeypatch):
     assert too_many(*repeats("gaussian", calls=120)[0])
 
 
+def test_several_looks_fail_no_more_often_and_would_if_each_had_the_whole_chance(monkeypatch):
+    """Of 12, 25 and 50 draws: whatever is seen at the first, all limits hold together."""
+    assert not any(too_many(*found) for found in repeats("gaussian", looks=3))
+    # Planted: each look with the whole failure probability.
+    monkeypatch.setattr(
+        smoothing, "binomial_lower", lambda wins, draws, chance: binomial_lower(wins, draws, 3 * chance)
+    )
+    assert any(too_many(*found) for found in repeats("gaussian", looks=3))
+
+
+def test_several_looks_spend_less_on_what_is_easily_certified():
+    model, inputs, labels = standing([0.05, 0.47, 1.5, -1.0])
+    given = {"noise_std": STD, "draws": 4000, "looks": 5, "failure_probability": 0.01}
+    found = certify("smoothing", model, inputs, labels, "l2:0.4", **given)
+    once = certify("smoothing", model, inputs, labels, "l2:0.4", **{**given, "looks": 1})
+    assert found.certified.tolist() == once.certified.tolist() == [False, True, True, False]
+    assert found.draws.tolist()[0] == 4000
+    assert found.draws[1] > found.draws[2]
+    assert found.draws[2] == 250
+    assert found.draws[3] == 0
+    assert found.cost.forwards == 400 + int(found.draws.sum())
+    assert (found.radius[1:3] > 0.4).all()
+    assert once.draws.tolist() == [4000, 4000, 4000, 0]
+
+
 @pytest.mark.parametrize("draws", [1, 10, 50])
 @pytest.mark.parametrize("chance", [0.001, 0.05])
 def test_the_limit_covers_every_probability_and_is_sharp(draws, chance):
@@ -283,6 +308,7 @@ def test_an_audit_never_takes_a_certificate_of_another_model():
         ({"noise_std": 0.1, "selection_draws": 1.5}, InputError, "`selection_draws` must be a whole number"),
         ({"noise_std": 0.1, "failure_probability": 1.0}, InputError, "`failure_probability` must lie strictly"),
         ({"noise_std": 0.1, "family": 0}, InputError, "`family` must be a whole number"),
+        ({"noise_std": 0.1, "looks": 0}, InputError, "`looks` must be a whole number"),
         ({"noise_std": 0.1, "noise": "uniform"}, UnsupportedError, "uniform noise serves l1; got l2"),
         ({"noise_std": 0.1, "threat": "linf:0.1"}, UnsupportedError, "smoothing serves the norms l2, l1; got linf"),
         ({"noise_std": 0.1, "threat": "l2:0.1;goal=target:1"}, UnsupportedError, "serves the goal misclassify"),

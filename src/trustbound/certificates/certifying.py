@@ -87,7 +87,7 @@ def certify(
     model: nn.Module | Graph,
     inputs: Tensor,
     labels: Tensor,
-    threat: Threat,
+    threat: Threat | str,
     *,
     sizes: Tensor | None = None,
     batch_size: int | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -37,7 +38,7 @@ class SmoothingResult(CertificationResult):
     Shapes      radius (B,) float64, certified around the input, 0 where the method abstains or the votes chose another
                 class than the label; selected (B,) int64, the class of the most selection draws; abstained (B,) bool,
                 no certificate though the label was selected; probability (B,) float64, lower limit of the
-                probability that a noisy copy gets the label.
+                probability that a noisy copy gets the label; draws (B,) int64, spent on that limit.
     family      how many statements hold at once, except with `failure_probability`.
     cost        every forward pass, as the oracle counted it.
 
@@ -48,6 +49,7 @@ class SmoothingResult(CertificationResult):
     selected: Tensor
     abstained: Tensor
     probability: Tensor
+    draws: Tensor
     failure_probability: float
     family: int
     cost: Cost
@@ -73,7 +75,9 @@ class Smoothing:
     Needs       a classifier that answers row by row, of any kind.  Norms: l2 and l1, gaussian noise (‖·‖₂ ≤ ‖·‖₁); l1,
                 uniform noise.  Goal: misclassify.
     Update      class  <- most votes of `selection_draws` draws;  votes <- of `draws` others for that class;
-                p <- one-sided Clopper-Pearson limit;  abstain unless p > 1/2;
+                p <- one-sided Clopper-Pearson limit;  abstain unless p > 1/2; with `looks` above 1 the votes are
+                looked at after draws / 2^(looks − 1), …, draws / 2, draws of them, each time with an equal share of
+                the failure probability, so that all limits hold together, and whoever is certified at a look is done;
                 radius <- σ Φ⁻¹(p), gaussian;  radius <- λ (2p − 1), λ = √3 σ, uniform.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; radius (B,).
     Cost        per example: `selection_draws` forwards; then `draws` more where the selected class is the label. Where
@@ -93,8 +97,8 @@ class Smoothing:
                 Salman, Razenshteyn and Li, Randomized Smoothing of All Shapes and Sizes, 2020, arXiv:2002.08118, for
                 uniform noise in l1.
     Deviations  the failure probability is shared by the examples (`family=1` is the papers': each for itself); the
-                examples share their noise; estimation is left out where the selected class is not the label; no
-                stopping before `draws`.
+                examples share their noise; estimation is left out where the selected class is not the label. More
+                looks than one are ours: a radius is then at least the size that was asked for, not the largest.
 
     Parameters
         noise_std               σ; None for the noise of a model that `tb.smooth` made.
@@ -102,6 +106,7 @@ class Smoothing:
         draws, selection_draws  the papers' n and n₀.
         failure_probability     the papers' α.
         family                  over how many examples it is shared; those of the call unless given, 1 for none.
+        looks                   how often the votes are looked at, 1 as in the papers.
 
     >>> from trustbound.certificates import certify
     >>> linear = nn.Linear(2, 2, bias=False)
@@ -120,10 +125,11 @@ class Smoothing:
     selection_draws: int = 100
     failure_probability: float = 0.001
     family: int | None = None
+    looks: int = 1
 
     def __post_init__(self) -> None:
         """Refuse numbers out of range."""
-        for name in ("draws", "selection_draws", "family"):
+        for name in ("draws", "selection_draws", "family", "looks"):
             value = getattr(self, name)
             if not (type(value) is int and value >= 1) and not (name == "family" and value is None):
                 raise InputError(f"`{name}` must be a whole number, at least 1; got {value!r}")
@@ -175,14 +181,23 @@ class Smoothing:
                 inner.task.check_fit(labels, (votes.shape[1],))
             selected = _most(votes)
             right = (selected == labels.cpu()).nonzero()[:, 0]
-            wins = counted(
-                oracle, noise, centres, rows[right], draws=self.draws, key=key, stream="smoothing-estimation"
-            )
+
+            def wins(asked: Tensor, first: int, until: int) -> Tensor:
+                """How many of these draws vote for the selected classes of examples (R,)."""
+                votes = counted(
+                    oracle,
+                    noise,
+                    centres,
+                    rows[asked],
+                    first=first,
+                    draws=until,
+                    key=key,
+                    stream="smoothing-estimation",
+                )
+                return votes.gather(1, selected[asked].unsqueeze(1)).squeeze(1)
+
+            probability, draws = self._estimated(wins, right, noise, size, self.failure_probability / family)
             cost = replace(oracle.cost, seconds=time.perf_counter() - started)
-        probability = torch.zeros(len(inputs), dtype=torch.float64)
-        for place, row in enumerate(right.tolist()):
-            won = int(wins[place, selected[row]])
-            probability[row] = binomial_lower(won, self.draws, self.failure_probability / family)
         margin, radius = worst_margin(noise, probability, size), certified_radius(noise, probability)
         abstained = torch.zeros(len(inputs), dtype=torch.bool)
         abstained[right] = radius[right] == 0.0
@@ -196,11 +211,30 @@ class Smoothing:
             selected=selected,
             abstained=abstained,
             probability=probability,
+            draws=draws,
             failure_probability=self.failure_probability,
             family=family,
             cost=cost,
             noise=noise,
         )
+
+    def _estimated(
+        self, wins: Callable[[Tensor, int, int], Tensor], right: Tensor, noise: Noise, size: Tensor, chance: float
+    ) -> tuple[Tensor, Tensor]:
+        """Lower limits of p (B,) of the examples `right`, wrong with at most `chance` each; and the draws spent."""
+        probability, draws = torch.zeros_like(size), torch.zeros(len(size), dtype=torch.int64)
+        won = torch.zeros_like(draws)
+        for look in reversed(range(self.looks)):
+            first, until = int(draws[right].max()) if len(right) else 0, math.ceil(self.draws / 2**look)
+            if not len(right) or until == first:
+                continue
+            won[right] += wins(right, first, until)
+            draws[right] = until
+            for row in right.tolist():
+                limit = binomial_lower(int(won[row]), until, chance / self.looks)
+                probability[row] = max(float(probability[row]), limit)
+            right = right[certified_radius(noise, probability[right]) <= size[right]]
+        return probability, draws
 
     def predict(
         self,

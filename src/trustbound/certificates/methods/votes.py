@@ -16,8 +16,12 @@ from trustbound.threat.random import Random
 MEMORY = 2**26
 
 
-def counted(oracle: Oracle, noise: Noise, inputs: Tensor, rows: Tensor, *, draws: int, key: int, stream: str) -> Tensor:
-    """How many of `draws` noisy copies of the inputs (B, *F) at `rows` (R,) get each class, (R, C) int64.
+def counted(
+    oracle: Oracle, noise: Noise, inputs: Tensor, rows: Tensor, *, draws: int, key: int, stream: str, first: int = 0
+) -> Tensor:
+    """How many noisy copies of the inputs (B, *F) at `rows` (R,), from draw `first` up to `draws`, get each class.
+
+    Shapes      returns (R, C) int64.
 
     The noise of a draw is a function of (key, stream, draw) alone: the same for all inputs, whatever the batch size.
     A copy that gets no answer votes for nobody. A call has no more rows than the oracle's batch size.
@@ -33,14 +37,14 @@ def counted(oracle: Oracle, noise: Noise, inputs: Tensor, rows: Tensor, *, draws
         return torch.zeros(0, 0, dtype=torch.int64)
     shape, working = tuple(inputs.shape[1:]), oracle.model.input_dtype
     grain = noise.grain(oracle.model.box, working)
-    block = max(1, min(draws, oracle.batch_size, MEMORY // (8 * max(1, math.prod(shape)))))
+    block = max(1, min(draws - first, oracle.batch_size, MEMORY // (8 * max(1, math.prod(shape)))))
     group = max(1, oracle.batch_size // block)
     votes: Tensor | None = None
-    for first in range(0, draws, block):
-        ids = torch.arange(first, min(first + block, draws), device=inputs.device)
+    for start in range(first, draws, block):
+        ids = torch.arange(start, min(start + block, draws), device=inputs.device)
         moved = noise.of(standard(noise, Random(key, ids).stream(stream), shape), grain).to(working)
-        for start in range(0, len(rows), group):
-            part = rows[start : start + group]
+        for at in range(0, len(rows), group):
+            part = rows[at : at + group]
             placed = snapped(inputs[part], grain).to(working)
             points = (placed.unsqueeze(1) + moved).flatten(0, 1)
             outputs = oracle.outputs(points, part.repeat_interleave(len(ids)))
@@ -50,7 +54,7 @@ def counted(oracle: Oracle, noise: Noise, inputs: Tensor, rows: Tensor, *, draws
             prediction = decide(outputs)[0].reshape(len(part), len(ids)).cpu()
             place = torch.arange(len(part)).unsqueeze(1) * classes + prediction
             told = torch.bincount(place[prediction != NO_ANSWER], minlength=len(part) * classes)
-            votes[start : start + group] += told.reshape(len(part), classes)
+            votes[at : at + group] += told.reshape(len(part), classes)
     assert votes is not None
     return votes
 
