@@ -4,7 +4,7 @@
 
 Three small CNNs are trained here: plainly, and under Gaussian noise of 0.25 and of 0.5. Each is certified by votes at
 its noise, one statement for each image, all of a call together except with probability 0.001. Beside the certified
-share at a radius stands what PGD on the smoothed model leaves there: broken is an image whose found point gets another
+share at a radius stands what APGD on the smoothed model leaves there: broken is an image whose found point gets another
 class by PREDICT, each answer wrong with probability 0.001 at most. Results: `benchmarks/results/smoothing.json` and the
 table of benchmarks/README.md.
 """
@@ -59,10 +59,10 @@ def certified(model: tb.Model, data: tb.LabelledSet, row: tuple[Any, ...], draws
 
 
 def unbroken(model: tb.Model, data: tb.LabelledSet, std: float, radius: float) -> int:
-    """Images that PGD on the smoothed model leaves, as PREDICT tells."""
+    """Images that APGD on the smoothed model leaves, as PREDICT tells."""
     smoothed = tb.smooth(model, std, draws=32)
     method = Smoothing(draws=1000, failure_probability=0.001)
-    found = tb.attack("pgd", smoothed, data.inputs, data.labels, f"l2:{radius}", steps=30, stop_early=False)
+    found = tb.attack("apgd", smoothed, data.inputs, data.labels, f"l2:{radius}", steps=30, stop_early=False)
     answers = method.predict(smoothed, found.adversarial), method.predict(smoothed, data.inputs)
     wrong = ((answers[0] != data.labels) & (answers[0] >= 0)) | ((answers[1] != data.labels) & (answers[1] >= 0))
     return int((~wrong).sum())
