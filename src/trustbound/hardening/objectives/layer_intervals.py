@@ -96,13 +96,9 @@ def through(layer: nn.Module, low: Tensor, high: Tensor, seen: dict[nn.Module, P
         # A copy: layers that work in place would write the limits of the layer before.
         return layer(low.clone()), layer(high.clone())
     middle, reach = (low + high) / 2, (high - low) / 2
-    if isinstance(layer, nn.Linear):
-        middle, reach = F.linear(middle, layer.weight, layer.bias), F.linear(reach, layer.weight.abs())
-    elif isinstance(layer, nn.Conv1d | nn.Conv2d):
-        convolve = _CONVOLUTIONS[type(layer)]
-        rest = layer.stride, layer.padding, layer.dilation, layer.groups
-        middle = convolve(middle, layer.weight, layer.bias, *rest)
-        reach = convolve(reach, layer.weight.abs(), None, *rest)
+    if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
+        middle = linear_part(layer, layer.weight, middle, layer.bias)
+        reach = linear_part(layer, layer.weight.abs(), reach)
     else:
         assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
         mean, variance = seen[layer] if layer in seen else (layer.running_mean, layer.running_var)
@@ -114,3 +110,12 @@ def through(layer: nn.Module, low: Tensor, high: Tensor, seen: dict[nn.Module, P
         shape = (1, -1, *(1,) * (middle.dim() - 2))
         middle, reach = middle * scale.reshape(shape) + shift.reshape(shape), reach * scale.abs().reshape(shape)
     return middle - reach, middle + reach
+
+
+def linear_part(layer: nn.Module, weight: Tensor, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
+    """What a linear layer or convolution makes of inputs, with a weight and a bias in place of its own."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(inputs, weight, bias)
+    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
+    convolve = _CONVOLUTIONS[nn.Conv1d if isinstance(layer, nn.Conv1d) else nn.Conv2d]
+    return convolve(inputs, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from trustbound.attacks.refusals import whole
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.hardening.objectives.context import Batch, Context
+from trustbound.hardening.objectives.layer_intervals import linear_part
 from trustbound.hardening.objectives.objective import Outcome, State
 from trustbound.tasks.task import real
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
-_CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +82,14 @@ class LipschitzTraining:
         """The spectral norm of a layer on inputs of a shape, and the output direction to go on from."""
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        if kept is None or kept.shape != _applied(layer, weight.detach(), weight.new_zeros(1, *extent)).shape:
-            shape = _applied(layer, weight.detach(), weight.new_zeros(1, *extent)).shape
+        if kept is None or kept.shape != linear_part(layer, weight.detach(), weight.new_zeros(1, *extent)).shape:
+            shape = linear_part(layer, weight.detach(), weight.new_zeros(1, *extent)).shape
             kept = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(weight)
         left, fixed = kept.to(weight), weight.detach()
         for _ in range(self.rounds):
             right = _unit(_transposed(layer, fixed, left, extent))
-            left = _unit(_applied(layer, fixed, right))
-        return (left * _applied(layer, weight, right)).sum(), left
+            left = _unit(linear_part(layer, fixed, right))
+        return (left * linear_part(layer, weight, right)).sum(), left
 
 
 @contextlib.contextmanager
@@ -108,20 +108,11 @@ def _extents(model: nn.Module) -> Iterator[dict[nn.Module, tuple[int, ...]]]:
             handle.remove()
 
 
-def _applied(layer: nn.Module, weight: Tensor, inputs: Tensor) -> Tensor:
-    """What a layer's linear part makes of inputs (1, *extent)."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(inputs, weight)
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    convolve = _CONVOLUTIONS[nn.Conv1d if isinstance(layer, nn.Conv1d) else nn.Conv2d]
-    return convolve(inputs, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-
 def _transposed(layer: nn.Module, weight: Tensor, outputs: Tensor, extent: tuple[int, ...]) -> Tensor:
     """The transpose of the same, by its gradient."""
     with torch.enable_grad():
         inputs = outputs.new_zeros(1, *extent, requires_grad=True)
-        back: Tensor = torch.autograd.grad(_applied(layer, weight, inputs), inputs, outputs)[0]
+        back: Tensor = torch.autograd.grad(linear_part(layer, weight, inputs), inputs, outputs)[0]
     return back
 
 
