@@ -11,7 +11,7 @@ import trustbound as tb
 from trustbound.attacks import attack, build
 from trustbound.attacks.decision import hop_skip_jump
 from trustbound.attacks.decision.hop_skip_jump import HopSkipJump
-from trustbound.audits.pricing import CHECKS, at_most
+from trustbound.audits.planning.pricing import CHECKS, at_most
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.exact import linear_classifier, sphere_classifier
 

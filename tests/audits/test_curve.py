@@ -9,7 +9,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks import attack
-from trustbound.audits import steps as curve_stage
+from trustbound.audits.planning import schedule as curve_stage
 from trustbound.audits.work_units import proof
 from trustbound.certificates import certify
 from trustbound.record.record_file import read_record

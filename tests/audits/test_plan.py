@@ -8,9 +8,9 @@ from tests.audits.test_radii import Wide
 from torch import nn
 
 import trustbound as tb
-from trustbound.audits.plan import plan
+from trustbound.audits.planning.plan import plan
+from trustbound.audits.planning.schedule import Attacks, Checks, Control, Proof, SecurityCurve, Trial, UntilDry, steps
 from trustbound.audits.stages import proving
-from trustbound.audits.steps import Attacks, Checks, Control, Proof, SecurityCurve, Trial, UntilDry, steps
 from trustbound.threat import Threat
 
 
@@ -115,3 +115,39 @@ def test_a_certificate_of_a_broken_example_is_seen_in_blocks_too(digits, monkeyp
     monkeypatch.setattr(proof, "certify", boastful)
     with pytest.raises(tb.UnsoundError, match="certified examples were broken"):
         tb.audit(tb.wrap(net), data, ["linf:0.03"], budget="quick", curve_examples=0)
+
+
+def test_tighter_proofs_settle_what_the_others_leave(digits, tmp_path):
+    """In `thorough`: optimised slopes and branching prove more, and what they refute is broken, and measured again."""
+    net, data = digits
+    asked = {"curve_examples": 0, "run": tmp_path / "run"}
+    record = tb.audit(tb.wrap(net), data, ["linf:0.05"], budget="thorough", **asked)
+    standard = tb.audit(tb.wrap(net), data, ["linf:0.05"], budget="standard", curve_examples=0)
+    tighter, known = record.brackets[0], standard.brackets[0]
+    (complete,) = [step for step in record.steps if step.name == "proof-branch-and-bound"]
+    assert complete.settled > 0
+    assert tighter.certified > known.certified
+    assert tighter.unknown < known.unknown / 2
+    assert record.exit_code == 0
+    # Every number of it is read back, and none is found otherwise.
+    again = tb.audit(tb.wrap(net), data, ["linf:0.05"], budget="thorough", **asked)
+    assert again.brackets == record.brackets
+
+
+def test_counterexamples_of_a_proof_are_taken_and_measured_again(digits, monkeypatch):
+    """With the attacks blinded, branching meets points of its own: the upper bound takes those that hold."""
+    from trustbound.attacks import suites
+    from trustbound.attacks.suites import Rounds, Stage
+
+    net, data = digits
+    weak = (Stage(name="first", attack="square", params={"steps": 1}),)
+    monkeypatch.setitem(suites.SUITES, "thorough", weak)
+    monkeypatch.setitem(suites._ROUNDS, "thorough", Rounds())
+    monkeypatch.setattr(suites, "_SHARED", {})
+    record = tb.audit(tb.wrap(net), data, ["linf:0.06"], budget="thorough", curve_examples=0)
+    refuted = [step for step in record.steps if step.name.startswith("refuted-branch-and-bound")]
+    assert sum(step.settled for step in refuted) > 0
+    broken = [row for row in record.examples if row.verdict == "broken" and "refuted-" in row.settled_by]
+    assert broken
+    assert all(row.size is not None and row.size <= 0.06 + 1e-6 for row in broken)
+    assert record.exit_code in (0, 3)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from trustbound.audits.pricing import LEAST, PAIRS, price
+from trustbound.audits.planning.pricing import LEAST, PAIRS, price
 from trustbound.model.wrapping import wrap
 
 

@@ -11,7 +11,7 @@ from trustbound.attacks import suites
 from trustbound.attacks.gradient.margin_pgd import Run
 from trustbound.audits.checks.context import After, Evidence
 from trustbound.audits.checks.examine import examine
-from trustbound.audits.plan import plan
+from trustbound.audits.planning.plan import plan
 from trustbound.audits.stages.verdicts import Round
 from trustbound.model.wrapping import Adaptation, wrap
 from trustbound.threat import Threat

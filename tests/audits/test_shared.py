@@ -10,7 +10,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.attacks.suites import shared_attacks
-from trustbound.audits.plan import plan
+from trustbound.audits.planning.plan import plan
 from trustbound.model.broken_models import StopGradient
 from trustbound.record.record_file import json_view, read_record
 from trustbound.record.store import Store

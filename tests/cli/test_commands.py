@@ -179,7 +179,7 @@ def test_time_chooses_what_fits_and_the_run_goes_on_with_it(trustbound, weights,
     first = json.loads(trustbound(*line, "--time", "0.01s", "--run", tmp_path / "run").out)
 
     # On a machine that has become faster the same command still asks the same question.
-    from trustbound.audits import plan as planning
+    from trustbound.audits.planning import plan as planning
 
     honest = planning.pilot
 

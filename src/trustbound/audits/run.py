@@ -20,7 +20,8 @@ from trustbound.attacks.suites import suite
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.compatibility import check_fit
 from trustbound.audits.fingerprint import check_told_apart, described
-from trustbound.audits.plan import announced
+from trustbound.audits.planning.plan import announced
+from trustbound.audits.planning.schedule import SecurityCurve, control_count, curve_count, steps
 from trustbound.audits.stages.allowance import TimeLimit
 from trustbound.audits.stages.bracket import Search
 from trustbound.audits.stages.checking import after_search, before_search, weighed
@@ -31,7 +32,6 @@ from trustbound.audits.stages.proving import certifiers
 from trustbound.audits.stages.summary import example_rows, exhibits, model_facts
 from trustbound.audits.stages.uncertainty import attacked_outputs, uncertainty_report, witnesses
 from trustbound.audits.stages.verdicts import Verdicts
-from trustbound.audits.steps import SecurityCurve, control_count, curve_count, steps
 from trustbound.audits.versions import versions
 from trustbound.audits.work_units.draws import derived_key, drawn
 from trustbound.audits.work_units.execute import execute

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trustbound.attacks import Attack
 from trustbound.audits.checks.gradient_attacks import abridged
 from trustbound.audits.checks.saturation import LogitScaleInvariance
-from trustbound.audits.pricing import at_most
+from trustbound.audits.planning.pricing import at_most
 
 #: Forwards and backwards for an example of the sample, measured on convolutional networks: those before the search, of
 #: which the model's own run under one threat alone, and those after it but the one that repeats the search.

@@ -18,15 +18,9 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
+from trustbound.attacks.searching.known_points import KnownPoints
 from trustbound.attacks.suites import Stage
-from trustbound.audits.stages.clean import logit_scale
-from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.proving import at_least, at_once
-from trustbound.audits.stages.rounds import until_dry
-from trustbound.audits.stages.shared_perturbation import Sharing
-from trustbound.audits.stages.verdicts import Round, Verdicts, stage_facts
-from trustbound.audits.stages.white_and_black_box import sees_gradients, sides
-from trustbound.audits.steps import (
+from trustbound.audits.planning.schedule import (
     Attacks,
     Checks,
     Control,
@@ -38,8 +32,16 @@ from trustbound.audits.steps import (
     Trial,
     UntilDry,
 )
-from trustbound.audits.work_units.attack import REFUSED
+from trustbound.audits.stages.clean import logit_scale
+from trustbound.audits.stages.context import Context
+from trustbound.audits.stages.proving import at_least, at_once
+from trustbound.audits.stages.rounds import until_dry
+from trustbound.audits.stages.shared_perturbation import Sharing
+from trustbound.audits.stages.verdicts import Round, Verdicts, stage_facts
+from trustbound.audits.stages.white_and_black_box import sees_gradients, sides
+from trustbound.audits.work_units.attack import REFUSED, attacked
 from trustbound.audits.work_units.unit import UnitResult, WorkUnit
+from trustbound.certificates.refuting import ATTACK
 from trustbound.record.audit import UNCONCERNED, Bracket, SharedFacts, StageFacts
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
@@ -93,8 +95,8 @@ class Search:
                         self._attack(stage, self.verdicts.open())
                 case UntilDry(rounds=rounds):
                     until_dry(self, rounds)
-                case Proof(certifier=name):
-                    self._prove(name)
+                case Proof():
+                    self._prove(step)
                 case Shared():
                     self._share(Sharing(self.context, self.threat, step.attack, step.fitted))
                 case Control(stage=stage):
@@ -161,7 +163,7 @@ class Search:
             standing = len(block) + (len(rows[tried[rows]]) - len(block) if number == 1 else 0)
             self._attack(named, block, again=control and number == 1)
             found = int(self.verdicts.broken.sum()) - before
-            if self.facts and self.facts[-1].note:
+            if self.facts and self.facts[-1].note.startswith(REFUSED):
                 break  # refused: nothing was tried
             asked, broke = asked + standing, broke + found
             if found < max(1, stage.pays * len(block)):
@@ -271,25 +273,27 @@ class Search:
         key = f"{self.threat}/{sharing.method}"
         self.shared.append((sharing.facts(perturbation, fitted, held, rows, key), perturbation))
 
-    def _prove(self, name: str) -> None:
+    def _prove(self, proof: Proof) -> None:
         """One certifier on what is open and on the control group; a dear one where it pays."""
         control = (self.context.control & self.verdicts.correct).nonzero()[:, 0]
         rows = self.verdicts.open()
-        block = at_least(self.context.subject, name)
-        if len(rows) <= block:
-            self._certify(name, "", torch.cat([rows, control]).unique())
+        block = at_least(self.context.subject, proof.certifier)
+        if len(rows) <= block and not proof.tighter:
+            self._certify(proof, "", torch.cat([rows, control]).unique())
             return
-        proven, tried = self._largest_first(name, rows.flip(0), block)
+        if proof.tighter:  # nearest to a proof first
+            rows = rows[self.verdicts.proven_margin[rows].argsort(stable=True)]
+        proven, tried = self._largest_first(proof, rows.flip(0), block)
         if proven:  # a proof of what is broken would be a defect: looked for, for a quarter of the cost at most
             settled = control[~torch.isin(control, rows)]
-            self._certify(name, "-control", settled[: max(8, tried // 3)])
+            self._certify(proof, "-control", settled[: max(8, tried // 3)])
 
-    def _largest_first(self, name: str, rows: Tensor, block: int) -> tuple[int, int]:
+    def _largest_first(self, proof: Proof, rows: Tensor, block: int) -> tuple[int, int]:
         """Examples in blocks, largest margins first, for as long as a block has some proven; how many, and of how many.
 
         What an attack left near the boundary is rarely proven: a block of which less than a thirty-second is ends it.
         """
-        proven = tried = found = 0
+        name, proven, tried, found = proof.certifier, 0, 0, 0
         part = rows[:0]
         for number in itertools.count(1):
             block_of = rows[tried : tried + block]
@@ -300,7 +304,7 @@ class Search:
                 self.untimely.append(f"proof-{name} of {len(rows) - tried} examples")
                 break
             part = block_of
-            found = self._certify(name, f"-{number}" if number > 1 else "", part.sort().values)
+            found = self._certify(proof, f"-{number}" if number > 1 else "", part.sort().values)
             proven, tried = proven + found, tried + len(part)
             if found < max(1.0, PAYS * len(part)):
                 break
@@ -319,18 +323,38 @@ class Search:
             )
         return proven, tried
 
-    def _certify(self, name: str, part: str, positions: Tensor) -> int:
-        """One certifier on examples at places; how many it proves of them."""
+    def _certify(self, proof: Proof, part: str, positions: Tensor) -> int:
+        """One certifier on examples at places; how many it settles of them."""
         if not len(positions):
             return 0
+        name = proof.certifier
         step = f"{self.threat}/proof-{name}{part}"
         few = at_once(self.context, name, len(positions))
-        rows = self.context.run(step, "proof", positions, method=name, threat=self.threat, examples=few)
+        rows = self.context.run(
+            step, "proof", positions, method=name, params=proof.params, threat=self.threat, examples=few
+        )
         first = self.verdicts.proved(step, rows)
         self.verdicts.bounds.setdefault(name, {}).update((row.position, row) for row in rows)
         cost = self.context.store.cost(step)
         self.facts.append(stage_facts(str(self.threat), f"proof-{name}{part}", "proof", name, rows, first, cost))
-        return sum(row.found for row in rows)
+        return sum(row.found for row in rows) + self._refuted(name, part, step)
+
+    def _refuted(self, name: str, part: str, step: str) -> int:
+        """Counterexamples that a certifier met on its way, measured again like any other; how many they break."""
+        points: dict[int, Tensor] = {}
+        for kept in self.context.tensors(step, refuted=True):
+            points |= dict(zip(kept["position"].tolist(), kept["adversarial"], strict=True))
+        if not points:
+            return 0
+
+        def work(unit: WorkUnit) -> UnitResult:
+            known = KnownPoints(torch.stack([points[position] for position in unit.positions]))
+            return attacked(known, replace(unit, threat=str(self.threat)), self.context.subject)
+
+        rows = self.context.here(f"{self.threat}/refuted-{name}{part}", torch.tensor(sorted(points)), work)
+        before = int(self.verdicts.broken.sum())
+        self._note(f"refuted-{name}{part}", "attack", ATTACK, rows, 0)
+        return int(self.verdicts.broken.sum()) - before
 
     def _try(self, trial: Trial) -> bool:
         """Both backward passes on the sample; whether smooth is the better one here."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trustbound.attacks.model_access.logit_scale import scale_for, spread
 from trustbound.attacks.model_access.oracle import Oracle, default_batch_size
-from trustbound.audits.pricing import price
+from trustbound.audits.planning.pricing import price
 from trustbound.audits.stages.context import Context
 from trustbound.errors import InputError
 from trustbound.metrics.decision import decide

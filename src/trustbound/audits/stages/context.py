@@ -196,12 +196,15 @@ class Context:
             self.engine.events.clear()
             self.store.commit(ENGINE, len(self.store.done(ENGINE)), [], Cost(), told)
 
-    def tensors(self, step: str, *, whole: bool = False) -> Iterator[dict[str, Tensor]]:
-        """What a finished step saved, unit by unit: its witnesses, or with `whole` one row for each example.
+    def tensors(self, step: str, *, whole: bool = False, refuted: bool = False) -> Iterator[dict[str, Tensor]]:
+        """What a finished step saved, unit by unit.
+
+        Its witnesses; with `whole` one row for each example; with `refuted` the counterexamples of a proof.
 
         Raises      RecordError when a file that the evidence speaks of is missing or damaged.
         """
-        wanted = {row.position for row in self.store.rows(step) if row.found or whole}
+        rows = self.store.rows(step)
+        wanted = {row.position for row in rows if (row.payload.get("refuted") if refuted else row.found or whole)}
         for shard in self.store.done(step):
             path = self.store.tensors(step, shard)
             if not path.exists():

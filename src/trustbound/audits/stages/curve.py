@@ -12,11 +12,11 @@ import operator
 import torch
 from torch import Tensor
 
+from trustbound.audits.planning.schedule import SecurityCurve
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.distances import Distances
 from trustbound.audits.stages.radii import Radii
 from trustbound.audits.stages.verdicts import Verdicts
-from trustbound.audits.steps import SecurityCurve
 from trustbound.record.audit import Curve
 from trustbound.record.binomial import binomial_interval
 from trustbound.threat import Threat

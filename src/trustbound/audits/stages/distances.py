@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trustbound.audits.planning.schedule import SecurityCurve
 from trustbound.audits.stages.clean import logit_scale
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.verdicts import Verdicts
-from trustbound.audits.steps import SecurityCurve
 from trustbound.audits.work_units.attack import REFUSED
 from trustbound.record.cost import Cost
 from trustbound.threat import Threat

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trustbound.attacks import build
 from trustbound.attacks.model_access.oracle import price_of
 from trustbound.attacks.suites import Rounds
-from trustbound.audits.pricing import at_most
+from trustbound.audits.planning.pricing import at_most
 
 if TYPE_CHECKING:
     from trustbound.audits.stages.bracket import Search

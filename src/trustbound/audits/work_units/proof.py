@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import torch
 
@@ -45,7 +46,15 @@ def proof(unit: WorkUnit, subject: Subject) -> UnitResult:
             unit.positions, found.certified.tolist(), found.margin.tolist(), strict=True
         )
     ]
-    return UnitResult(rows=rows, cost=Cost(seconds=time.perf_counter() - started))
+    tensors = {}
+    if found.falsified is not None and found.witness is not None and bool(found.falsified.any()):
+        refuted = found.falsified.cpu()
+        tensors = {"position": unit.rows[refuted], "adversarial": found.witness.cpu()[refuted]}
+        rows = [
+            replace(row, payload={"refuted": True}) if one else row
+            for row, one in zip(rows, refuted.tolist(), strict=True)
+        ]
+    return UnitResult(rows=rows, cost=Cost(seconds=time.perf_counter() - started), tensors=tensors)
 
 
 def _certifier(unit: WorkUnit) -> Certifier:

@@ -81,7 +81,7 @@ def audit_command(
 
     from trustbound.audits.compatibility import check_fit
     from trustbound.audits.gate import Thresholds, missed
-    from trustbound.audits.plan import choose, plan
+    from trustbound.audits.planning.plan import choose, plan
     from trustbound.audits.run import audit
     from trustbound.cli.progress import AuditProgress
     from trustbound.cli.runs import chosen_before, default_run

@@ -12,7 +12,8 @@ from torch import Tensor
 from trustbound.attacks import Attack, AttackResult, attack, build
 from trustbound.attacks.model_access.oracle import default_batch_size, price_of
 from trustbound.attacks.suites import suite
-from trustbound.audits.pricing import at_most, price
+from trustbound.audits.planning.pricing import at_most, price
+from trustbound.audits.planning.schedule import PARAMS
 from trustbound.audits.stages.proving import at_least
 from trustbound.audits.work_units.draws import derived_key, drawn
 from trustbound.audits.work_units.subject import Subject
@@ -152,6 +153,7 @@ def _certified(subject: Subject, threat: Threat, certifier: str, rows: Tensor) -
             threat,
             box=subject.model.box,
             task=subject.model.task,
+            **PARAMS.get(certifier, {}),
         )
     except TrustboundError:  # refused: the audit says why
         return 0

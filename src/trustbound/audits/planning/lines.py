@@ -11,10 +11,9 @@ from trustbound.attacks import build
 from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.checks.expected import SAMPLE, expected
 from trustbound.audits.checks.gradient_attacks import planned
-from trustbound.audits.pilot import Prospect
-from trustbound.audits.pricing import CHECKS, at_most
-from trustbound.audits.stages.radii import ROUNDS
-from trustbound.audits.steps import (
+from trustbound.audits.planning.pilot import Prospect
+from trustbound.audits.planning.pricing import CHECKS, at_most
+from trustbound.audits.planning.schedule import (
     Attacks,
     Checks,
     Control,
@@ -27,6 +26,7 @@ from trustbound.audits.steps import (
     UntilDry,
     control_count,
 )
+from trustbound.audits.stages.radii import ROUNDS
 from trustbound.tasks.task import Task
 from trustbound.threat import Threat
 
@@ -107,8 +107,9 @@ class Pricing:
                 yield self._line(stage.name, *stage.method(smooth=True), everything, 0.0)
             case UntilDry():
                 yield self._rounds(step, before)
-            case Proof(certifier=name):
+            case Proof(certifier=name, tighter=tighter):
                 share, block = stands + right * control / everything, self.prospect.blocks.get(name, everything)
+                share = self._left_by(name) if tighter else share
                 if not self.prospect.certified.get(name):
                     share = min(share, block / everything)
                 line = self._proof(f"proof-{name}", name, everything, 1, share)
@@ -131,7 +132,13 @@ class Pricing:
     @property
     def _left(self) -> float:
         """The share of all examples that is expected to end neither broken nor proven."""
-        return self.prospect.standing * (1.0 - max(self.prospect.certified.values(), default=0.0))
+        return self._left_by("")
+
+    def _left_by(self, certifier: str) -> float:
+        """The share that stands and that no certifier before this one is expected to prove."""
+        names = list(self.prospect.certified)
+        before = names[: names.index(certifier)] if certifier in names else names
+        return self.prospect.standing * (1.0 - max((self.prospect.certified[name] for name in before), default=0.0))
 
     def _curve(self, curve: SecurityCurve) -> Iterator[Line]:
         """Radii, the search for the smallest change, and runs of fixed size, mostly one of them."""

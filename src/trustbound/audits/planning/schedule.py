@@ -14,10 +14,14 @@ from typing import Any, TypeAlias
 from trustbound.attacks.gradient.margin_pgd import VARIED
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import Rounds, Stage, rounds, shared_attacks, suite
+from trustbound.certificates.registry import CERTIFIERS
 from trustbound.errors import InputError
 from trustbound.tasks.classification import CLASSIFICATION
 from trustbound.tasks.task import Task
 from trustbound.threat import Access, Misclassify, Threat
+
+#: Parts of an example at most, by number and not by the clock, so that the same is proven again.
+PARAMS: dict[str, dict[str, Any]] = {"branch-and-bound": {"max_nodes": 256, "timeout": 3600.0}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +60,22 @@ class Attacks:
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """One certifier on what is open, and on the control group."""
+    """One certifier on what is open, and on the control group.
+
+    Parameters
+        params      of the certifier, as JSON holds them.
+        tighter     than what was proven with before: nearest bounds first, never on everything.
+    """
 
     certifier: str
+    params: dict[str, Any] = field(default_factory=dict)
+    tighter: bool = False
+
+    @classmethod
+    def by(cls, certifier: str) -> Proof:
+        """With the parameters that an audit gives it."""
+        params = PARAMS.get(certifier, {})
+        return cls(certifier=certifier, params=dict(params), tighter=not CERTIFIERS.find(certifier).audited)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,15 +156,16 @@ def steps(
     found: list[Step] = [Checks(when="before")]
     found += [Trial(stage=climb, opens=climb is stages[0]) for climb in climbs[:1]]
     found += [Attacks(stage=searches[0], first=True)]
-    found += [Proof(certifier=name) for name in certifiers[:1]]
+    found += [Proof.by(name) for name in certifiers[:1]]
     found += [Attacks(stage=stage) for stage in searches[1:]]
     found += [scores] if ATTACKS.find(scores.stage.attack).serves(threat.perturbations) else []
     found += [UntilDry(rounds=further)] if further.kinds else []
-    found += [Proof(certifier=name) for name in certifiers[1:]]
+    found += [Proof.by(name) for name in certifiers[1:]]
     found += [Shared(attack=name) for name in shared_attacks(budget, threat, task)]
     found += [Control(stage=stage) for stage in stages if stage.control]
     if curve_examples and drawable(threat, task):
-        found.append(SecurityCurve(examples=curve_examples, certifiers=tuple(certifiers)))
+        drawn = tuple(name for name in certifiers if CERTIFIERS.find(name).audited)
+        found.append(SecurityCurve(examples=curve_examples, certifiers=drawn))
     return (*found, Checks(when="after"))
 
 

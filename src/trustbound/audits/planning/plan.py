@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trustbound.attacks.model_access.oracle import price_of
-from trustbound.audits.lines import Line, Pricing
-from trustbound.audits.pilot import Pilot, pilot
+from trustbound.audits.planning.lines import Line, Pricing
+from trustbound.audits.planning.pilot import Pilot, pilot
+from trustbound.audits.planning.schedule import curve_count, steps
 from trustbound.audits.stages.proving import certifiers
-from trustbound.audits.steps import curve_count, steps
 from trustbound.audits.work_units.subject import Subject
 from trustbound.data.labelled import LabelledSet
 from trustbound.model.wrapping import Model
