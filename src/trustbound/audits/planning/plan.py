@@ -68,11 +68,12 @@ class Plan:
     def text(self) -> str:
         """For people."""
         wide = max(16, 2 + max((len(line.threat) for line in self.lines), default=0))
-        titles = f"{'attack':<14}{'examples':>9}{'forwards':>12}{'backwards':>12}{'likely':>11}"
-        rows = [f"{'threat':<{wide}}{'step':<18}{titles}"]
+        steps = 2 + max((len(line.stage) for line in self.lines), default=16)
+        titles = f"{'method':<18}{'examples':>9}{'forwards':>12}{'backwards':>12}{'likely':>11}"
+        rows = [f"{'threat':<{wide}}{'step':<{steps}}{titles}"]
         for line in self.lines:
             counts = f"{line.examples:>9}{line.forwards:>12,}{line.backwards:>12,}{self.seconds(line):>9.1f} s"
-            rows.append(f"{line.threat:<{wide}}{line.stage:<18}{line.attack:<14}{counts}")
+            rows.append(f"{line.threat:<{wide}}{line.stage:<{steps}}{line.attack:<18}{counts}")
         cost = self.cost
         rows.append(
             f"budget {self.budget}, {self.examples} examples: at most {cost.forwards:,} forwards and "

@@ -39,7 +39,7 @@ _ENGINES = "Where it is computed: " + "; ".join(f"{row.name}, {row.line}" for ro
     type=click.Choice(["quick", "standard", "thorough", "autoattack"]),
     help="How hard to search (default: standard).",
 )
-@click.option("--time", "time_limit", help="Choose budget and examples to fit, e.g. 90s, 30m, 2h.")
+@click.option("--time", "time_limit", help="Keep to a time, e.g. 30s, 5m, 2h: what pays least is left out, and named.")
 @click.option("--curve", type=click.IntRange(min=0), help="Examples of the security curve (0: none).")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
@@ -49,7 +49,7 @@ _ENGINES = "Where it is computed: " + "; ".join(f"{row.name}, {row.line}" for ro
 @click.option("--unit-size", type=click.IntRange(min=1), help="Examples of a work unit (default: by engine).")
 @click.option("--training", "training", help="Training data, for the overlap check.")
 @click.option("--run", type=click.Path(), help="Directory of the evidence; the same command goes on where it stopped.")
-@click.option("--dry-run", is_flag=True, help="Show the plan and what it would cost; run nothing.")
+@click.option("--dry-run", is_flag=True, help="Try a few examples, and show each step and what it is likely to take.")
 @click.option("--fail-under", type=click.FloatRange(0.0, 1.0), help="Exit 1 when an upper bound is below this.")
 @click.option("--fail-under-lower", type=click.FloatRange(0.0, 1.0), help="Exit 1 when a lower bound is below this.")
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
