@@ -161,3 +161,28 @@ def test_the_check_judges_the_last_round(rounds, verdict):
     (found,) = examine(context, ["search-exhausted"]).checks
     assert found.verdict == verdict
     assert ("upper bound is too high" in found.finding) == (verdict in ("WARN", "FAIL"))
+
+
+@pytest.mark.parametrize(("standing", "verdict"), [(0, "SKIP"), (1, "FAIL")])
+def test_a_last_round_that_left_nothing_standing_leaves_no_bound_too_high(standing, verdict):
+    net = nn.Linear(2, 2)
+    inputs = torch.rand(80, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = net(inputs)
+    labels = outputs.argmax(1)
+    labels[:5] = 1 - labels[:5]  # wrong from the start: never searched
+    broken = torch.ones(80, dtype=torch.bool)
+    broken[: 8 + standing] = False
+    certified = torch.zeros(80, dtype=torch.bool)
+    certified[5:8] = True
+    context = After(
+        model=wrap(net),
+        inputs=inputs,
+        labels=labels,
+        threat=Threat.parse("l2:0.1"),
+        evidence=Evidence(
+            clean_outputs=outputs, broken=broken, certified=certified, rounds=(Round("last", 72, 72 - standing),)
+        ),
+    )
+    (found,) = examine(context, ["search-exhausted"]).checks
+    assert found.verdict == verdict, found.finding

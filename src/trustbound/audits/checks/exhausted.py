@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from trustbound.audits.checks.context import After
 from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle
+from trustbound.audits.checks.probe import correct_rows
 from trustbound.audits.checks.significance import severest
 
 
@@ -31,6 +32,8 @@ class SearchExhausted(EvaluationCheck[After]):
         rounds = context.evidence.rounds
         if not rounds:
             return idle("after its first stage the search had nothing left to try, or no attack that serves this model")
+        if _settled(context):
+            return idle("the search ended with nothing left to try: no example that was answered rightly is unknown")
         last = rounds[-1]
         tried = f"its last round ({last.stage}) tried {last.tried} of the examples that stood and broke {last.broke}"
         return Finding(
@@ -43,3 +46,12 @@ class SearchExhausted(EvaluationCheck[After]):
             evidence={"rounds": [[one.stage, one.tried, one.broke] for one in rounds]},
             at_most="PASS" if last.broke < 2 else severest(last.broke, last.tried, share=0.1, least=3),
         )
+
+
+def _settled(context: After) -> bool:
+    """Whether every example that was answered rightly is broken or certified."""
+    outputs, broken, certified = (getattr(context.evidence, name) for name in ("clean_outputs", "broken", "certified"))
+    if outputs is None or broken is None:
+        return False
+    settled = (broken if certified is None else broken | certified).cpu()
+    return bool(settled[correct_rows(context, outputs)].all())
