@@ -7,6 +7,7 @@ calls stay full.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -241,8 +242,8 @@ def _checked(
     smallest = attack.seeks == "smallest"
     mask = best_so_far.found.reshape(-1, *(1,) * (last.dim() - 1))
     theta = best_so_far.best if smallest else torch.where(mask, best_so_far.best, last)
-    lost_way = theta.flatten(1).isnan().any(dim=1)
-    if bool(lost_way.any()):
+    lost_way = theta.flatten(1).isnan().any(dim=1) if math.isnan(float(theta.sum())) else None
+    if lost_way is not None and bool(lost_way.any()):
         task.oracle.events.append(f"the gradient is NaN for {int(lost_way.sum())} examples: their search ended with it")
         theta = torch.where(lost_way.reshape(mask.shape), task.neighbourhood.origin(), theta)
     adversarial = task.neighbourhood.apply(theta)

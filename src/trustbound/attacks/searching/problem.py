@@ -49,11 +49,12 @@ class State(Batched):
 
 @dataclass(eq=False)
 class _Current:
-    """The examples that advance at present: rows (R,) of the search, their margins and what is found."""
+    """The examples that advance at present: rows (R,) of the search, margins, what is found, whether all is."""
 
     search_rows: Tensor
     margin: Tensor
     found: Tensor
+    finished: bool = False
 
 
 class BestSoFar:
@@ -142,6 +143,8 @@ class BestSoFar:
             torch.fmin(current.margin, seen, out=current.margin)
         else:
             self.margin.scatter_reduce_(0, search_rows, seen.nan_to_num(nan=torch.inf, neginf=-torch.inf), "amin")
+        if current is not None and current.finished and self.seeks == "any":
+            return
         reached = margin < 0
         rows = (reached if self.seeks == "smallest" else reached & ~found).nonzero()[:, 0]
         if not len(rows):
@@ -159,6 +162,7 @@ class BestSoFar:
         self._found[where[kept]] = True
         if current is not None:
             current.found = self._found[search_rows]
+            current.finished = bool(current.found.all())
 
     def _at(self, search_rows: Tensor) -> _Current:
         """The current examples, which these become."""
