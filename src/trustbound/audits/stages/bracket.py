@@ -18,7 +18,6 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from trustbound.attacks.searching.known_points import KnownPoints
 from trustbound.attacks.suites import Stage
 from trustbound.audits.planning.schedule import (
     Attacks,
@@ -34,21 +33,17 @@ from trustbound.audits.planning.schedule import (
 )
 from trustbound.audits.stages.clean import logit_scale
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.proving import at_least, at_once
+from trustbound.audits.stages.proofs import prove
 from trustbound.audits.stages.rounds import until_dry
 from trustbound.audits.stages.shared_perturbation import Sharing
 from trustbound.audits.stages.verdicts import Round, Verdicts, stage_facts
 from trustbound.audits.stages.white_and_black_box import sees_gradients, sides
-from trustbound.audits.work_units.attack import REFUSED, attacked
+from trustbound.audits.work_units.attack import REFUSED
 from trustbound.audits.work_units.unit import UnitResult, WorkUnit
-from trustbound.certificates.refuting import ATTACK
 from trustbound.record.audit import UNCONCERNED, Bracket, SharedFacts, StageFacts
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
-
-#: Of a block of proofs, the share that must hold for the next block to be tried.
-PAYS = 1 / 32
 
 
 @dataclass(eq=False)
@@ -96,7 +91,7 @@ class Search:
                 case UntilDry(rounds=rounds):
                     until_dry(self, rounds)
                 case Proof():
-                    self._prove(step)
+                    prove(self, step)
                 case Shared():
                     self._share(Sharing(self.context, self.threat, step.attack, step.fitted))
                 case Control(stage=stage):
@@ -223,7 +218,7 @@ class Search:
         if not len(positions):
             return
         rows = self._attacked(stage.name, name, params, positions)
-        self._note(stage.name, "control" if stage.control else "attack", name, rows, len(positions) - len(chosen))
+        self.note(stage.name, "control" if stage.control else "attack", name, rows, len(positions) - len(chosen))
 
     def _shown(self, method: str) -> Tensor:
         """Examples of which an attack can show nothing more: broken, and not by attackers alone who see less."""
@@ -246,7 +241,8 @@ class Search:
         refused = {event.partition(": ")[0] for event in events if REFUSED in event}
         return bool(tried) and {f"{facts.threat}/{facts.name}" for facts in tried} <= refused
 
-    def _note(self, name: str, kind: str, method: str, rows: list[EvidenceRow], control: int) -> None:
+    def note(self, name: str, kind: str, method: str, rows: list[EvidenceRow], control: int) -> None:
+        """What an attack found under the name of a stage: verdicts, and a line of the record."""
         step = f"{self.threat}/{name}"
         first = self.verdicts.attacked(step, rows)
         cost = self.context.store.cost(step)
@@ -264,97 +260,14 @@ class Search:
         fitted, held = sharing.halves(asked)
         if not len(fitted):
             return
-        self._note(sharing.fitting, "attack", sharing.method, sharing.fit(fitted), 0)
+        self.note(sharing.fitting, "attack", sharing.method, sharing.fit(fitted), 0)
         perturbation = sharing.perturbation()
         if perturbation is None:
             return
         rows = sharing.score(perturbation, asked)
-        self._note(sharing.scoring, "attack", sharing.method, rows, 0)
+        self.note(sharing.scoring, "attack", sharing.method, rows, 0)
         key = f"{self.threat}/{sharing.method}"
         self.shared.append((sharing.facts(perturbation, fitted, held, rows, key), perturbation))
-
-    def _prove(self, proof: Proof) -> None:
-        """One certifier on what is open and on the control group; a dear one where it pays."""
-        control = (self.context.control & self.verdicts.correct).nonzero()[:, 0]
-        rows = self.verdicts.open()
-        block = at_least(self.context.subject, proof.certifier)
-        if len(rows) <= block and not proof.tighter:
-            self._certify(proof, "", torch.cat([rows, control]).unique())
-            return
-        if proof.tighter:  # nearest to a proof first
-            rows = rows[self.verdicts.proven_margin[rows].argsort(stable=True)]
-        proven, tried = self._largest_first(proof, rows.flip(0), block)
-        if proven:  # a proof of what is broken would be a defect: looked for, for a quarter of the cost at most
-            settled = control[~torch.isin(control, rows)]
-            self._certify(proof, "-control", settled[: max(8, tried // 3)])
-
-    def _largest_first(self, proof: Proof, rows: Tensor, block: int) -> tuple[int, int]:
-        """Examples in blocks, largest margins first, for as long as a block has some proven; how many, and of how many.
-
-        What an attack left near the boundary is rarely proven: a block of which less than a thirty-second is ends it.
-        """
-        name, proven, tried, found = proof.certifier, 0, 0, 0
-        part = rows[:0]
-        for number in itertools.count(1):
-            block_of = rows[tried : tried + block]
-            if not len(block_of):
-                break
-            share = len(block_of) / len(rows)
-            if not self.context.allowance.affords(f"{self.threat}/proof-{name}", share=share, part=f"-{number}"):
-                self.untimely.append(f"proof-{name} of {len(rows) - tried} examples")
-                break
-            part = block_of
-            found = self._certify(proof, f"-{number}" if number > 1 else "", part.sort().values)
-            proven, tried = proven + found, tried + len(part)
-            if found < max(1.0, PAYS * len(part)):
-                break
-            block *= 2
-        left = len(rows) - tried
-        if not tried:
-            self.given_up.append(f"{name} was left out: there was no time for it")
-        elif left:
-            self.facts[-1] = replace(
-                self.facts[-1],
-                note=f"{left} of smaller margin were not tried: of these, {found} of {len(part)} were proven",
-            )
-        if left and tried and not proven:
-            self.given_up.append(
-                f"{name} proved none of the {tried} largest margins and was not run on the other {left}"
-            )
-        return proven, tried
-
-    def _certify(self, proof: Proof, part: str, positions: Tensor) -> int:
-        """One certifier on examples at places; how many it settles of them."""
-        if not len(positions):
-            return 0
-        name = proof.certifier
-        step = f"{self.threat}/proof-{name}{part}"
-        few = at_once(self.context, name, len(positions))
-        rows = self.context.run(
-            step, "proof", positions, method=name, params=proof.params, threat=self.threat, examples=few
-        )
-        first = self.verdicts.proved(step, rows)
-        self.verdicts.bounds.setdefault(name, {}).update((row.position, row) for row in rows)
-        cost = self.context.store.cost(step)
-        self.facts.append(stage_facts(str(self.threat), f"proof-{name}{part}", "proof", name, rows, first, cost))
-        return sum(row.found for row in rows) + self._refuted(name, part, step)
-
-    def _refuted(self, name: str, part: str, step: str) -> int:
-        """Counterexamples that a certifier met on its way, measured again like any other; how many they break."""
-        points: dict[int, Tensor] = {}
-        for kept in self.context.tensors(step, refuted=True):
-            points |= dict(zip(kept["position"].tolist(), kept["adversarial"], strict=True))
-        if not points:
-            return 0
-
-        def work(unit: WorkUnit) -> UnitResult:
-            known = KnownPoints(torch.stack([points[position] for position in unit.positions]))
-            return attacked(known, replace(unit, threat=str(self.threat)), self.context.subject)
-
-        rows = self.context.here(f"{self.threat}/refuted-{name}{part}", torch.tensor(sorted(points)), work)
-        before = int(self.verdicts.broken.sum())
-        self._note(f"refuted-{name}{part}", "attack", ATTACK, rows, 0)
-        return int(self.verdicts.broken.sum()) - before
 
     def _try(self, trial: Trial) -> bool:
         """Both backward passes on the sample; whether smooth is the better one here."""
@@ -368,7 +281,7 @@ class Search:
             stage = trial.half(smooth=smooth)
             method, params = stage.method(smooth=smooth)
             results[smooth] = self._attacked(stage.name, method, params, sample)
-            self._note(stage.name, "attack", method, results[smooth], 0)
+            self.note(stage.name, "attack", method, results[smooth], 0)
         return _smooth_serves(results[True], results[False])
 
     def _asked(self) -> Tensor:
