@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import trustbound as tb
-from trustbound.audits.stages import bracket, proving, radii
+from trustbound.audits.stages import proofs as proofs_stage
+from trustbound.audits.stages import proving, radii
 from trustbound.audits.work_units.execute import execute
 from trustbound.audits.work_units.subject import Subject
 from trustbound.model.dyadic import dyadic_network
@@ -45,7 +46,7 @@ def proofs(run):
 
 def test_small_units_prove_the_same(exact, tmp_path, monkeypatch):
     audit(exact, tmp_path / "large")
-    for module in (bracket, radii):
+    for module in (proofs_stage, radii):
         monkeypatch.setattr(module, "at_once", lambda context, name, count: 8)
     record = audit(exact, tmp_path / "small")
     (expected, few), (found, many) = proofs(tmp_path / "large"), proofs(tmp_path / "small")
@@ -71,7 +72,7 @@ def test_a_larger_unit_of_an_earlier_version_is_gone_on_with(exact, tmp_path, mo
         return execute(unit, subject)
 
     monkeypatch.setattr("trustbound.audits.run.execute", watched)
-    monkeypatch.setattr(bracket, "at_once", lambda context, name, count: 8)
+    monkeypatch.setattr(proofs_stage, "at_once", lambda context, name, count: 8)
     record = audit(exact, run)
     assert asked == [(step, *places[first:last]) for first, last in ((5, 8), (8, 16), (16, 24), (24, 32), (32, 40))]
     assert proofs(run)[0] == whole

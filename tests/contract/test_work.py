@@ -62,7 +62,7 @@ UNITS = {
     "interval": unit("proof", method="interval", threat="linf:0.1"),
     "crown": unit("proof", method="crown", threat="l2:0.4"),
     "no proof": unit("proof", method="crown", threat="brightness:0.3"),
-    "radius": unit("radius", method="crown", threat="linf:0.1", sizes=(0.4,) * 6),
+    "sizes": unit("proof", method="crown", threat="linf:0.1", sizes=(1e-5,) * 3 + (1.0,) * 3),
 }
 every_unit = pytest.mark.parametrize("asked", UNITS.values(), ids=UNITS.keys())
 
@@ -123,7 +123,7 @@ def test_findings_are_found(subject):
         assert len(found[name].tensors["adversarial"]) == sum(row.found for row in found[name].rows)
     for row, size in zip(found["distance"].rows, UNITS["distance"].sizes, strict=True):
         assert row.size is None or row.size <= size + 1e-6
-    assert all(row.size > 0 for row in found["radius"].rows)
+    assert [row.found for row in found["sizes"].rows] == [True] * 3 + [False] * 3
     assert any(row.margin is not None for row in found["interval"].rows)
     assert found["refused"].events[0].startswith("refused: ")
     assert found["no proof"].events[0].startswith("no proof")
