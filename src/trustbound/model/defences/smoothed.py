@@ -48,6 +48,7 @@ class Noise:
         std = real(self.noise_std)
         if std is None or not 0.0 < std < math.inf:
             raise InputError(f"`noise_std` must be a finite number above 0, in units of the inputs; got {std!r}")
+        object.__setattr__(self, "noise_std", std)
         if self.kind not in KINDS:
             raise InputError(f"`noise` must be one of {', '.join(KINDS)}; got {self.kind!r}")
 
