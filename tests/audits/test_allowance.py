@@ -107,8 +107,19 @@ def test_time_enough_changes_nothing(digits):
     assert not [event for event in timed.events if "left out" in event]
 
 
-@pytest.mark.parametrize("seconds", [0, -1.0, "a", float("nan")])
+@pytest.mark.parametrize("seconds", [0, -1.0, "a", float("nan"), True, float("inf")])
 def test_a_time_that_is_none_is_refused(digits, seconds):
     net, data = digits
     with pytest.raises(tb.errors.InputError, match="`seconds` must be a number above 0"):
         tb.audit(tb.wrap(net), data, ["linf:0.03"], seconds=seconds)
+
+
+def test_what_was_done_before_is_not_left_out(digits, tmp_path):
+    net, data = digits
+    asked = {"budget": "standard", "run": tmp_path / "run", "curve_examples": 20}
+    whole = tb.audit(tb.wrap(net), data, ["linf:0.03"], **asked)
+    again = tb.audit(tb.wrap(net), data, ["linf:0.03"], seconds=1e-3, **asked)
+    assert [step.name for step in again.steps] == [step.name for step in whole.steps]
+    assert again.curves == whole.curves
+    assert again.brackets == whole.brackets
+    assert not [event for event in again.events if "left out" in event]

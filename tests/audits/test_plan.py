@@ -151,3 +151,82 @@ def test_counterexamples_of_a_proof_are_taken_and_measured_again(digits, monkeyp
     assert broken
     assert all(row.size is not None and row.size <= 0.06 + 1e-6 for row in broken)
     assert record.exit_code in (0, 3)
+
+
+class Gap(nn.Module):
+    """x − y as the difference of two logits, so that intervals lose what CROWN keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Linear(2, 2), nn.Linear(2, 2)
+        with torch.no_grad():
+            self.inner.weight.copy_(torch.tensor([[1.0, -1.0], [1.0, -1.0]]))
+            self.inner.bias.fill_(1.0)
+            self.outer.weight.copy_(torch.tensor([[3.0, -2.0], [0.0, 0.0]]))
+            self.outer.bias.copy_(torch.tensor([-1.0, 0.0]))
+
+    def forward(self, inputs):
+        return self.outer(torch.relu(self.inner(inputs)))
+
+
+def test_the_order_of_the_data_hides_no_wrong_certifier(monkeypatch):
+    """Examples that intervals prove stand first: the control group of dear proofs is of broken ones all the same."""
+    from trustbound.certificates.methods.crown import Crown
+    from trustbound.certificates.specification import LowerBound
+
+    honest = Crown.bound
+
+    def boastful(self, graph, region, specification, least):
+        found = honest(self, graph, region, specification, least)
+        return LowerBound(value=torch.ones_like(found.value), run=torch.ones_like(found.run))
+
+    monkeypatch.setattr(Crown, "bound", boastful)
+    monkeypatch.setattr(proving, "AT_ONCE", 1)
+    draw = torch.Generator().manual_seed(0)
+    far = torch.stack([0.9 + 0.1 * torch.rand(200, generator=draw), 0.05 * torch.rand(200, generator=draw)], 1)
+    middle = torch.tensor([0.6, 0.3]) + 0.01 * torch.rand(24, 2, generator=draw)
+    near = torch.tensor([0.51, 0.5]).repeat(200, 1)
+    inputs = torch.cat([far, middle, near])
+    net = Gap()
+    with torch.no_grad():
+        data = tb.LabelledSet(inputs, net(inputs).argmax(1))
+    with pytest.raises(tb.UnsoundError, match="certified examples were broken"):
+        tb.audit(tb.wrap(net), data, ["linf:0.05"], budget="standard", curve_examples=0)
+
+
+class Small(nn.Module):
+    """Answers at most eight rows at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+    def forward(self, inputs):
+        if len(inputs) > 8:
+            raise RuntimeError("out of memory")
+        return self.inner(inputs)
+
+
+class Told:
+    def expect(self, seconds):
+        self.expected = dict(seconds)
+
+    def begin(self, step, total):
+        pass
+
+    def advance(self, count):
+        pass
+
+
+def test_a_batch_size_holds_in_what_is_tried_before_too():
+    torch.manual_seed(0)
+    net, inputs = Small(), torch.rand(30, 4)
+    with torch.no_grad():
+        labels = torch.cat([net(row[None]).argmax(1) for row in inputs])
+    data, model = tb.LabelledSet(inputs, labels), tb.wrap(net)
+    asked = {"budget": "quick", "curve_examples": 4, "batch_size": 8}
+    told = Told()
+    found = [tb.audit(model, data, ["linf:0.05"], progress=one, **asked) for one in (None, told)]
+    assert found[0].brackets == found[1].brackets
+    assert sum(told.expected.values()) > 0
+    assert plan(model, data, [Threat.parse("linf:0.05")], "quick", 4, batch_size=8).likely.seconds > 0

@@ -548,3 +548,29 @@ def kept(store):
             return base.execute("SELECT count(*) FROM unit WHERE step LIKE '%first%'").fetchone()[0] > 0
         except sqlite3.OperationalError:
             return False
+
+
+UNHEARING = """
+import time
+import torch
+
+def make():
+    try:
+        time.sleep(60)
+    except:
+        pass
+    time.sleep(60)
+    return torch.nn.Linear(64, 10)
+"""
+
+
+def test_who_is_told_twice_ends_whatever_code_swallowed_the_first(tmp_path):
+    (tmp_path / "net.py").write_text(UNHEARING)
+    line = ["audit", f"{tmp_path}/net.py:make", "--data", "digits", "--threat", "linf:0.05"]
+    with subprocess.Popen([sys.executable, "-m", "trustbound", *line], stderr=subprocess.PIPE) as process:
+        started = time.monotonic()
+        while process.poll() is None and time.monotonic() < started + 50:
+            time.sleep(1.0)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) in (-signal.SIGTERM, 143)
+        assert time.monotonic() < started + 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ from trustbound.audits.work_units.subject import Subject
 from trustbound.data.labelled import LabelledSet
 from trustbound.engines import started
 from trustbound.engines.registry import ENGINES
-from trustbound.errors import InputError, UnsoundError
+from trustbound.errors import InputError, TrustboundError, UnsoundError
 from trustbound.model.wrapping import Model, wrap
 from trustbound.record.audit import (
     AuditRecord,
@@ -57,7 +58,7 @@ from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.record_file import write_record
 from trustbound.record.scores import UncertaintyReport
 from trustbound.record.store import Store
-from trustbound.tasks.task import Task
+from trustbound.tasks.task import Task, real
 from trustbound.threat import Threat
 
 
@@ -122,7 +123,7 @@ def audit(
     if not isinstance(training, LabelledSet | None):
         raise InputError(f"`training` must be a LabelledSet, or None; got {type(training).__name__}")
     whole("seed", seed, least=0)
-    if seconds is not None and (not isinstance(seconds, int | float) or not seconds > 0):
+    if seconds is not None and ((number := real(seconds)) is None or not 0.0 < number < math.inf):
         raise InputError(f"`seconds` must be a number above 0, or None; got {seconds!r}")
     begun = time.perf_counter()
     asked = _asked(threats, budget, model.task)
@@ -215,7 +216,7 @@ def _audit(
     scale = logit_scale(context)
     price = float(store.fact("backward-cost", lambda: backward_cost(context)))
     if seconds is not None or not isinstance(context.progress, Silent):
-        told = store.fact("announced", lambda: announced(context.subject, context.budget, curve_examples))
+        told = store.fact("announced", lambda: _announced(context, curve_examples))
         expected = {name: float(likely) for name, (likely, _) in told.items()}
         context.progress.expect(expected)
         if seconds is not None:
@@ -279,6 +280,14 @@ def _audit(
             "This is a defect of trustbound; please report it with the run directory."
         )
     return record
+
+
+def _announced(context: Context, curve_examples: int) -> dict[str, tuple[float, bool]]:
+    """What each step is likely to take; nothing where the model cannot be tried: a display ends no audit."""
+    try:
+        return announced(context.subject, context.budget, curve_examples, context.batch_size)
+    except TrustboundError:
+        return {}
 
 
 def _answer(

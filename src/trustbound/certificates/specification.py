@@ -102,8 +102,8 @@ class Certifier(ABC):
     memory: int = 2**27
 
     def __post_init__(self) -> None:
-        if type(self.memory) is not int or self.memory < 1:
-            raise InputError(f"`memory` must be a whole number of bytes ≥ 1; got {self.memory!r}")
+        if type(self.memory) is not int or not 1 <= self.memory < 2**63:
+            raise InputError(f"`memory` must be a whole number of bytes, 1 to 2⁶³ − 1; got {self.memory!r}")
 
     def bounds(self, graph: Graph, region: Region, specification: Tensor) -> LowerBound:
         """Bound ⟨row, logits⟩ from below over the region: rows (B, K, C) to (B, K)."""

@@ -53,7 +53,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # told once
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # told again, it ends at once
     raise Terminated
 
 

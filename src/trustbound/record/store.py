@@ -244,6 +244,10 @@ class Store:
         """Finished shards of a step, with the number of their rows."""
         return dict(self._read("SELECT shard, count FROM unit WHERE step = ? ORDER BY shard", (step,)))
 
+    def begun(self, beginning: str) -> bool:
+        """Whether a unit is finished of a step whose name begins so."""
+        return bool(self._read("SELECT 1 FROM unit WHERE substr(step, 1, ?) = ? LIMIT 1", (len(beginning), beginning)))
+
     def rows(self, step: str) -> list[EvidenceRow]:
         """The evidence of a step, by position."""
         found = self._read(f"SELECT {', '.join(_COLUMNS)} FROM evidence WHERE step = ? ORDER BY position", (step,))

@@ -61,25 +61,28 @@ class Pilot:
     prospects: Mapping[str, Prospect]
 
 
-def pilot(subject: Subject, certifiers: Mapping[str, Sequence[str]], seed: int = 0) -> Pilot:
+def pilot(
+    subject: Subject, certifiers: Mapping[str, Sequence[str]], batch_size: int | None = None, seed: int = 0
+) -> Pilot:
     """Time a forward and a backward, and run the first attack and each certifier on a few examples.
 
     Parameters
         certifiers  that the audit will use, by threat.
+        batch_size  rows of a call at most.
 
     Cost        about `SECONDS` for the attack of each threat, and for each certifier; more where a single example
                 takes longer.
     """
     model, data = subject.model, subject.data
-    rows = torch.arange(min(len(data), default_batch_size(model)))
-    found = price(model, subject.inputs(rows), subject.labels(rows))
+    rows = torch.arange(min(len(data), batch_size or default_batch_size(model)))
+    found = price(model, subject.inputs(rows), subject.labels(rows), batch_size=batch_size)
     single = found.forward / model.adaptation.draws
     chosen = drawn(derived_key(seed, "pilot"), "pilot", data, torch.arange(len(data)), EXAMPLES)
     prospects: dict[str, Prospect] = {}
     correct, overheads = 1.0, [0.0]
     for name, threat in subject.threats.items():
         sample = chosen[: _affordable(subject, threat, found.forward, found.backward)]
-        right, standing, seconds = _attacked(subject, threat, sample)
+        right, standing, seconds = _attacked(subject, threat, sample, batch_size)
         forwards, backwards = at_most(_opening(threat, subject))
         evaluated = price_of(model) * forwards + found.backward * backwards
         overheads.append((seconds - single * evaluated * len(sample)) / forwards)
@@ -111,12 +114,13 @@ def _affordable(subject: Subject, threat: Threat, forward: float, backward: floa
     return max(LEAST, min(EXAMPLES, int(SECONDS / max(seconds, 1e-9))))
 
 
-def _attacked(subject: Subject, threat: Threat, sample: Tensor) -> tuple[Tensor, Tensor, float]:
+def _attacked(subject: Subject, threat: Threat, sample: Tensor, batch_size: int | None) -> tuple[Tensor, Tensor, float]:
     """Which of the sample are correct, and which of them the opening leaves, (S,) bool each; and its seconds."""
     method = _opening(threat, subject)
 
     def run(rows: Tensor) -> AttackResult:
-        return attack(method, subject.model, subject.inputs(rows), subject.labels(rows), threat, stop_early=False)
+        inputs, labels = subject.inputs(rows), subject.labels(rows)
+        return attack(method, subject.model, inputs, labels, threat, stop_early=False, batch_size=batch_size)
 
     try:
         run(sample[:2])  # what is made once is no part of the price

@@ -96,31 +96,46 @@ class Plan:
         }
 
 
-def plan(model: Model, data: LabelledSet, threats: Sequence[Threat], budget: str, curve: int | None) -> Plan:
+def plan(
+    model: Model,
+    data: LabelledSet,
+    threats: Sequence[Threat],
+    budget: str,
+    curve: int | None,
+    batch_size: int | None = None,
+) -> Plan:
     """Lay out the steps and try a few examples.
 
     Cost        one batch of forwards and backwards, the reading of the model for proofs, and for each threat some
                 seconds of an attack and of proofs.
     """
     subject = Subject(model=model, data=data, threats={str(threat): threat for threat in threats})
-    return _plan(subject, _tried(subject, budget), budget, curve)
+    return _plan(subject, _tried(subject, budget, batch_size), budget, curve)
 
 
-def announced(subject: Subject, budget: str, curve: int) -> dict[str, tuple[float, bool]]:
+def announced(
+    subject: Subject, budget: str, curve: int, batch_size: int | None = None
+) -> dict[str, tuple[float, bool]]:
     """Seconds that each step is likely to take, by its name in order, and whether it is needed."""
-    sketch = _plan(subject, _tried(subject, budget), budget, curve)
+    sketch = _plan(subject, _tried(subject, budget, batch_size), budget, curve)
     return {f"{line.threat}/{line.stage}": (sketch.seconds(line), line.needed) for line in sketch.lines}
 
 
 def choose(
-    model: Model, data: LabelledSet, threats: Sequence[Threat], seconds: float, curve: int | None, seed: int
+    model: Model,
+    data: LabelledSet,
+    threats: Sequence[Threat],
+    seconds: float,
+    curve: int | None,
+    seed: int,
+    batch_size: int | None = None,
 ) -> tuple[str, LabelledSet]:
     """The hardest budget whose attacks fit a time; fewer examples of the quick one where none does.
 
     Dear proofs and the curve take what is left of it.
     """
     subject = Subject(model=model, data=data, threats={str(threat): threat for threat in threats})
-    tried = _tried(subject, "thorough")
+    tried = _tried(subject, "thorough", batch_size)
     for budget in ("thorough", "standard", "quick"):
         sketch = _plan(subject, tried, budget, curve)
         if sketch.search_seconds <= SEARCH * seconds:
@@ -129,8 +144,9 @@ def choose(
     return "quick", data.stratified(fitting, seed)
 
 
-def _tried(subject: Subject, budget: str) -> Pilot:
-    return pilot(subject, {name: certifiers(subject, threat, budget)[0] for name, threat in subject.threats.items()})
+def _tried(subject: Subject, budget: str, batch_size: int | None) -> Pilot:
+    names = {name: certifiers(subject, threat, budget)[0] for name, threat in subject.threats.items()}
+    return pilot(subject, names, batch_size)
 
 
 def _plan(subject: Subject, tried: Pilot, budget: str, curve: int | None) -> Plan:

@@ -53,7 +53,9 @@ class TimeLimit:
         self._started = self.clock()
 
     def affords(self, step: str, *, share: float = 1.0, part: str = "") -> bool:
-        """Whether it fits beside all that is needed after it."""
+        """Whether it fits beside all that is needed after it; what was begun before is gone on with."""
+        if self.store.begun(_evidence(step, part)):
+            return True
 
         def fits() -> bool:
             names, whole = list(self.expected), sum(self.expected.values())
@@ -68,6 +70,18 @@ class TimeLimit:
             return spent + pace * (share * self.expected.get(step, 0.0) + after) <= most
 
         return bool(self.store.fact(f"afforded/{step}{part}", fits))
+
+
+def _evidence(step: str, part: str) -> str:
+    """How the names of the steps begin that a line of the plan, or a part of it, is kept under."""
+    threat, _, line = step.rpartition("/")
+    if line == "rounds":
+        return f"{threat}/round{part or ''}-"
+    if line == "curve-runs":
+        return f"{threat}/curve-attack{part}"
+    if line.startswith("curve-proof-"):
+        return f"{step}-"
+    return step if part in ("", "-1") else f"{step}{part}"
 
 
 def _threat(step: str) -> str:

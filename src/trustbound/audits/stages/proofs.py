@@ -36,8 +36,9 @@ def prove(search: Search, proof: Proof) -> None:
         rows = rows[search.verdicts.proven_margin[rows].argsort(stable=True)]
     proven, tried = _largest_first(search, proof, rows.flip(0), block)
     if proven:  # a proof of what is broken would be a defect: looked for, for a quarter of the cost at most
-        settled = control[~torch.isin(control, rows)]
-        _certify(search, proof, "-control", settled[: max(8, tried // 3)])
+        broken = control[search.verdicts.broken[control]]
+        drawn = search.context.drawn(f"{proof.certifier}-control", broken, max(8, tried // 3))
+        _certify(search, proof, "-control", drawn)
 
 
 def _largest_first(search: Search, proof: Proof, rows: Tensor, block: int) -> tuple[int, int]:
@@ -88,7 +89,8 @@ def _certify(search: Search, proof: Proof, part: str, positions: Tensor) -> int:
     search.verdicts.bounds.setdefault(name, {}).update((row.position, row) for row in rows)
     cost = search.context.store.cost(step)
     search.facts.append(stage_facts(str(search.threat), f"proof-{name}{part}", "proof", name, rows, first, cost))
-    return sum(row.found for row in rows) + _refuted(search, name, part, step)
+    asked = set(positions.tolist())  # a step of an older version may hold more
+    return sum(row.found for row in rows if row.position in asked) + _refuted(search, name, part, step)
 
 
 def _refuted(search: Search, name: str, part: str, step: str) -> int:

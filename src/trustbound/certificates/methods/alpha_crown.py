@@ -18,6 +18,7 @@ from trustbound.certificates.methods.slopes import Ascent, optimised_slopes
 from trustbound.certificates.region import Region
 from trustbound.certificates.specification import Certifier, LowerBound
 from trustbound.errors import InputError
+from trustbound.tasks.task import real
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +64,8 @@ class AlphaCrown(Certifier):
         for name, least in (("steps", 1), ("limit_steps", 0)):
             if type(getattr(self, name)) is not int or getattr(self, name) < least:
                 raise InputError(f"`{name}` must be a whole number ≥ {least}; got {getattr(self, name)!r}")
-        if not 0 < self.step_size < math.inf:
+        step_size = real(self.step_size)
+        if step_size is None or not 0 < step_size < math.inf:
             raise InputError(f"`step_size` must be a number > 0; got {self.step_size!r}")
 
     def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:

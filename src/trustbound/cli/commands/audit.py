@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
@@ -102,9 +103,9 @@ def audit_command(
     folder = Path(run) if run is not None else default_run(model, data, parsed, asked, known)
     if time_limit is not None:
         before = chosen_before(folder, data, seed)
-        budget, data = before or choose(model, data, parsed, seconds(time_limit), curve, seed)
+        budget, data = before or choose(model, data, parsed, seconds(time_limit), curve, seed, batch_size)
     if dry_run:
-        sketch = plan(model, data, parsed, budget, curve)
+        sketch = plan(model, data, parsed, budget, curve, batch_size)
         click.echo(as_json(sketch.document()) if json_output else sketch.text())
         return
     try:
@@ -167,6 +168,6 @@ def seconds(text: str) -> float:
         value = float(text[:-1] if unit else text) * (unit or 1.0)
     except ValueError:
         value = -1.0
-    if not value > 0.0:
+    if not 0.0 < value < math.inf:
         raise InputError(f"--time takes a span like 90s, 30m or 2h; got {text!r}")
     return value
