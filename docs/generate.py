@@ -23,6 +23,7 @@ from trustbound.cli.main import cli
 from trustbound.cli.registry import COMMANDS
 from trustbound.data.registry import DATA
 from trustbound.hardening.registry import OBJECTIVES
+from trustbound.model.files.registry import FILES
 from trustbound.model.registry import ZOO
 from trustbound.tasks.registry import TASKS
 from trustbound.threat.sets.registry import SETS
@@ -30,6 +31,7 @@ from trustbound.threat.sets.registry import SETS
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 REFERENCE = ROOT / "docs" / "cli.md"
+FILE_KINDS = ROOT / "docs" / "files.md"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -70,12 +72,23 @@ def tables() -> dict[str, str]:
     }
 
 
-def readme(text: str) -> str:
-    """The README with its tables written anew between their markers."""
-    for name, body in tables().items():
+def file_kinds() -> dict[str, str]:
+    """The tables of kinds of files."""
+    loaded = [[f"`{row.name}`", row.line, row.advice.replace("{path}", "FILE")] for row in FILES if row.loads]
+    others = [[f"`{row.name}`", row.line, row.advice.replace("{path}", "FILE")] for row in FILES if not row.loads]
+    return {
+        "loaded": table(["kind", "what it is", "where it is not loaded"], loaded),
+        "others": table(["kind", "what it is", "what to do"], others),
+    }
+
+
+def filled(path: Path, bodies: dict[str, str]) -> str:
+    """A page with its tables written anew between their markers."""
+    text = path.read_text(encoding="utf-8")
+    for name, body in bodies.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"README.md lacks the markers <!-- {name} --> … <!-- /{name} -->")
+            raise SystemExit(f"{path.name} lacks the markers <!-- {name} --> … <!-- /{name} -->")
         text = pattern.sub(lambda match, body=body: match[1] + body + "\n" + match[2], text)
     return text
 
@@ -112,7 +125,11 @@ def main() -> None:
     if options.picture:
         picture(options.picture, options.to)
         return
-    wanted = {README: readme(README.read_text(encoding="utf-8")), REFERENCE: reference()}
+    wanted = {
+        README: filled(README, tables()),
+        FILE_KINDS: filled(FILE_KINDS, file_kinds()),
+        REFERENCE: reference(),
+    }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if options.check:
         for path in stale:

@@ -13,7 +13,7 @@ from torch import nn
 from trustbound.errors import InputError
 from trustbound.model import build, load_model, save_model
 from trustbound.model.files.origin import sha256_of
-from trustbound.model.files.programs import kind_of
+from trustbound.model.files.recognising import recognise
 from trustbound.model.wrapping import wrap
 from trustbound.record.box import Box
 
@@ -141,7 +141,7 @@ def test_truncated_weights_are_named(tmp_path, network, kind, share):
         torch.save(network.state_dict(), path, _use_new_zipfile_serialization=kind == "new.pt")
     raw = path.read_bytes()
     path.write_bytes(raw[: int(share * len(raw))])
-    with pytest.raises(InputError, match=r"truncated, damaged or no"):
+    with pytest.raises(InputError, match=r"truncated, damaged or no|is empty"):
         load_model(f"cnn-small:{path}", arguments=SMALL)
 
 
@@ -236,8 +236,8 @@ def _exported(network, path, dynamic=True):
 def test_exported_programs_and_torchscript_give_the_same_logits(tmp_path, network):
     _exported(network, tmp_path / "a.pt2")
     torch.jit.save(torch.jit.trace(network, INPUTS[:2]), tmp_path / "script.pt")
-    for name, kind in (("a.pt2", "export"), ("script.pt", "torchscript")):
-        assert kind_of(tmp_path / name) == kind
+    for name, kind in (("a.pt2", "torch-export"), ("script.pt", "torchscript")):
+        assert recognise(tmp_path / name) == kind
         model = load_model(tmp_path / name)
         assert torch.allclose(model(INPUTS), network(INPUTS), atol=1e-6)
         assert model.origin.executed == (f"the program in {tmp_path / name}",)
@@ -284,7 +284,7 @@ def test_unknown_specs_say_what_a_model_can_be(tmp_path):
         with pytest.raises(InputError, match=said):
             load_model(spec)
     (tmp_path / "junk.pt").write_text("hello")
-    with pytest.raises(InputError, match="no torch checkpoint"):
+    with pytest.raises(InputError, match="is a text file, no model"):
         load_model(tmp_path / "junk.pt")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "w.pt")
     with pytest.raises(InputError, match="weights alone"):

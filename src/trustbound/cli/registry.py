@@ -28,7 +28,9 @@ COMMANDS = Registry(
     CommandRow("compare", _ROOM + "compare:compare_command", "Put finished audits side by side."),
     CommandRow("gate", _ROOM + "gate:gate_command", "Fail when a finished audit misses a threshold."),
     CommandRow(
-        "list", _ROOM + "list:list_command", "List attacks, certifiers, checks, data, engines, models, objectives."
+        "list",
+        _ROOM + "list:list_command",
+        "List attacks, certifiers, checks, data, engines, files, models …",
     ),
     CommandRow("doctor", _ROOM + "doctor:doctor_command", "Show versions, devices and where data is found."),
 )

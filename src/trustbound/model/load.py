@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from trustbound.errors import InputError
 from trustbound.model.files import factory, programs
 from trustbound.model.files.origin import Origin, sha256_of
+from trustbound.model.files.recognising import recognise, refusal
+from trustbound.model.files.registry import FILES
 from trustbound.model.files.save import noted_box, read_notes
 from trustbound.model.files.weights import check_weights, fit_weights, read_checkpoint, read_weights
 from trustbound.model.predictor import Predictor
@@ -27,7 +29,7 @@ from trustbound.tasks.task import Task
 
 _FORMS = (
     "zoo-name:weights.safetensors, weights.safetensors (written by save_model), path/file.py:function, "
-    "package.module:function, program.pt2, or a TorchScript file"
+    "package.module:function, program.pt2, a TorchScript file, model.skops, or a LightGBM or XGBoost file"
 )
 
 
@@ -50,7 +52,9 @@ def load_model(
 
     Parameters
         spec          `zoo-name:weights`, a weights file that `save_model` wrote, `path/file.py:function` (the
-                      file is *executed*), `package.module:function`, a torch.export program or TorchScript.
+                      file is *executed*), `package.module:function`, a torch.export program or TorchScript, a
+                      scikit-learn model (.skops; a pickle or joblib file with trust), a LightGBM or XGBoost file.
+                      What a file holds is told from its content; `trustbound list files` shows all kinds.
         weights       .safetensors, or .pt / .pth read with weights_only.
         arguments     what the architecture or function is called with: a mapping or JSON text.
         box, mean, std  the valid inputs, and the normalisation that the model does itself. Unless given, those
@@ -59,7 +63,7 @@ def load_model(
         output        where the logits are, when the model returns a tuple, a dict or an object.
         trust_pickle  unpickle what cannot be read otherwise, which runs the code in it.
         shows         of a function that takes arrays, one argument, and is the model itself: "scores" (B, C), or
-                      "decisions" (B,), of `classes` classes; of a fitted classifier, which of them.
+                      "decisions" (B,), of `classes` classes; of a fitted classifier, also in a file, which of them.
         task          what the outputs mean, classification unless given, e.g. "regression:tolerance=50".
 
     `model.origin` keeps every file with its SHA-256, and what loading executed.
@@ -91,8 +95,9 @@ def load_model(
             executed.append(text)
         else:
             assert path is not None
-            module = _from_program(path, given, weights, trust_pickle)
-            executed.append(f"the program in {path}")
+            module = _from_file(path, given, weights, trust_pickle, shows, classes, told or CLASSIFICATION)
+            if not isinstance(module, Predictor):
+                executed.append(f"the program in {path}")
     source = path if zoo is not None or function is None else None
     if source is not None:
         files.append((str(source), sha256_of(source)))
@@ -148,16 +153,19 @@ def _parse(spec: str, weights: str | Path | None) -> tuple[str | None, Path | No
             )
         return head, Path(tail or str(weights)).expanduser(), None
     path = Path(spec).expanduser()
-    if path.is_file() and path.suffix.lower() != ".py":
-        if programs.kind_of(path) == "safetensors":
+    if path.is_dir() or (path.is_file() and path.suffix.lower() != ".py"):
+        kind = recognise(path)
+        if not FILES.find(kind).loads:
+            raise refusal(path, kind)
+        if kind == "safetensors":
             if weights is not None:
                 raise InputError(
                     f"weights come from one file; got {spec} and weights={str(weights)!r}. Leave one of them out."
                 )
             if (zoo := read_notes(path).get("architecture")) is None:
                 raise InputError(
-                    f"{spec} holds weights without the name of their architecture. Pass zoo-name:{spec} or "
-                    "path/file.py:function with weights=."
+                    f"{spec} holds weights without the name of their architecture. Pass zoo-name:{spec}, or "
+                    f"path/file.py:function with weights= (--weights {spec})."
                 )
             return str(zoo), path, None
         return None, path, None
@@ -204,21 +212,36 @@ def _from_function(
     return factory.from_file(path, function, given, shows, classes, task)
 
 
-def _from_program(path: Path, given: dict[str, Any], weights: str | Path | None, trust_pickle: bool) -> nn.Module:
-    kind = programs.kind_of(path)
-    if kind in ("export", "torchscript"):
-        if given or weights is not None:
-            raise InputError(f"{path} is a whole program: it takes neither arguments nor weights")
-        if kind == "export":
-            return programs.load_export(path, trust_pickle=trust_pickle)
+def _from_file(
+    path: Path,
+    given: dict[str, Any],
+    weights: str | Path | None,
+    trust_pickle: bool,
+    shows: str | None,
+    classes: int | None,
+    task: Task,
+) -> nn.Module:
+    """A program, a whole module or an estimator, by what the file holds."""
+    kind = recognise(path)
+    read = FILES.load(kind)
+    if kind != "torch-checkpoint" and (given or weights is not None):
+        raise InputError(f"{path} is {FILES.find(kind).line}: it takes neither arguments nor weights")
+    if kind == "torchscript":
         return programs.load_torchscript(path)
+    if kind == "torch-export":
+        return programs.load_export(path, trust_pickle=trust_pickle)
+    if kind != "torch-checkpoint":
+        module: nn.Module = read(path, trust_pickle=trust_pickle, shows=shows, classes=classes, task=task)
+        return module
     held = read_checkpoint(path, trust_pickle=trust_pickle)
     if isinstance(held, nn.Module):
         if given:
             raise InputError(f"{path} holds a whole module, which takes no arguments; got {given}")
         return held
+    lightning = isinstance(held, Mapping) and "pytorch-lightning_version" in held
     raise InputError(
-        f"{path} holds weights alone. Say what they belong to: zoo-name:{path}, or path/file.py:function with weights=."
+        f"{path} holds weights alone{', of Lightning' if lightning else ''}. Say what they belong to: "
+        f"zoo-name:{path}, or path/file.py:function with weights= (--weights {path})."
     )
 
 

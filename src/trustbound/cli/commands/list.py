@@ -44,6 +44,12 @@ def _engines() -> Listed:
     return [{"name": row.name, "line": row.line} for row in ENGINES]
 
 
+def _files() -> Listed:
+    from trustbound.model.files.registry import FILES
+
+    return [{"name": row.name, "loaded": "yes" if row.loads else "no", "line": row.line} for row in FILES]
+
+
 def _models() -> Listed:
     from trustbound.model.registry import ZOO
 
@@ -74,6 +80,7 @@ KINDS: dict[str, Callable[[], Listed]] = {
     "checks": _checks,
     "data": _data,
     "engines": _engines,
+    "files": _files,
     "models": _models,
     "objectives": _objectives,
     "sets": _sets,

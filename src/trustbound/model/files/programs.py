@@ -14,37 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError
-from trustbound.record.disk.unpacking import check_zip
-
-
-def kind_of(path: Path) -> str:
-    """What a file holds, by its content: `safetensors`, `export`, `torchscript`, `checkpoint` or `unknown`.
-
-    Export archives are zip files with a serialised program, TorchScript zip files with `constants.pkl` and a
-    `code/` folder, checkpoints zip files with `data.pkl` alone or a bare pickle.
-
-    Raises      InputError for an archive that would unpack to too much, see `record.disk.unpacking`.
-    """
-    with path.open("rb") as file:
-        head = file.read(16)
-    if zipfile.is_zipfile(path):
-        try:
-            check_zip(path)
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-        except zipfile.BadZipFile:
-            return "unknown"
-        inner = {name.partition("/")[2] for name in names} | set(names)
-        if "serialized_exported_program.json" in inner or any(
-            name.startswith("models/") and name.endswith(".json") for name in inner
-        ):
-            return "export"
-        if "constants.pkl" in inner and any(name.startswith("code/") for name in inner):
-            return "torchscript"
-        return "checkpoint" if "data.pkl" in inner else "unknown"
-    if path.suffix.lower() == ".safetensors" or head[8:9] == b"{":
-        return "safetensors"
-    return "checkpoint" if head[:1] == b"\x80" else "unknown"
 
 
 class Program(nn.Module):

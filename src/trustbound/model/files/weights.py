@@ -7,6 +7,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.errors import InputError
+from trustbound.model.files.beside import importable, without_source
+from trustbound.model.files.recognising import refuse_foreign
 from trustbound.record.disk.unpacking import check_zip, refuse_bomb
 
 NESTS = ("state_dict", "model_state_dict", "model", "net")
@@ -29,7 +32,7 @@ def read_weights(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor]
     Raises      InputError: truncated or damaged, pickled code without trust, no tensors, NaN or infinity, more than
                 may be unpacked (see `record.disk.unpacking`).
     """
-    if path.suffix.lower() == ".safetensors":
+    if refuse_foreign(path) == "safetensors" or path.suffix.lower() == ".safetensors":
         held: Any = _read_safetensors(path)
     else:
         held = read_checkpoint(path, trust_pickle=trust_pickle)
@@ -52,7 +55,7 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Any:
     try:
         if zipfile.is_zipfile(path):
             check_zip(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), importable(path) if trust_pickle else nullcontext():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except InputError:
@@ -75,6 +78,8 @@ def _refusal(path: Path, error: Exception, trust_pickle: bool) -> InputError:
             "trust_pickle=True (--trust-pickle)."
         )
     first = next(iter(text.splitlines()), "") or type(error).__name__
+    if trust_pickle and isinstance(error, AttributeError | ImportError):
+        return without_source(path, error)
     return InputError(f"{path} is truncated, damaged or no torch checkpoint ({first[:200]}). Copy or save it again.")
 
 
