@@ -177,7 +177,7 @@ def curves(draw: int) -> str:
 def write() -> None:
     """Tables and curves, into the page where it has a place for them."""
     text = PAGE.read_text(encoding="utf-8")
-    for draw in (0, 1, 2):
+    for draw in (0, 1, 2, 3):
         mark, told = f"other-norms-{draw}", table(draw)
         print(told)
         pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
@@ -194,7 +194,7 @@ def main() -> None:
     """Run, print, keep; or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*")
-    parser.add_argument("--draw", type=int, default=0, help="0: for shaping; 1 and 2: unseen")
+    parser.add_argument("--draw", type=int, default=0, help="0 and 1: for shaping; 2 and 3: unseen")
     parser.add_argument("--limit", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=1, help="of ours; 0 for none")
     parser.add_argument("--reference-seeds", type=int, default=1)

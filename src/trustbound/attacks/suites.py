@@ -87,10 +87,10 @@ def _margin(name: str, share: float, *runs: Run, steps: int = 10, sharpness: tup
     )
 
 
-def _walk(name: str, share: float, targets: int, *, least: int = 32, **params: Any) -> Stage:
+def _walk(name: str, share: float, targets: int, *, least: int = 32, pays: float = 0.02, **params: Any) -> Stage:
     """Along the boundary; the climb inside the set and the walk outside of it find what the other does not."""
     params = {"targets": targets, "sharpness": 16.0, **params}
-    return Stage(name=name, attack="boundary-walk", share=share, params=params, least=least)
+    return Stage(name=name, attack="boundary-walk", share=share, params=params, least=least, pays=pays)
 
 
 _FIRST = _margin("first", 1.0, Run())
@@ -133,10 +133,10 @@ SUITES: dict[str, tuple[Stage, ...]] = {
 }
 
 
-def _sparse(name: str, share: float, loss: str, steps: int) -> Stage:
+def _sparse(name: str, share: float, loss: str, steps: int, **rest: Any) -> Stage:
     """Along few coordinates, from balls of larger radius: what an l1 ball calls for, in place of dense climbs."""
     params = {"steps": steps, "loss": loss}
-    return Stage(name=name, attack="apgd", share=share, params=params, replaces=("wide", "near"))
+    return Stage(name=name, attack="apgd", share=share, params=params, replaces=("wide", "near"), **rest)
 
 
 _LAST = replace(_margin("last", 0.06, *VARIED, sharpness=(16.0, 32.0)), pays=0.04)
@@ -151,7 +151,7 @@ _OWN: dict[tuple[str, str], tuple[Stage, ...]] = {
         _sparse("sparse", 1.0, "probability-margin", 30),
         _sparse("sparse-ce", 0.6, "ce", 30),
         _sparse("sparse-margin", 0.4, "margin", 30),
-        _LAST,
+        replace(_LAST, pays=0.1),
     ),
     ("thorough", "l2"): (_walk("walk", 1.0, 3), _FAB),
     ("thorough", "l1"): (
@@ -207,10 +207,11 @@ _ROUNDS = {
     ),
 }
 
-_MANY_WALKS = replace(_walk("walk", 0.3, 5, start="random"), pays=0.04)
+_MANY_WALKS = _walk("walk", 0.3, 5, start="random", pays=0.04)
 
 #: The rounds of a set where other kinds pay first: where the climb is at home, the walk on a few examples, a trial
-#: whether it beats the climb there; under l2 and l1, where masked gradients lead past them, more classes.
+#: whether it beats the climb there; under l2 and l1, where masked gradients lead past them, more classes; under l1,
+#: where a climb is late to settle on its coordinates, longer ones.
 _OWN_ROUNDS: dict[tuple[str, str], Rounds] = {
     ("standard", "linf"): Rounds(
         kinds=(
@@ -225,7 +226,17 @@ _OWN_ROUNDS: dict[tuple[str, str], Rounds] = {
     ),
     ("standard", "l2"): Rounds(kinds=(_targets(0.3), _MANY_WALKS, _CLIMB, _CHANGE, _FEW_FAB, _SQUARE), limit=800),
     ("standard", "l1"): Rounds(
-        kinds=(_targets(0.2), replace(_CHANGE, pays=0.04), _MANY_WALKS, _CLIMB, _FEW_FAB, _SQUARE), limit=800
+        kinds=(
+            _targets(0.2),
+            _sparse("sparse-margin", 0.2, "margin", 100, pays=0.1),
+            _sparse("sparse", 0.2, "probability-margin", 100, pays=0.1),
+            replace(_CHANGE, pays=0.1),
+            _walk("walk", 0.2, 5, start="random", pays=0.1),
+            _CLIMB,
+            _FEW_FAB,
+            _SQUARE,
+        ),
+        limit=800,
     ),
 }
 
