@@ -132,13 +132,12 @@ def as_pickle(held, path):
 
 #: What is made, how the file is called (never how it is told), which kind it is, and a part of its sentence.
 FOREIGN = [
-    ("onnx of its library", onnx_by_its_library, "net.pt", "onnx", "an ONNX model"),
     (
         "onnx by hand",
         bytes_of(protobuf(1, 8) + protobuf(2, b"pytorch") + protobuf(7, b"\x12\x01g") + protobuf(8, b"\x10\x0d")),
         "net.bin",
         "onnx",
-        "an ONNX model",
+        "cannot be read as ONNX (no nodes)",
     ),
     ("keras h5", bytes_of(b"\x89HDF\r\n\x1a\n" + bytes(100)), "net.h5", "hdf5", "Keras"),
     ("hdf5 after a block", bytes_of(bytes(512) + b"\x89HDF\r\n\x1a\n" + bytes(9)), "a.mat", "hdf5", "HDF5"),

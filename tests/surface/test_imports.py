@@ -20,7 +20,7 @@ _DETECTOR = """
 import sys, importlib.abc
 class Detector(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"torch", "lightning_fabric", "matplotlib", "ray", "sklearn", "scipy"}:
+        if name.split(".")[0] in {"torch", "lightning_fabric", "matplotlib", "ray", "sklearn", "scipy", "onnx"}:
             print("HEAVY", name)
             sys.stdout.flush()
             import os
@@ -147,7 +147,7 @@ def imports(path):
 
 ALLOWED = {
     "trustbound", "torch", "numpy", "safetensors", "click", "rich", "jinja2", "markupsafe", "matplotlib", "sklearn",
-    "scipy", "PIL", "lightning_fabric", "ray",
+    "scipy", "PIL", "lightning_fabric", "ray", "onnx", "onnxruntime",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trustbound.errors import InputError
 from trustbound.model.files import factory, programs
+from trustbound.model.files.onnx_network import OnnxNetwork
 from trustbound.model.files.origin import Origin, sha256_of
 from trustbound.model.files.recognising import recognise, refusal
 from trustbound.model.files.registry import FILES
@@ -29,7 +30,7 @@ from trustbound.tasks.task import Task
 
 _FORMS = (
     "zoo-name:weights.safetensors, weights.safetensors (written by save_model), path/file.py:function, "
-    "package.module:function, program.pt2, a TorchScript file, model.skops, or a LightGBM or XGBoost file"
+    "package.module:function, program.pt2, network.onnx, a TorchScript file, model.skops, or a LightGBM or XGBoost file"
 )
 
 
@@ -52,7 +53,7 @@ def load_model(
 
     Parameters
         spec          `zoo-name:weights`, a weights file that `save_model` wrote, `path/file.py:function` (the
-                      file is *executed*), `package.module:function`, a torch.export program or TorchScript, a
+                      file is *executed*), `package.module:function`, a torch.export program, TorchScript or ONNX, a
                       scikit-learn model (.skops; a pickle or joblib file with trust), a LightGBM or XGBoost file.
                       What a file holds is told from its content; `trustbound list files` shows all kinds.
         weights       .safetensors, or .pt / .pth read with weights_only.
@@ -96,11 +97,12 @@ def load_model(
         else:
             assert path is not None
             module = _from_file(path, given, weights, trust_pickle, shows, classes, told or CLASSIFICATION)
-            if not isinstance(module, Predictor):
+            if not isinstance(module, Predictor | OnnxNetwork):  # whose operators are ours: nothing of theirs is run
                 executed.append(f"the program in {path}")
     source = path if zoo is not None or function is None else None
     if source is not None:
         files.append((str(source), sha256_of(source)))
+        files += [(str(file), sha256_of(file)) for file in getattr(module, "beside", ())]
     if weights is not None and zoo is None:
         extra = Path(weights).expanduser()
         files.append((str(extra), sha256_of(extra)))
@@ -117,7 +119,9 @@ def load_model(
         model = module.to(place)
         model._sha256 = model._sha256 if weights is None else origin.sha256
     else:
-        shape = given.get("input_shape") if zoo is not None else None
+        shape, outputs = (given.get(name) if zoo is not None else None for name in ("input_shape", "classes"))
+        if isinstance(module, OnnxNetwork):
+            shape, outputs = module.features, module.classes
         model = wrap(
             module.to(place),
             box=box,
@@ -127,7 +131,7 @@ def load_model(
             name=zoo or text,
             sha256=_digest(module, text, origin) if weights is None and function is not None else origin.sha256,
             input_shape=None if shape is None else tuple(shape),
-            classes=given.get("classes") if zoo is not None else None,
+            classes=outputs,
             task=told,
         )
     model.origin = origin

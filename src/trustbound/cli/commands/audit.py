@@ -76,7 +76,7 @@ def audit_command(
     """Bracket the robust accuracy of MODEL and write the report.
 
     MODEL is zoo-name:weights.safetensors, a weights file, path/file.py:function, package.module:function, a
-    torch.export program (.pt2), TorchScript, or a scikit-learn, LightGBM or XGBoost file.
+    torch.export program (.pt2), TorchScript, an ONNX file, or a scikit-learn, LightGBM or XGBoost file.
     """
     from rich.console import Console
 

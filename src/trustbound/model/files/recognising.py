@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import io
 import json
 import lzma
 import pickletools
@@ -116,9 +117,9 @@ def refuse_foreign(path: Path) -> str:
     kind = recognise(path)
     if not FILES.find(kind).loads and kind != "unknown":
         raise refusal(path, kind)
-    if kind in ("skops", "pickle", "joblib", "lightgbm", "xgboost"):
+    if kind in ("skops", "pickle", "joblib", "lightgbm", "xgboost", "onnx"):
         raise InputError(
-            f"{path} is {FILES.find(kind).line}: as weights it cannot be read. A scikit-learn or boosted model is "
+            f"{path} is {FILES.find(kind).line}: as weights it cannot be read. A model of its own is "
             "named alone, without an architecture; weights are saved with torch.save(model.state_dict(), …)."
         )
     return kind
@@ -223,6 +224,8 @@ def _compressed(head: bytes) -> str | None:
     inner = _unpacked(head)
     if inner is None:  # lz4 and zstd need libraries of their own
         return "joblib" if head.startswith(b"\x04\x22\x4d\x18") else "archive"
+    if _begins_as_onnx(inner):
+        return "onnx"
     return "joblib" if inner[:1] == b"\x80" and inner[1:2] in (b"\2", b"\3", b"\4", b"\5") else "archive"
 
 
@@ -250,6 +253,12 @@ def _is_onnx(path: Path) -> bool:
                 return False
             seen.add(number)
         return {1, 7} <= seen and file.tell() == size
+
+
+def _begins_as_onnx(head: bytes) -> bool:
+    """Whether what was unpacked of a file begins with fields of ModelProto, as far as its graph."""
+    seen = [number for number, _, _ in _fields(io.BytesIO(head), 1 << 62)]
+    return 7 in seen and 1 in seen and set(seen) <= _ONNX
 
 
 def _fields(file: IO[bytes], size: int) -> Iterator[tuple[int, int, int]]:

@@ -112,7 +112,8 @@ FILES = Registry(
     FileKind(
         name="onnx",
         line="an ONNX model",
-        advice=f"a reader of it is missing here: {_FUNCTION} (onnxruntime runs it)",
+        advice="it is loaded with pip install 'trustbound[onnx]'",
+        target=_ROOM + "onnx_building:load_onnx",
     ),
     FileKind(
         name="hdf5",
