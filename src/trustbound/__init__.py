@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trustbound.audits import audit
     from trustbound.certificates import CertificationResult, CleverEstimate, certify, clever
     from trustbound.data import LabelledSet, load_data
+    from trustbound.exports import export
     from trustbound.hardening import train
     from trustbound.model import Adaptation, Model, load_model, save_model, smooth
     from trustbound.model.wrapping import wrap
@@ -51,6 +52,7 @@ _HOMES = {
     "audit": "trustbound.audits",
     "certify": "trustbound.certificates",
     "clever": "trustbound.certificates",
+    "export": "trustbound.exports",
     "fit_perturbation": "trustbound.attacks",
     "load_data": "trustbound.data",
     "load_model": "trustbound.model",
@@ -82,6 +84,7 @@ __all__ = [
     "audit",
     "certify",
     "clever",
+    "export",
     "fit_perturbation",
     "load_data",
     "load_model",

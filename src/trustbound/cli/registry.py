@@ -27,6 +27,7 @@ COMMANDS = Registry(
     CommandRow("report", _ROOM + "report:report_command", "Write the page of a finished audit again."),
     CommandRow("compare", _ROOM + "compare:compare_command", "Put finished audits side by side."),
     CommandRow("gate", _ROOM + "gate:gate_command", "Fail when a finished audit misses a threshold."),
+    CommandRow("export", _ROOM + "export:export_command", "Write a finished audit as tables, arrays or pictures."),
     CommandRow(
         "list",
         _ROOM + "list:list_command",

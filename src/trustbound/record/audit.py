@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trustbound.record.cost import Cost
 from trustbound.record.migrations import RECORD_SCHEMA
 from trustbound.record.scores import UncertaintyReport
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: The step that settles examples which the goal does not concern.
 UNCONCERNED = "not-concerned"
@@ -214,6 +218,10 @@ class ExampleRow:
         adversarial_prediction, adversarial_confidence      None where it is not broken, or where the model gives no
                     answer (NaN or infinity) to its witness.
         label, prediction, confidence       None where the task has no classes.
+        radius      the largest size at which it is proven, of the sizes that were asked about: the threat's own, and
+                    those of the curve for its examples; None where nothing is proven.
+        forwards, backwards, queries    evaluations of this example under this threat; None where an earlier version
+                    kept no count.
         detail      what another task than classification keeps: of a regression target, prediction and error, of a
                     segmentation the pixel accuracy; the same under attack with the prefix `adversarial_`.
     """
@@ -232,6 +240,10 @@ class ExampleRow:
     certified_margin: float | None = None
     tie: bool = False
     rounded: bool = False
+    radius: float | None = None
+    forwards: int | None = None
+    backwards: int | None = None
+    queries: int | None = None
     detail: dict[str, Any] = field(default_factory=dict)
 
 
@@ -279,3 +291,13 @@ class AuditRecord:
     def uncertainty(self) -> UncertaintyReport | None:
         """Under the first threat."""
         return next(iter(self.doubts.values()), None)
+
+    def to_frame(self) -> DataFrame:
+        """One row an example and threat as a pandas DataFrame (extra `frames`); `exports/table.py` says the columns."""
+        frame: DataFrame = _of_above("trustbound.exports.table", "frame")(self)
+        return frame
+
+
+def _of_above(module: str, name: str) -> Any:
+    """What is made of records in a room above, by name: found when it is asked for, as a registry finds its rows."""
+    return getattr(importlib.import_module(module), name)

@@ -263,6 +263,15 @@ class Store:
         purposes = sum((from_document(Cost, {"purposes": one}) for one in told), Cost()).purposes
         return Cost(int(sums[0]), int(sums[1]), int(sums[2]), float(sums[3]), purposes)
 
+    def spent_on(self, beginning: str) -> dict[int, tuple[int, int, int]]:
+        """Forwards, backwards and queries of each example, over all steps whose names begin so."""
+        found = self._read(
+            "SELECT position, sum(forwards), sum(backwards), sum(queries) FROM evidence "
+            "WHERE substr(step, 1, ?) = ? GROUP BY position",
+            (len(beginning), beginning),
+        )
+        return {position: (forwards, backwards, queries) for position, forwards, backwards, queries in found}
+
     def events(self) -> tuple[str, ...]:
         """What happened on the way, in the order of the steps."""
         found = self._read("SELECT step, events FROM unit ORDER BY rowid")
@@ -288,7 +297,16 @@ class Store:
 
     def tensors(self, step: str, shard: int) -> Path:
         """Where a unit's adversarial inputs lie."""
-        return self.run / "adversarials" / f"{step.replace('/', '_').replace(':', '-')}-{shard:04d}.safetensors"
+        return self.run / "adversarials" / f"{tensors_stem(step)}-{shard:04d}.safetensors"
+
+
+def tensors_stem(step: str) -> str:
+    """How the names of a step's files begin.
+
+    >>> tensors_stem("linf:0.1/pgd")
+    'linf-0.1_pgd'
+    """
+    return step.replace("/", "_").replace(":", "-")
 
 
 def _short(text: str) -> str:

@@ -50,6 +50,7 @@ def curve(
     epsilons = tuple(top * place / (step.points - 1) for place in range(step.points))
     radii = Radii(context, threat, verdicts, step.certifiers, epsilons, clean)
     radii.search(positions)
+    verdicts.radii |= radii.proven
     radius, note = radii.proven, "; ".join(filter(None, [left_out, *radii.notes]))
     found = Distances(context, threat, verdicts, step, epsilons, cap, smooth)
     found.search(positions, radius)

@@ -37,10 +37,12 @@ def example_rows(
     prediction, confidence = decide(seen(task, outputs, labels)[0])
     told, attacked = task.payload(clean.outputs, labels), task.payload(outputs, labels)
     of_label = task.described(labels)
+    spent = context.store.spent_on(f"{threat}/")
     rows = []
     for position in range(len(clean.correct)):
         verdict = verdicts.verdict(position)
         broken = verdict == "broken"
+        forwards, backwards, queries = spent.get(position, (0, 0, 0))
         spoke = broken and int(prediction[position]) != NO_ANSWER
         settled = {"broken": verdicts.broken_by[position], "certified": verdicts.certified_by[position]}.get(
             verdict, ""
@@ -61,6 +63,10 @@ def example_rows(
                 certified_margin=_finite(verdicts.proven_margin[position]),
                 tie=bool(verdicts.tie[position] | clean.tie[position]),
                 rounded=bool(verdicts.rounded[position]) and verdict != "certified",
+                radius=_radius(verdicts, position, threat.perturbations.epsilon),
+                forwards=forwards,
+                backwards=backwards,
+                queries=queries,
                 detail={
                     **of_label[position],
                     **told[position],
@@ -69,6 +75,13 @@ def example_rows(
             )
         )
     return rows
+
+
+def _radius(verdicts: Verdicts, position: int, epsilon: float) -> float | None:
+    """The largest size at which an example is proven."""
+    known = [verdicts.radii[position]] if position in verdicts.radii else []
+    known += [epsilon] if verdicts.certified_by[position] and math.isfinite(epsilon) else []
+    return max(known, default=None)
 
 
 def _finite(value: Tensor) -> float | None:

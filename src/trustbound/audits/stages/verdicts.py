@@ -60,6 +60,8 @@ class Verdicts:
     broke: dict[str, set[int]] = field(default_factory=dict)
     #: Broken by less than a radius that is proven for them, whatever stands at the threat's own epsilon.
     contradicted: set[int] = field(default_factory=set)
+    #: The largest size of the curve at which each of its examples is proven.
+    radii: dict[int, float] = field(default_factory=dict)
     #: What each certifier said of each example at the threat's own epsilon.
     bounds: dict[str, dict[int, EvidenceRow]] = field(default_factory=dict)
     #: Every stage after the first, as it went.
