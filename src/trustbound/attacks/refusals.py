@@ -92,7 +92,8 @@ def check_request(row: AttackRow, threat: Threat, task: Task = CLASSIFICATION) -
         )
     if not row.serves(threat.perturbations):
         raise UnsupportedError(
-            f"{row.name} serves {row.served}; the threat is {threat.perturbations.name}. "
+            f"{row.name} serves {row.served}; the threat is {threat.perturbations.name}"
+            f"{' with radii that differ by column' if threat.perturbations.per_column else ''}. "
             "`trustbound list attacks` shows which attacks serve it."
         )
     if row.goals and threat.goal.name not in row.goals:

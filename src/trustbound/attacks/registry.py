@@ -22,6 +22,7 @@ class AttackRow:
         needs       least access: decisions, scores or gradients.
         norms       norm balls that it serves.
         any_set     whether it serves every other set too.
+        per_column  whether its steps fit norm balls whose radii differ by input value.
         seeks       "any" success or the "smallest" change.
         linear      whether its steps take the margin for a linear function: no margin that is counted will do.
         factor      on closed-form models, at what multiple of the true radius it must succeed with its
@@ -36,6 +37,7 @@ class AttackRow:
     needs: str = "gradients"
     norms: tuple[str, ...] = ("linf", "l2", "l1", "l0")
     any_set: bool = False
+    per_column: bool = False
     seeks: str = "any"
     linear: bool = False
     factor: float = 1.05
@@ -44,7 +46,9 @@ class AttackRow:
 
     def serves(self, perturbations: PerturbationSet) -> bool:
         """Whether it can search a set."""
-        return perturbations.norm in self.norms if perturbations.norm else self.any_set
+        if not perturbations.norm:
+            return self.any_set
+        return perturbations.norm in self.norms and (self.per_column or not perturbations.per_column)
 
     @property
     def served(self) -> str:
@@ -60,6 +64,7 @@ ATTACKS = Registry(
         line="One step of the full radius along the steepest direction.",
         norms=("linf", "l2"),
         any_set=True,
+        per_column=True,
     ),
     AttackRow(
         name="bim",
@@ -67,6 +72,7 @@ ATTACKS = Registry(
         line="FGSM repeated with small steps from the clean input.",
         norms=("linf", "l2"),
         any_set=True,
+        per_column=True,
     ),
     AttackRow(
         name="pgd",
@@ -74,6 +80,7 @@ ATTACKS = Registry(
         line="Projected gradient ascent from random points of the set.",
         factor=1.25,
         any_set=True,
+        per_column=True,
     ),
     AttackRow(
         name="apgd",
@@ -81,6 +88,7 @@ ATTACKS = Registry(
         line="Projected ascent with momentum that halves its own step size.",
         norms=("linf", "l2", "l1"),
         any_set=True,
+        per_column=True,
     ),
     AttackRow(
         name="apgd-t",
@@ -88,6 +96,7 @@ ATTACKS = Registry(
         line="apgd towards one class after another, nearest first.",
         norms=("linf", "l2", "l1"),
         any_set=True,
+        per_column=True,
     ),
     AttackRow(
         name="random",
@@ -113,6 +122,7 @@ ATTACKS = Registry(
         norms=("linf", "l2", "l1"),
         factor=1.5,
         any_set=True,
+        per_column=True,
     ),
     AttackRow(
         name="hopskipjump",
@@ -166,12 +176,14 @@ ATTACKS = Registry(
         target="trustbound.attacks.gradient.margin_pgd:MarginPGD",
         line="Short runs on the probability margin, from varied starts, with an exact polish.",
         any_set=True,
+        per_column=True,
     ),
     AttackRow(
         name="smooth-pgd",
         target="trustbound.attacks.gradient.smooth_pgd:SmoothPGD",
         line="margin-pgd with a smooth derivative for ReLUs in the backward pass.",
         any_set=True,
+        per_column=True,
     ),
     AttackRow(
         name="uap",

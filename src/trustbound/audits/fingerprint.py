@@ -73,11 +73,13 @@ def described(
     >>> plain["normalisation"] == shifted["normalisation"]
     False
     """
+    radii = [[str(one) for one in getattr(threat.perturbations, "radii", ())] for threat in threats]
     own = [contents_digest(threat.goal, code=True) if _own(threat) else "" for threat in threats]
     return {
         # Said of other tasks alone: a run of a classifier that an earlier version began is the same question.
         **({} if model.task.plain else {"task": str(model.task)}),
         **({"goals": own} if any(map(_own, threats)) else {}),
+        **({"columns": radii} if any(radii) else {}),
         "model": model.sha256,
         "layers": hashlib.sha256(_ADDRESS.sub("", repr(model.module)).encode()).hexdigest(),
         "box": [_plain(model.box.low), _plain(model.box.high)],

@@ -126,7 +126,7 @@ def audit(
     if seconds is not None and ((number := real(seconds)) is None or not 0.0 < number < math.inf):
         raise InputError(f"`seconds` must be a number above 0, or None; got {seconds!r}")
     begun = time.perf_counter()
-    asked = _asked(threats, budget, model.task)
+    asked = _asked(threats, budget, model.task, data)
     if run is not None:
         check_told_apart(model, asked)
     subject = Subject(model=model, data=data, threats={str(threat): threat for threat in asked})
@@ -328,12 +328,14 @@ def _answer(
     )
 
 
-def _asked(threats: str | Threat | Sequence[Threat | str], budget: str, task: Task) -> tuple[Threat, ...]:
+def _asked(
+    threats: str | Threat | Sequence[Threat | str], budget: str, task: Task, data: LabelledSet
+) -> tuple[Threat, ...]:
     """The threats, each served by some attack of the budget."""
     listed = [threats] if isinstance(threats, str | Threat) else threats
     if not isinstance(listed, Sequence) or not listed:
         raise InputError(f"an audit needs at least one threat, e.g. 'linf:8/255', or a list of them; got {listed!r}")
-    asked = tuple(Threat.parse(threat) for threat in listed)
+    asked = tuple(Threat.parse(threat).resolved(data) for threat in listed)
     for threat in asked:
         suite(budget, threat, task)
         if any(other != threat and str(other) == str(threat) for other in asked):

@@ -150,8 +150,10 @@ def certify(
     graph = model if isinstance(model, Graph) else read(model, inputs)
     check_kernels(graph)
     features = inputs[0].numel()
+    if threat.perturbations.per_column:
+        threat.perturbations.check(limits, tuple(inputs.shape[1:]))
     reach = _sizes(sizes, threat, inputs, graph.device)
-    radius = reach + threat.perturbations.tolerance(limits, features)
+    radius = threat.perturbations.extent(reach + threat.perturbations.tolerance(limits, features))
     targets = threat.goal.bind(labels, graph.classes).targets if task.plain else None
     if not task.plain:
         task.check_fit(labels, (graph.classes,))
@@ -168,7 +170,8 @@ def certify(
     falsified = torch.zeros_like(certified) if certifier.refutes else None
     witness = torch.full_like(inputs, torch.nan) if certifier.refutes else None
     # A search rounds its inputs to the precision that it works in: the proof holds around the inputs and around those.
-    wide = radius + _rounded_away(inputs, torch.float64 if graph.dtype == torch.float64 else torch.float32, norm)
+    working = torch.float64 if graph.dtype == torch.float64 else torch.float32
+    wide = radius + _rounded_away(inputs, working, norm).reshape(-1, *[1] * (radius.ndim - 1))
     for part in rows.split(batch_size or max(1, len(rows))) if len(rows) else ():
         at = part.to(graph.device)
         region = Region.around(inputs[at], limits, norm, wide[at])

@@ -188,7 +188,12 @@ def _request(
     model = wrap(model)
     check_shown(model, threat)
     check_batch(model, inputs, labels)
-    if threat.perturbations.norm not in _DUAL or threat.goal.name != "misclassify" or not model.task.plain:
+    if (
+        threat.perturbations.norm not in _DUAL
+        or threat.perturbations.per_column
+        or threat.goal.name != "misclassify"
+        or not model.task.plain
+    ):
         raise UnsupportedError(
             f"clever estimates distances to other classes in the norms {', '.join(_DUAL)}; got {threat} and the task "
             f"{model.task}"

@@ -79,13 +79,14 @@ class Counterexamples:
         neighbourhood = self.threat.perturbations.around(inputs, self.box, self.sizes[row])
         objective = self.threat.goal.bind(self.labels[row].expand(len(points)), self.classes)
         theta = neighbourhood.project(points.to(inputs.device, inputs.dtype))
+        points = neighbourhood.apply(theta)
         with Oracle(self.model, examples=1, task="the replay of counterexamples") as oracle:
             owner = torch.zeros(len(points), dtype=torch.int64, device=inputs.device)
-            reached = reached_by(oracle, objective, theta, oracle.outputs(theta, owner), owner)
+            reached = reached_by(oracle, objective, points, oracle.outputs(points, owner), owner)
         broken = (reached & neighbourhood.contains(theta)).nonzero()[:, 0]
         if not len(broken):
             return False
-        self.found[row], self.points[row] = True, theta[broken[0]]
+        self.found[row], self.points[row] = True, points[broken[0]]
         return True
 
 

@@ -20,7 +20,7 @@ NORMS = ("linf", "l2", "l1")
 class Region:
     """Points within `radius` of `inputs` in a norm and between `low` and `high`, all in float64.
 
-    Shapes      inputs, low, high (B, *F); radius (B,).
+    Shapes      inputs, low, high (B, *F); radius (B,), for l∞ also (B, *F).
 
     For l∞ the region is exactly ball ∩ box. For l2 and l1 `low` and `high` are the limits of ball ∩ box in each
     coordinate, and bounds take the better of ball and limits, row by row.
@@ -46,6 +46,8 @@ class Region:
     ) -> Region:
         """Enclose ball ∩ box around inputs (B, *F); `radius` is a number or (B,), infinity means the box alone.
 
+        For l∞ it may be (B, *F), one for each value.
+
         Raises      UnsupportedError for a norm without a proof. InputError for a radius that is negative or NaN
                     and for inputs outside the box; what is outside by rounding is put on the limit, as in a search.
         """
@@ -53,7 +55,9 @@ class Region:
             raise UnsupportedError(f"proofs exist for the norms {', '.join(NORMS)}; got {norm!r}")
         box = Box.of(box)
         centre = placed(inputs.detach(), box).double()
-        reach = torch.as_tensor(radius, dtype=torch.float64, device=inputs.device).expand(len(inputs))
+        reach = torch.as_tensor(radius, dtype=torch.float64, device=inputs.device)
+        each = reach.ndim > 1 and norm == "linf"
+        reach = reach.expand(inputs.shape if each else (len(inputs),))
         if not bool((reach >= 0).all()):
             raise InputError(f"`radius` must be a number ≥ 0 for every example; got {radius}")
         floor, ceiling = (
@@ -63,7 +67,7 @@ class Region:
         for kind in {inputs.dtype, torch.float32}:
             floor = torch.minimum(floor, floor.to(kind).double())
             ceiling = torch.maximum(ceiling, ceiling.to(kind).double())
-        wide = reach.reshape(-1, *[1] * (inputs.ndim - 1))
+        wide = reach if each else reach.reshape(-1, *[1] * (inputs.ndim - 1))
         infinity = torch.full_like(centre, math.inf)
         low = torch.maximum(torch.nextafter(centre - wide, -infinity), floor)
         high = torch.minimum(torch.nextafter(centre + wide, infinity), ceiling)

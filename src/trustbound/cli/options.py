@@ -86,14 +86,25 @@ def data_options(function: F) -> F:
 
 
 def threat_option(function: F) -> F:
-    """--threat, once or more."""
-    return click.option(
-        "--threat",
-        "threats",
-        multiple=True,
-        required=True,
-        help="linf:8/255, l2:0.5, l1:12, l0:20, l2:inf, rotation:30,translation:3 …; may be repeated.",
-    )(function)
+    """--threat, once or more, and what is said of single columns."""
+    return _stack(
+        [
+            click.option(
+                "--threat",
+                "threats",
+                multiple=True,
+                required=True,
+                help="linf:8/255, l2:0.5, l1:12, l0:20, l2:inf, rotation:30,translation:3 …; of tables also linf:5% of "
+                "each column's range, linf:0.1*std, linf:columns; may be repeated.",
+            ),
+            click.option(
+                "--columns",
+                type=click.Path(),
+                help="Tables: a TOML or JSON file with radius, immutable, integer or one_hot of single columns.",
+            ),
+        ],
+        function,
+    )
 
 
 def read_threats(texts: Sequence[str], options: dict[str, Any]) -> list[Threat]:
@@ -104,6 +115,16 @@ def read_threats(texts: Sequence[str], options: dict[str, Any]) -> list[Threat]:
     return [
         Threat.parse(text if access is None or _ACCESS.search(text) else f"{text};access={access}") for text in texts
     ]
+
+
+def resolve_threats(
+    threats: Sequence[Threat], options: dict[str, Any], data: LabelledSet, known: LabelledSet | None = None
+) -> list[Threat]:
+    """The threats in units that the data's columns give, those of training data where there are some."""
+    columns = options.pop("columns")
+    if known is not None and known.columns is not None:
+        data = data.measured_by(known.columns)
+    return [threat.resolved(data, columns) for threat in threats]
 
 
 def read_model(options: dict[str, Any]) -> Model:
@@ -136,9 +157,10 @@ def read_data(options: dict[str, Any], seed: int, model: Model | None = None) ->
     box = take("data_box")
     chosen: Any = None if box is None else pair(box, "--data-box")
     data = take("data")
-    if chosen is None and model is not None and not str(data).endswith(".csv"):
+    table = str(data).lower().endswith(".csv")
+    if chosen is None and model is not None and not table:
         chosen = model.box
-    return load_data(
+    found = load_data(
         data,
         split=take("split"),
         limit=take("limit"),
@@ -152,6 +174,9 @@ def read_data(options: dict[str, Any], seed: int, model: Model | None = None) ->
         box=chosen,
         task=None if model is None else model.task,
     )
+    if table and model is not None:
+        model.fit_box(found.box)
+    return found
 
 
 def read_part(options: dict[str, Any], split: str, seed: int, model: Model | None = None) -> tuple[LabelledSet, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trustbound.data.columns import Columns
 from trustbound.data.stratified import draw_stratified
 from trustbound.errors import InputError
 from trustbound.metrics.in_box import outside
@@ -32,6 +34,7 @@ class LabelledSet:
         name         what records and tables call the set, e.g. "mnist/test".
         indices      (B,) row numbers in the set it was taken from; counted from 0 unless given.
         task         what the labels are of, classification unless given: a name, its text form, or a Task.
+        columns      of a table (N, F): the names of its columns, or what was measured of them.
 
     Raises      InputError: empty, NaN or infinite, outside the box, labels of another task, lengths that differ.
     Deviations  floats outside the box by at most 1e-6 of its width are rounding and are clamped.
@@ -53,12 +56,14 @@ class LabelledSet:
         name: str = "tensors",
         indices: Any = None,
         task: Task | str | None = None,
+        columns: Sequence[str] | Columns | None = None,
     ) -> None:
         self.name = name
         self.box = Box.of(box)
         self.task = CLASSIFICATION if task is None else parse_task(task)
         self.labels: Tensor = _checked_labels(labels, self.task)
         self._stored: Tensor = _checked_inputs(inputs, self.box, len(self.labels))
+        self.columns = _measured(columns, self)
         self.class_names = None if class_names is None else tuple(str(one) for one in class_names)
         if self.class_names is not None and self.task.plain and len(self.class_names) <= int(self.labels.max()):
             raise InputError(
@@ -118,7 +123,17 @@ class LabelledSet:
             name=self.name,
             indices=self.indices[rows],
             task=self.task,
+            columns=self.columns,
         )
+
+    def measured_by(self, columns: Columns) -> LabelledSet:
+        """The same examples with the units of another table, of training data say, whose columns are called alike."""
+        if self.shape != (len(columns),) or (self.columns is not None and self.columns.names != columns.names):
+            own = "none" if self.columns is None else ", ".join(self.columns.names)
+            raise InputError(f"both tables need the same columns; got {', '.join(columns.names)} and {own}")
+        other = copy.copy(self)
+        other.columns = columns
+        return other
 
     def stratified(self, limit: int | None, seed: int = 0) -> LabelledSet:
         """At most `limit` examples with the class proportions kept to ±1, in their old order.
@@ -168,6 +183,15 @@ class LabelledSet:
         digest.update(self.labels.numpy().tobytes())
         digest.update(np.asarray(self.box.low).tobytes() + np.asarray(self.box.high).tobytes())
         return digest.hexdigest()
+
+
+def _measured(columns: Sequence[str] | Columns | None, data: LabelledSet) -> Columns | None:
+    """What is known of the columns: of all rows that were read, also when fewer are kept."""
+    if columns is not None and not isinstance(columns, Columns):
+        columns = Columns.of(data.inputs.numpy(), columns)
+    if columns is not None and data.shape != (len(columns),):
+        raise InputError(f"`columns` must name each of the features of shape {data.shape}; got {len(columns)} names")
+    return columns
 
 
 def _limits(box: Box, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -141,6 +141,11 @@ def _check(model: Model, data: LabelledSet, recipe: Recipe, validation: Labelled
             )
         if one.shape != data.shape:
             raise InputError(f"`validation` must have examples of shape {data.shape}; got {one.shape}")
+    if recipe.against is not None and recipe.against.perturbations.per_column:
+        raise InputError(
+            f"training takes one radius in input units for all values; got {recipe.against.perturbations}. Scale the "
+            "columns first, or train with one."
+        )
     if recipe.against is not None:
         recipe.against.perturbations.check(model.box, tuple(data.batch([0])[0].shape))
     if recipe.augmentation and (len(data.shape) != 3 or not isinstance(data.box.low, float)):

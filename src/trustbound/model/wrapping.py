@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -74,6 +75,7 @@ class Model(nn.Module):
         self.classes = classes
         self.task = task
         self.origin: Origin | None = None
+        self.box_from = "a caller"  # or "nobody", or "columns" of tables
         self._sha256 = sha256
         self.training = module.training
         self._fed = torch.float32
@@ -97,6 +99,13 @@ class Model(nn.Module):
                 "module, or pass `output=` to wrap or load_model."
             )
         return outputs
+
+    def fit_box(self, box: Box) -> None:
+        """Take the range of a table's columns for the box, where nobody gave one; of several tables all of it."""
+        if self.box_from == "columns":
+            box = Box(np.minimum(self.box.low, box.low), np.maximum(self.box.high, box.high))
+        if self.box_from != "a caller":
+            self.box, self.box_from = box, "columns"
 
     def _per_channel(self, name: str, values: Tensor, inputs: Tensor) -> Tensor:
         """The numbers of the normalisation against inputs (B, *F); other counts would broadcast in silence."""
@@ -321,7 +330,7 @@ def wrap(
         raise InputError(f"`std` must be positive in every channel; got {std!r}, in {scale.dtype} {scale.tolist()}")
     if centre is not None and scale is not None and len({1, centre.numel(), scale.numel()}) > 2:
         raise InputError(f"`mean` and `std` must have one number per channel; got {centre.numel()} and {scale.numel()}")
-    return Model(
+    model = Model(
         module,
         box=Box(0.0, 1.0) if box is None else Box.of(box),
         mean=centre,
@@ -334,6 +343,8 @@ def wrap(
         classes=classes,
         task=told or CLASSIFICATION,
     )
+    model.box_from = "nobody" if box is None else model.box_from
+    return model
 
 
 def check_agrees(model: Model, **given: Any) -> None:

@@ -81,6 +81,7 @@ class Bracket:
     goal: str = "misclassify"
     access: str = "gradients"
     change: str = ""
+    columns: tuple[ColumnRadius, ...] = ()
 
     @property
     def natural_error(self) -> float:
@@ -96,6 +97,18 @@ class Bracket:
     def robust_error(self) -> float:
         """Share misclassified or broken: 1 − upper."""
         return (self.misclassified + self.broken) / self.n
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnRadius:
+    """How far one column of a table may go, in its own unit; None for as far as the box allows.
+
+    kind    "immutable", "integer" or "" for real numbers.
+    """
+
+    name: str
+    radius: float | None
+    kind: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

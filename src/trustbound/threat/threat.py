@@ -5,14 +5,21 @@ from __future__ import annotations
 import enum
 import math
 import re
-from dataclasses import dataclass, field, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from trustbound.errors import InputError
 from trustbound.threat.goals import DECIMAL, Goal, Misclassify, parse_goal
 from trustbound.threat.sets.ball import NormBall
+from trustbound.threat.sets.columns import in_units
 from trustbound.threat.sets.perturbation_set import PerturbationSet
 from trustbound.threat.sets.registry import SETS
 from trustbound.threat.sets.transformations import Transformations
+
+if TYPE_CHECKING:
+    from trustbound.data.labelled import LabelledSet
 
 
 class Access(enum.IntEnum):
@@ -28,7 +35,8 @@ class Threat:
     """What the model is asked to withstand.
 
     Text form   SET[;goal=GOAL][;access=LEVEL], e.g. `linf:8/255`, `l2:inf`,
-                `l0:20;goal=target:3;access=scores`, `rotation:30,translation:3`.
+                `l0:20;goal=target:3;access=scores`, `rotation:30,translation:3`; of tables also `linf:5%` of each
+                column's range, `linf:0.1*std` and `linf:columns`, see `resolved`.
                 Numbers are plain decimals; a set's size may be a fraction of two. What is printed reads back as
                 the same threat, to the last bit.
     Raises      InputError naming what came and what a threat reads like: also for a size that overflows or
@@ -63,6 +71,20 @@ class Threat:
         goal = "" if isinstance(self.goal, Misclassify) else f";goal={named}"
         access = "" if self.access is Access.GRADIENTS else f";access={self.access.name.lower()}"
         return f"{self.perturbations}{goal}{access}"
+
+    def resolved(self, data: LabelledSet, columns: str | Path | Mapping[str, Any] | None = None) -> Threat:
+        """The same threat with radii as numbers, where it is in units of a table's columns (`linf:5%`, `linf:0.1*std`).
+
+        Parameters
+            data        whose columns give the units.
+            columns     what is said of single columns, {"age": {"radius": 5, "integer": true}, "sex": {"immutable":
+                        true}}, or a .toml or .json file of it; a radius may be a number, "5%" or "0.1*std".
+
+        Raises      InputError that names the column.
+        """
+        from trustbound.threat.sets.resolving import resolve
+
+        return replace(self, perturbations=resolve(self.perturbations, data, columns))
 
     @classmethod
     def parse(cls, text: str | Threat) -> Threat:
@@ -105,6 +127,8 @@ def _parse_set(text: str) -> PerturbationSet:
         if not colon:
             example = SETS.find(name).example
             raise InputError(f"a threat reads NAME:SIZE, e.g. {example}; got {part!r} without a size")
+        if (found := in_units(name, size, text)) is not None:
+            return found
         parts.append((name, _size(size, text)))
     if len(parts) == 1 and not SETS.find(parts[0][0]).combines:
         return NormBall(*parts[0])

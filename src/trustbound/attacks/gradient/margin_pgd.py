@@ -15,6 +15,7 @@ from trustbound.attacks.searching.problem import Batched, Problem, State
 from trustbound.errors import InputError
 from trustbound.metrics.losses import Loss
 from trustbound.threat import Access
+from trustbound.threat.sets.columns import ColumnNeighbourhood
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,5 +189,6 @@ def _corner(problem: Problem) -> Tensor:
     if picture:
         signs = signs.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
         signs = signs[:, :, : shape[1], : shape[2]]
-    direction = signs if ours.additive else ours.steepest(origin, signs)
+    own = not ours.additive or isinstance(ours, ColumnNeighbourhood)
+    direction = ours.steepest(origin, signs) if own else signs
     return origin + direction * ours.column(ours.scale())

@@ -10,7 +10,7 @@ import torch
 from trustbound.audits.checks.context import After
 from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle
 from trustbound.audits.checks.probe import Listening, accepted, answers, correct_rows, objective_of, probe_run
-from trustbound.audits.checks.reported import sizes
+from trustbound.audits.checks.reported import sizes, widths_of
 from trustbound.metrics.margin import rounding_error
 from trustbound.record.cost import Cost
 from trustbound.threat import Access
@@ -155,7 +155,7 @@ class SilentSuccess(EvaluationCheck[After]):
         for points, answer in listener.heard:
             if len(points) != len(sample):
                 continue
-            inside = sizes(points, sample.inputs, norm) <= limit
+            inside = sizes(points, sample.inputs, norm, widths_of(context.threat.perturbations)) <= limit
             hit = goal.reached(answer) & inside & ~probed.found.success & ~passed
             rows = hit.nonzero()[:, 0]
             rows = rows[accepted(context.model, points[rows])]

@@ -13,16 +13,26 @@ from trustbound.audits.checks.context import After
 from trustbound.audits.checks.finding import EvaluationCheck, Finding, idle, unmeasured
 from trustbound.audits.checks.lattice import levels_of
 from trustbound.audits.checks.probe import answers, objective_of
-from trustbound.threat import Access
+from trustbound.threat import Access, PerturbationSet
 
 
-def sizes(adversarial: Tensor, inputs: Tensor, norm: str) -> Tensor:
+def widths_of(perturbations: PerturbationSet) -> Tensor | None:
+    """The units (F,) in which each column's changes are measured; None where it is one for all."""
+    widths = getattr(perturbations, "widths", None)
+    return None if widths is None else torch.tensor(widths, dtype=torch.float64)
+
+
+def sizes(adversarial: Tensor, inputs: Tensor, norm: str, widths: Tensor | None = None) -> Tensor:
     """Norms of the changes (B,) in float64, by formulas of their own: the sets' code is not asked.
+
+    With `widths` (F,) each change counts in units of its own; of a column that may not change, as infinite.
 
     >>> sizes(torch.tensor([[0.5, 0.0]]), torch.tensor([[0.0, 0.25]]), "l1")
     tensor([0.7500], dtype=torch.float64)
     """
     change = (adversarial.double() - inputs.double()).flatten(1)
+    if widths is not None:
+        change = torch.where(change == 0, 0.0, change / widths.to(change.device))
     order = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}[norm]
     size: Tensor = torch.linalg.vector_norm(change, ord=order, dim=1)
     return size
@@ -50,7 +60,7 @@ class SetAndBox(EvaluationCheck[After]):
         points, inputs = known.adversarial[rows], context.inputs[rows]
         perturbations, box = context.threat.perturbations, context.model.box
         limit = perturbations.epsilon + perturbations.tolerance(box, context.inputs[0].numel())
-        size = sizes(points, inputs, perturbations.norm)
+        size = sizes(points, inputs, perturbations.norm, widths_of(perturbations))
         low = torch.as_tensor(box.low, dtype=torch.float64).to(points.dtype)
         high = torch.as_tensor(box.high, dtype=torch.float64).to(points.dtype)
         outside_box = ((points < low.to(points.device)) | (points > high.to(points.device))).flatten(1).any(dim=1)

@@ -187,6 +187,7 @@ class Search:
             goal=str(self.threat.goal),
             access=self.threat.access.name.lower(),
             change=self.threat.perturbations.words,
+            columns=getattr(self.threat.perturbations, "radii", ()),
         )
 
     def _no_proof(self) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trustbound.metrics.decision import NO_ANSWER
-from trustbound.record.audit import Bracket, StageFacts
+from trustbound.record.audit import Bracket, ColumnRadius, StageFacts
 from trustbound.record.binomial import binomial_interval
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
@@ -142,7 +142,16 @@ class Verdicts:
             return "broken"
         return "certified" if self.certified_by[position] else "unknown"
 
-    def bracket(self, threat: str, *, no_proof: str, goal: str, access: str, change: str) -> Bracket:
+    def bracket(
+        self,
+        threat: str,
+        *,
+        no_proof: str,
+        goal: str,
+        access: str,
+        change: str,
+        columns: tuple[ColumnRadius, ...] = (),
+    ) -> Bracket:
         """Both bounds with their exact intervals."""
         verdicts = [self.verdict(position) for position in range(len(self.correct))]
         unknown = torch.tensor([verdict == "unknown" for verdict in verdicts], dtype=torch.bool)
@@ -162,7 +171,11 @@ class Verdicts:
             goal=goal,
             access=access,
             change=change,
-            **count,
+            columns=columns,
+            certified=count["certified"],
+            broken=count["broken"],
+            misclassified=count["misclassified"],
+            unknown=count["unknown"],
         )
 
 

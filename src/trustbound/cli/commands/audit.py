@@ -20,6 +20,7 @@ from trustbound.cli.options import (
     read_model,
     read_part,
     read_threats,
+    resolve_threats,
     threat_option,
 )
 from trustbound.engines.registry import ENGINES
@@ -98,6 +99,7 @@ def audit_command(
     model = read_model(options)
     known = _training(training, options, seed, model) if training else None
     data = read_data(options, seed, model)
+    parsed = resolve_threats(parsed, options, data, known)
     check_fit(model, data, parsed)
     asked = [budget if time_limit is None else f"time {seconds(time_limit):g}", seed, curve, batch_size]
     folder = Path(run) if run is not None else default_run(model, data, parsed, asked, known)

@@ -15,6 +15,7 @@ from trustbound.cli.options import (
     read_data,
     read_model,
     read_threats,
+    resolve_threats,
     threat_option,
 )
 
@@ -53,10 +54,11 @@ def certify_command(
 
     if len(threats) != 1:
         raise InputError(f"certify takes one --threat; got {len(threats)}. `audit` takes several.")
-    (threat,) = read_threats(threats, options)
+    read = read_threats(threats, options)
     given = json_object(params, "--params")
     model = read_model(options)
     data = read_data(options, seed, model)
+    (threat,) = resolve_threats(read, options, data)
     check_fit(model, data, [threat])
     generator = torch.Generator().manual_seed(seed)
     labels = data.labels

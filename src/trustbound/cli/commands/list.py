@@ -15,7 +15,13 @@ def _attacks() -> Listed:
     from trustbound.attacks.registry import ATTACKS
 
     return [
-        {"name": row.name, "needs": row.needs, "sets": row.served, "seeks": row.seeks, "line": row.line}
+        {
+            "name": row.name,
+            "needs": row.needs,
+            "sets": row.served + (", columns" if row.per_column else ""),
+            "seeks": row.seeks,
+            "line": row.line,
+        }
         for row in ATTACKS
     ]
 

@@ -59,7 +59,7 @@ def read_table(
     labels, names = _labels([row[place].strip() for row in rows], header[place], path, lines, task)
     limits = _box(path, columns, values, box)
     _refuse_outside(path, columns, values, lines, limits)
-    return LabelledSet(values, labels, box=limits, class_names=names, name=path.stem, task=task)
+    return LabelledSet(values, labels, box=limits, class_names=names, name=path.stem, task=task, columns=columns)
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:

@@ -71,6 +71,11 @@ class NormBall:
         return self.norm
 
     @property
+    def per_column(self) -> bool:
+        """No: one radius for all."""
+        return False
+
+    @property
     def words(self) -> str:
         """What may change and by how much, for people."""
         if math.isinf(self.epsilon):
@@ -97,6 +102,10 @@ class NormBall:
     def diameter(self, box: Box, features: int) -> float:
         """The distance between opposite corners of the box."""
         return box.diameter(self.norm, features)
+
+    def extent(self, radius: Tensor) -> Tensor:
+        """The radius itself."""
+        return radius
 
     def resized(self, epsilon: float) -> NormBall:
         """The ball of another radius; whole coordinates of l0."""

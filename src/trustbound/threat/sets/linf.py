@@ -60,8 +60,9 @@ class LinfNeighbourhood(AdditiveNeighbourhood):
 
 
 def limits(inputs: Tensor, low: Tensor, high: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """The lowest and highest allowed inputs, rounded towards the clean input, never away from it."""
-    exact, reach = inputs.to(torch.float64), radius.reshape(-1, *(1,) * (inputs.dim() - 1))
+    """The lowest and highest allowed inputs, rounded towards the clean input; `radius` (B,), or (B, *F) one a value."""
+    exact = inputs.to(torch.float64)
+    reach = radius if radius.dim() == inputs.dim() else radius.reshape(-1, *(1,) * (inputs.dim() - 1))
     floor, ceiling = exact - reach, exact + reach
     below, above = floor.to(inputs.dtype), ceiling.to(inputs.dtype)
     below = torch.where(below.to(torch.float64) < floor, torch.nextafter(below, inputs), below)

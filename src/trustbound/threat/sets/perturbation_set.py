@@ -25,6 +25,10 @@ class PerturbationSet(Protocol):
         """The norm that measures it where it is a norm ball, "" elsewhere."""
 
     @property
+    def per_column(self) -> bool:
+        """Whether radii of a norm ball differ by input value."""
+
+    @property
     def epsilon(self) -> float:
         """The largest size allowed, in the set's unit; `inf` for no limit but the box."""
 
@@ -48,6 +52,9 @@ class PerturbationSet(Protocol):
 
     def diameter(self, box: Box, features: int) -> float:
         """The largest size that is any different from no limit."""
+
+    def extent(self, radius: Tensor) -> Tensor:
+        """Of a norm ball: the radius of each example (B,), or of each of its values (B, *F), that a proof covers."""
 
     def resized(self, epsilon: float) -> PerturbationSet:
         """The same set of another size."""

@@ -68,6 +68,11 @@ class Transformations:
         return ""
 
     @property
+    def per_column(self) -> bool:
+        """No."""
+        return False
+
+    @property
     def epsilon(self) -> float:
         """The size of a single kind; 1 of several."""
         return self.parts[0][1] if len(self.parts) == 1 else 1.0
@@ -103,6 +108,10 @@ class Transformations:
     def diameter(self, box: Box, features: int) -> float:
         """Its own size: there is no telling from where on more makes no difference."""
         return self.epsilon
+
+    def extent(self, radius: Tensor) -> Tensor:
+        """The radius itself: no proof asks."""
+        return radius
 
     def resized(self, epsilon: float) -> Transformations:
         """All limits by the same share; the limit of a single kind becomes epsilon."""
