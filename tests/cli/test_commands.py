@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import trustbound as tb
@@ -213,9 +214,24 @@ def test_attack_says_one_number_and_saves_what_it_found(trustbound, weights, tmp
         data.labels,
         "linf:0.1",
         steps=10,
-        generator=torch.Generator().manual_seed(0),
+        seed=0,
     )
     assert torch.equal(again.adversarial, found["adversarial"])
+    assert torch.equal(found["inputs"], data.inputs)
+    assert torch.equal(found["labels"], data.labels)
+    assert torch.equal(found["rows"], data.indices)
+    changed = (found["adversarial"].double() - data.inputs.double()).abs().flatten(1).amax(1)
+    assert torch.allclose(found["sizes"], changed, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        right = model(data.inputs).argmax(1) == data.labels
+    assert torch.equal(found["broken"], fooled & right)
+    assert torch.equal(found["predictions"], model(found["adversarial"]).argmax(1))
+    with safe_open(save, "pt") as file:
+        told = file.metadata()
+    assert told == {
+        "attack": "pgd", "threat": "linf:0.1", "params": '{"steps": 10}', "seed": "0", "model": model.sha256,
+        "data": data.sha256,
+    }  # fmt: skip
 
 
 def test_attack_with_one_perturbation_for_all_tells_the_halves_apart(trustbound, weights, tmp_path):

@@ -38,6 +38,7 @@ def attack(
     threat: Threat | str,
     *,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     batch_size: int | None = None,
     budget: int | None = None,
     stop_early: bool = True,
@@ -57,6 +58,7 @@ def attack(
         labels      (B,) int64; of another task than classification what that takes.
         threat      a Threat or its text form.
         generator   one 63-bit key is drawn from it; without one the key is 0.
+        seed        stands for a generator with this seed.
         batch_size  rows per model call.
         budget      forwards allowed per example, those of the clean input and of the last check included.
         stop_early  stop an example at its first success.
@@ -83,6 +85,7 @@ def attack(
         labels,
         threat,
         generator=generator,
+        seed=seed,
         batch_size=batch_size,
         budget=budget,
         compile=compile,

@@ -94,6 +94,7 @@ def certify(
     box: Box | tuple[Limit, Limit] | None = None,
     task: Task | None = None,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     **params: Any,
 ) -> CertificationResult:
     """Prove what can be proven of inputs (B, *F) with labels (B,) under a threat, to ε + τ.
@@ -103,7 +104,7 @@ def certify(
     given, and classification where it has none. `sizes` (B,), one for each input, take the place of the threat's ε.
     Batches are cut to fit the certifier's memory; `batch_size` cuts further.
 
-    `generator` is for certifiers that draw; without one their draws are the same each time.
+    `generator`, or a `seed` for one, is for certifiers that draw; without either their draws are the same each time.
 
     Raises      UnsupportedError when the model, the norm or the goal has no proof: the layer is named.
                 InputError for an unknown name, parameters that the certifier does not take, wrong shapes, labels that
@@ -145,7 +146,7 @@ def certify(
     limits = Box.of(limits)
     check_fits(inputs, limits)
     if not isinstance(certifier, Certifier):
-        each, key = _sizes(sizes, threat, inputs, torch.device("cpu")), new_key(generator)
+        each, key = _sizes(sizes, threat, inputs, torch.device("cpu")), new_key(generator, seed)
         return certifier.certify(model, inputs, labels, threat, each, box=limits, batch_size=batch_size, key=key)
     graph = model if isinstance(model, Graph) else read(model, inputs)
     check_kernels(graph)

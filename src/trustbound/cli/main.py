@@ -31,6 +31,15 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A command by its name; one that is not there is answered with the nearest."""
+        if args and args[0] not in COMMANDS.names and not args[0].startswith("-"):
+            hint = COMMANDS.suggestion(args[0]) or f" Choose one of {', '.join(COMMANDS.names)}."
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the registry, without importing any."""
         with formatter.section("Commands"):

@@ -38,12 +38,20 @@ def _mix(bits: Tensor) -> Tensor:
     return bits.bitwise_xor_(_shift(bits, 31))
 
 
-def new_key(generator: torch.Generator | None) -> int:
+def new_key(generator: torch.Generator | None, seed: int | None = None) -> int:
     """Draw one 63-bit key; without a generator, the key is 0, so that silence is reproducible too.
 
-    >>> new_key(torch.Generator().manual_seed(1)) == new_key(torch.Generator().manual_seed(1))
+    A seed stands for a fresh generator with it.
+
+    >>> new_key(None, seed=1) == new_key(torch.Generator().manual_seed(1))
     True
     """
+    if seed is not None:
+        if generator is not None:
+            raise InputError("`seed` stands for a generator of its own; got `generator` as well. Leave one out.")
+        if type(seed) is not int or not 0 <= seed < 1 << 63:
+            raise InputError(f"`seed` must be a whole number from 0 to 2^63 - 1, or None; got {seed!r}")
+        generator = torch.Generator().manual_seed(seed)
     if generator is None:
         return 0
     if not isinstance(generator, torch.Generator):

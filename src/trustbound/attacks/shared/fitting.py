@@ -28,6 +28,7 @@ def fit_perturbation(
     threat: Threat | str,
     *,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     batch_size: int | None = None,
     budget: int | None = None,
     ids: Tensor | np.ndarray[Any, Any] | None = None,
@@ -40,6 +41,7 @@ def fit_perturbation(
         inputs      (B, *F) in the model's box, a tensor or an array, with
         labels      (B,) int64: what it is fitted to.
         generator   one 63-bit key is drawn from it; without one the key is 0.
+        seed        stands for a generator with this seed.
         budget      forwards allowed per example, those of the clean input and of the last check included.
         ids         (B,) identities for the per-example randomness, by default 0..B-1.
         params      the attack's own parameters.
@@ -61,6 +63,7 @@ def fit_perturbation(
         labels,
         threat,
         generator=generator,
+        seed=seed,
         batch_size=batch_size,
         budget=budget,
         ids=ids,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +21,12 @@ from trustbound.cli.options import (
     threat_option,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trustbound.attacks import AttackResult
+    from trustbound.data.labelled import LabelledSet
+
 
 @click.command("attack")
 @click.argument("name", type=click.Choice(ATTACKS.names))
@@ -29,7 +36,7 @@ from trustbound.cli.options import (
 @click.option("--params", help="The attack's own parameters as JSON, e.g. '{\"steps\": 100}'.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Fixes every random choice.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Rows per model call.")
-@click.option("--save", type=click.Path(), help="Write the adversarial inputs to this .safetensors file.")
+@click.option("--save", type=click.Path(), help="Write inputs, adversarial, labels, rows … to this .safetensors file.")
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
 def attack_command(
     name: str,
@@ -68,10 +75,10 @@ def attack_command(
     if save:
         from safetensors.torch import save as as_bytes
 
-        tensors = {"adversarial": found.adversarial.cpu().contiguous(), "success": found.success.cpu()}
-        if found.perturbation is not None and found.fitted is not None:
-            tensors |= {"perturbation": found.perturbation.cpu().contiguous(), "fitted": found.fitted.cpu()}
-        write_atomically(Path(save), lambda path: path.write_bytes(as_bytes(tensors)))
+        tensors = saved(data, found)
+        told = {"attack": name, "threat": str(threat), "params": json.dumps(given), "seed": str(seed)}
+        told |= {"model": model.sha256, "data": data.sha256}
+        write_atomically(Path(save), lambda path: path.write_bytes(as_bytes(tensors, metadata=told)))
     document = {
         "attack": name,
         "threat": str(threat),
@@ -95,3 +102,25 @@ def attack_command(
     )
     for half, (fooled, count) in (shared or {}).items():
         click.echo(f"{name}: one perturbation, which fooled {fooled} of the {count} rightly answered {half}")
+
+
+def saved(data: LabelledSet, found: AttackResult) -> dict[str, Tensor]:
+    """What `--save` writes, row i of each about the same example.
+
+    `success` says where the goal is reached, also without a change; `broken` where it takes one. `sizes` are of the
+    change, float64, infinite where a smallest one was sought and none found.
+    """
+    changed = found.size > 0
+    tensors = {
+        "rows": data.indices,
+        "inputs": data.inputs,
+        "labels": data.labels,
+        "adversarial": found.adversarial,
+        "success": found.success,
+        "broken": found.success & changed,
+        "sizes": found.size,
+        "predictions": found.prediction,
+    }
+    if found.perturbation is not None and found.fitted is not None:
+        tensors |= {"perturbation": found.perturbation, "fitted": found.fitted}
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import json
+import math
 from collections.abc import Callable
+from typing import Any
 
 import click
 
 from trustbound.cli.options import as_json
+from trustbound.errors import InputError
+from trustbound.registry import Registry
 
 Listed = list[dict[str, str]]
 
@@ -94,15 +101,65 @@ KINDS: dict[str, Callable[[], Listed]] = {
 }
 
 
+#: Kinds whose members have parameters: where their registry is.
+_TABLES = {
+    "attacks": "trustbound.attacks.registry:ATTACKS",
+    "certifiers": "trustbound.certificates.registry:CERTIFIERS",
+    "objectives": "trustbound.hardening.registry:OBJECTIVES",
+}
+
+
 @click.command("list")
 @click.argument("kind", type=click.Choice(sorted(KINDS)))
+@click.argument("name", required=False)
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
-def list_command(kind: str, json_output: bool) -> None:
-    """List everything of a KIND by name."""
+def list_command(kind: str, name: str | None, json_output: bool) -> None:
+    """List everything of a KIND by name, or the parameters of one attack, certifier or objective, by NAME."""
+    if name is not None:
+        told = _member(kind, name)
+        click.echo(as_json(told) if json_output else _described(told))
+        return
     rows = KINDS[kind]()
     if json_output:
         click.echo(as_json({kind: rows}))
         return
+    _aligned(rows)
+
+
+def _member(kind: str, name: str) -> dict[str, Any]:
+    """One member: what its class says of itself, and its parameters with their defaults."""
+    if kind not in _TABLES:
+        raise InputError(f"of {kind} there are names alone; {', '.join(_TABLES)} have parameters")
+    module, _, attribute = _TABLES[kind].partition(":")
+    table: Registry[Any] = getattr(importlib.import_module(module), attribute)
+    row = table.find(name)
+    made = table.load(name)
+    about = (inspect.getdoc(made) or "").partition(">>>")[0].rstrip()
+    return {"name": name, "line": row.line, "about": about, "parameters": _parameters(made)}
+
+
+def _parameters(made: Any) -> list[dict[str, Any]]:
+    """Name, kind of value and default of each parameter; a default that is no plain value as text."""
+    found = []
+    for one in inspect.signature(made).parameters.values():
+        required = one.default is inspect.Parameter.empty
+        plain = isinstance(one.default, bool | int | float | str | None) and one.default not in (math.inf, -math.inf)
+        default = None if required else one.default if plain else str(one.default)
+        found.append({"name": one.name, "type": str(one.annotation), "required": required, "default": default})
+    return found
+
+
+def _described(told: dict[str, Any]) -> str:
+    rows = [
+        f"  {one['name']:<20}{one['type']:<24}{'required' if one['required'] else json.dumps(one['default'])}"
+        for one in told["parameters"]
+    ]
+    head = "parameters, for --params as JSON:" if rows else "It has no parameters."
+    return "\n".join([f"{told['name']}: {told['line']}", "", told["about"], "", head, *rows])
+
+
+def _aligned(rows: Listed) -> None:
+    """Print rows in columns."""
     columns = list(rows[0]) if rows else []
     widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns[:-1]}
     for row in [{name: name for name in columns}, *rows]:
