@@ -29,4 +29,6 @@ def test_every_line_runs_in_order(trustbound, tmp_path, monkeypatch):
             few = ["--limit", "24", "--budget", "quick", "--curve", "4"] if arguments[0] == "audit" else []
             done = trustbound(*arguments, *few)
             assert done.code == 0, (line, done.err)
-    assert {path.name for path in tmp_path.iterdir()} >= {"fc.csv", "fc.parquet", "fc.npz", "pictures"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "fc.csv", "fc.parquet", "fc.npz", "pictures", "found.safetensors", "leaderboard.html",
+    }  # fmt: skip

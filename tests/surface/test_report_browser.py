@@ -6,9 +6,12 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from trustbound.report.leaderboard import boards
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -65,6 +68,7 @@ return found;
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     from trustbound.report import render_comparison, write
+    from trustbound.report.leaderboard import render_leaderboard
 
     path = Path(__file__).parents[1] / "report" / "specimens.py"
     spec = importlib.util.spec_from_file_location("specimens", path)
@@ -77,7 +81,22 @@ def pages(tmp_path_factory):
     write(hostile, folder / "hostile.html", gallery=held)
     write(specimens.bare(), folder / "bare.html")
     (folder / "comparison.html").write_text(render_comparison([record, hostile]), encoding="utf-8")
+    (folder / "leaderboard.html").write_text(render_leaderboard(ranked(specimens, record)), encoding="utf-8")
     return folder, specimens
+
+
+def ranked(specimens, record):
+    """Seven audits in two tables, of which the order by each column is another."""
+    runs = [
+        replace(
+            record,
+            clean_accuracy=0.9 + 0.01 * ((3 * place) % 7),
+            brackets=(specimens.bracket(certified=100 + 10 * place, unknown=90 - 12 * place, broken=10 + 2 * place),),
+            data=replace(record.data, sha256=("a" if place < 6 else "b") * 64),
+        )
+        for place in range(7)
+    ]
+    return boards(runs, names=[f"run {place}" for place in range(7)])
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +132,7 @@ def show(browser, page, *, width=1200, dark=False):
     WebDriverWait(browser, 30).until(lambda driver: driver.execute_script("return document.readyState") == "complete")
 
 
-NAMES = ("full", "hostile", "bare", "comparison")
+NAMES = ("full", "hostile", "bare", "comparison", "leaderboard")
 
 
 def fetched(browser, page):
@@ -138,7 +157,7 @@ def fetched(browser, page):
 def test_nothing_is_fetched(name, pages, browser):
     assert fetched(browser, pages[0] / f"{name}.html") == []
     assert browser.get_log("browser") == []
-    assert browser.execute_script("return document.scripts.length") == 0
+    assert browser.execute_script("return document.scripts.length") == (name == "leaderboard")
 
 
 def test_a_page_that_fetches_is_caught(pages, browser):
@@ -243,3 +262,26 @@ def test_works_from_the_keyboard(pages, browser):
     assert not cell.is_displayed()
     summary.send_keys(Keys.ENTER)
     assert cell.is_displayed()
+
+
+def test_a_leaderboard_is_sorted_by_any_column_and_back(browser, pages):
+    folder, _ = pages
+    page = folder / "leaderboard.html"
+    rows = "return [...document.querySelectorAll('#table-1 tbody th')].map(each => each.dataset.value)"
+    click = "[...document.querySelectorAll('#table-1 thead button')].find(b => b.textContent === arguments[0]).click()"
+    show(browser, page, width=1280)
+    first = browser.execute_script(rows)
+    assert first == [f"run {place}" for place in (5, 4, 3, 2, 1, 0)]
+    browser.execute_script(click, "clean")
+    assert browser.execute_script(rows) == [f"run {place}" for place in (2, 4, 1, 3, 5, 0)]
+    browser.execute_script(click, "clean")
+    assert browser.execute_script(rows) == [f"run {place}" for place in (0, 5, 3, 1, 4, 2)]
+    browser.execute_script(click, "run")
+    assert browser.execute_script(rows) == sorted(first)
+    sorts = "return [...document.querySelectorAll('#table-1 [aria-sort]')].map(each => each.textContent)"
+    assert browser.execute_script(sorts) == ["run"]
+    show(browser, page, width=360)
+    choose = "const s = document.querySelector('#table-1 select'); s.value = '3'; s.onchange()"
+    browser.execute_script(choose)
+    assert browser.execute_script(rows) == first
+    assert browser.execute_script("return document.querySelectorAll('#table-2 tbody tr').length") == 1

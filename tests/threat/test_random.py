@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from trustbound.errors import InputError
 from trustbound.threat import Random, new_key
 
 DRAWS = ["uniform", "normal", "integers"]
@@ -107,3 +108,14 @@ def test_the_key_comes_from_the_generator_alone():
     assert first == new_key(torch.Generator().manual_seed(1))
     assert new_key(None) == 0
     assert 0 <= first < 2**63
+
+
+def test_a_seed_stands_for_a_generator_of_its_own():
+    keys = [new_key(None, seed) for seed in (0, 1, 2**62)]
+    assert len(set(keys)) == 3
+    assert keys[1] == new_key(torch.Generator().manual_seed(1))
+    with pytest.raises(InputError, match="Leave one out"):
+        new_key(torch.Generator(), 1)
+    for wrong in (-1, 1.0, True, "1", 2**63):
+        with pytest.raises(InputError, match="`seed` must be a whole number"):
+            new_key(None, wrong)

@@ -26,6 +26,9 @@ COMMANDS = Registry(
     CommandRow("certify", _ROOM + "certify:certify_command", "Run one certifier."),
     CommandRow("report", _ROOM + "report:report_command", "Write the page of a finished audit again."),
     CommandRow("compare", _ROOM + "compare:compare_command", "Put finished audits side by side."),
+    CommandRow(
+        "leaderboard", _ROOM + "leaderboard:leaderboard_command", "Rank many finished audits, a table for each threat."
+    ),
     CommandRow("gate", _ROOM + "gate:gate_command", "Fail when a finished audit misses a threshold."),
     CommandRow("export", _ROOM + "export:export_command", "Write a finished audit as tables, arrays or pictures."),
     CommandRow(

@@ -7,12 +7,14 @@ A share is rounded to a tenth of a per cent, but never to 0 % or 100 % unless it
 from __future__ import annotations
 
 import math
+from datetime import datetime
 from fractions import Fraction
 
 from trustbound.record.binomial import binomial_interval
 
 #: Written where a number is not defined, e.g. the confidence on errors of a network without errors.
 UNDEFINED = "not defined"
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SPACE = "\u00a0"
 
 
@@ -111,6 +113,21 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def date(text: str) -> str:
+    """A moment as people write it; what is none as it is.
+
+    >>> date("2026-11-29T07:01:31+00:00"), date("2025-01-01"), date("yesterday")
+    ('29 Nov 2026, 07:01 UTC', '1 Jan 2025', 'yesterday')
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    day = f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}"
+    zone = f" {moment.tzname()}" if moment.tzinfo else ""
+    return f"{day}, {moment:%H:%M}{zone}" if "T" in text else day
 
 
 def amount(value: int, one: str, many: str = "") -> str:
