@@ -49,8 +49,8 @@ def new_key(generator: torch.Generator | None, seed: int | None = None) -> int:
     if seed is not None:
         if generator is not None:
             raise InputError("`seed` stands for a generator of its own; got `generator` as well. Leave one out.")
-        if type(seed) is not int or not 0 <= seed < 1 << 63:
-            raise InputError(f"`seed` must be a whole number from 0 to 2^63 - 1, or None; got {seed!r}")
+        if type(seed) is not int or not 0 <= seed < 1 << 32:  # of more, torch takes the last 32 bits
+            raise InputError(f"`seed` must be a whole number from 0 to 2^32 - 1, or None; got {seed!r}")
         generator = torch.Generator().manual_seed(seed)
     if generator is None:
         return 0
