@@ -52,7 +52,7 @@ def test_nothing_is_overwritten_unasked(audited, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "at least one of csv, parquet, npz, png"),
+        ([], "at least one of csv, parquet, npz, png, card"),
         (["--csv", "nowhere/a.csv"], "nowhere is not. Make it first"),
         (["--csv", "."], "csv takes a file; . is the other"),
         (["--csv", "a", "--npz", "a"], "for csv and npz"),

@@ -53,6 +53,17 @@ class CertificationResult:
     falsified: Tensor | None = None
     witness: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """How many are proven, by what, in what time; a second line where that is of another model, or not sure."""
+        count, proven = len(self.certified), int(self.certified.sum())
+        share = f" ({proven / count:.1%})" if count else ""
+        said = (
+            f"CertificationResult: {self.name} proves {proven:,} of {count:,} examples{share} in {self.seconds:.2g} s"
+        )
+        if self.falsified is not None:
+            said += f"; {int(self.falsified.sum()):,} have a counterexample"
+        return f"{said}\n  {self.claim}" if self.claim else said
+
     @property
     def lost(self) -> Tensor:
         """Examples proven in exact arithmetic and not as the model runs, (B,) bool."""

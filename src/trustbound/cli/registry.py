@@ -30,7 +30,7 @@ COMMANDS = Registry(
         "leaderboard", _ROOM + "leaderboard:leaderboard_command", "Rank many finished audits, a table for each threat."
     ),
     CommandRow("gate", _ROOM + "gate:gate_command", "Fail when a finished audit misses a threshold."),
-    CommandRow("export", _ROOM + "export:export_command", "Write a finished audit as tables, arrays or pictures."),
+    CommandRow("export", _ROOM + "export:export_command", "Write a finished audit as tables, arrays, pictures, words."),
     CommandRow(
         "list",
         _ROOM + "list:list_command",

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustbound.errors import InputError
+from trustbound.exports.card import model_card
 from trustbound.exports.table import write_csv, write_parquet
 from trustbound.record.audit import AuditRecord
+from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.record_file import read_record
 
 if TYPE_CHECKING:
@@ -35,12 +37,13 @@ def export(
     parquet: str | Path | None = None,
     npz: str | Path | None = None,
     png: str | Path | None = None,
+    card: str | Path | None = None,
     data: LabelledSet | None = None,
     model: Model | None = None,
     limit: int = PICTURES,
     force: bool = False,
 ) -> tuple[Exported, ...]:
-    """Write a finished audit as tables, arrays or pictures.
+    """Write a finished audit as tables, arrays, pictures or words.
 
     Parameters
         run         directory of a finished audit; its record is enough for tables.
@@ -48,6 +51,7 @@ def export(
         npz         clean and adversarial inputs, labels, rows, verdicts, sizes measured anew (`exports/arrays.py`).
         png         folder for pictures of what was broken, each examined again after rounding to 8 bits, with a table
                     `contents.csv` (`exports/pictures.py`).
+        card        the section of a model card that the record supports, as Markdown (`exports/card.py`).
         data        the examples that were audited, for `npz` and `png`: their digest must be that of the record.
         model       the model that was audited; without it pictures are not shown to it again.
         limit       broken examples of each threat that are written as pictures at most.
@@ -64,7 +68,7 @@ def export(
     ...     [one.path.name for one in written]
     ['a.csv', 'a.npz']
     """
-    asked = {"csv": csv, "parquet": parquet, "npz": npz, "png": png}
+    asked = {"csv": csv, "parquet": parquet, "npz": npz, "png": png, "card": card}
     targets = {name: Path(path) for name, path in asked.items() if path is not None}
     check_targets(targets, force=force)
     if type(limit) is not int or limit < 1:
@@ -72,6 +76,7 @@ def export(
     record = run if isinstance(run, AuditRecord) else read_record(run)
     writers: dict[str, Callable[[Path], str]] = {
         "csv": lambda path: _rows(record, write_csv, path),
+        "card": lambda path: _words(record, path),
         "parquet": lambda path: _rows(record, write_parquet, path),
     }
     if targets.keys() & {"npz", "png"}:
@@ -87,7 +92,9 @@ def check_targets(targets: Mapping[str, Path], *, force: bool) -> None:
     trustbound.errors.InputError: each form needs a file of its own; got 'a' for csv and npz
     """
     if not targets:
-        raise InputError("an export needs at least one of csv, parquet, npz, png: a file, or a folder for pictures")
+        raise InputError(
+            "an export needs at least one of csv, parquet, npz, png, card: a file, or a folder for pictures"
+        )
     for name, path in targets.items():
         same = [other for other, place in targets.items() if place.absolute() == path.absolute()]
         if len(same) > 1:
@@ -109,6 +116,12 @@ def check_targets(targets: Mapping[str, Path], *, force: bool) -> None:
 def _rows(record: AuditRecord, write: Callable[[AuditRecord, Path], None], path: Path) -> str:
     write(record, path)
     return f"{len(record.examples):,} rows, one an example and threat"
+
+
+def _words(record: AuditRecord, path: Path) -> str:
+    text = model_card(record)
+    write_atomically(path, lambda scratch: scratch.write_bytes(text.encode("utf-8", errors="replace")))
+    return f"a section of {len(text.splitlines())} lines"
 
 
 def _from_run(

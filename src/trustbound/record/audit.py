@@ -305,6 +305,32 @@ class AuditRecord:
         """Under the first threat."""
         return next(iter(self.doubts.values()), None)
 
+    def __repr__(self) -> str:
+        """At most five lines: what was audited, the bracket of each threat in counts, the checks."""
+        threats = [
+            f"  {one.threat}: {one.lower:.1%} to {one.upper:.1%} withstand it ({one.certified} certified, "
+            f"{one.unknown} unknown, {one.broken} broken, {one.misclassified} misclassified)"
+            for one in self.brackets
+        ]
+        if len(threats) > 3:
+            threats[2:] = [f"  … and {len(threats) - 2} more threats"]
+        tally = {
+            verdict: sum(check.verdict == verdict for check in self.checks) for verdict in ("FAIL", "WARN", "PASS")
+        }
+        checks = ", ".join(f"{count} {verdict}" for verdict, count in tally.items())
+        head = f"AuditRecord: {self.model.name} on {self.data.n} examples of {self.data.name}, budget {self.budget}, "
+        return "\n".join(
+            [
+                f"{head}clean accuracy {self.clean_accuracy:.1%}",
+                *threats,
+                f"  checks: {checks}; exit code {self.exit_code}",
+            ]
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the bracket in words and as a picture."""
+        return str(_of_above("trustbound.exports.notebook", "view")(self))
+
     def to_frame(self) -> DataFrame:
         """One row an example and threat as a pandas DataFrame (extra `frames`); `exports/table.py` says the columns."""
         frame: DataFrame = _of_above("trustbound.exports.table", "frame")(self)

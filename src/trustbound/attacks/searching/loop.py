@@ -82,6 +82,17 @@ class AttackResult:
     fitted: Tensor | None = None
     perturbation: Tensor | None = None
 
+    def __repr__(self) -> str:
+        """Three lines: how many it reaches, at what cost, and the shapes."""
+        count, reached = len(self.success), int(self.success.sum())
+        share = f" ({reached / count:.1%})" if count else ""
+        return (
+            f"AttackResult: the goal is reached on {reached:,} of {count:,} examples{share}\n"
+            f"  {self.cost.forwards:,} forwards, {self.cost.backwards:,} backwards, {self.cost.queries:,} queries, "
+            f"{self.cost.seconds:.2g} s\n"
+            f"  adversarial {tuple(self.adversarial.shape)} {str(self.adversarial.dtype).removeprefix('torch.')}"
+        )
+
     def numpy(self) -> AttackResult:
         """The same with arrays in place of tensors."""
         arrays: dict[str, Any] = {

@@ -31,7 +31,7 @@ from trustbound.threat.threat import Threat
 _INWARD = 1e-9
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SmoothingResult(CertificationResult):
     """What was certified of each example, of the smoothed model.
 
