@@ -36,5 +36,5 @@ COMMANDS = Registry(
         _ROOM + "list:list_command",
         "List attacks, certifiers, checks, data, engines, files, models …",
     ),
-    CommandRow("doctor", _ROOM + "doctor:doctor_command", "Show versions, devices and where data is found."),
+    CommandRow("doctor", _ROOM + "doctor:doctor_command", "Show versions, devices, data, and what is missing."),
 )
