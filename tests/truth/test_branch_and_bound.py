@@ -264,7 +264,7 @@ def test_leaves_are_solved_exactly_and_empty_ones_closed(slope):
     full = empty = 0
     those = z[torch.randint(len(z), (12,), generator=chance)].sign()
     for signs in torch.cat([those, torch.randn(12, tree.neurons, generator=chance).sign()]):
-        leaf, point = solve(tree, replace(whole, signs=signs.to(torch.int8).unsqueeze(0)))
+        leaf, point, _ = solve(tree, replace(whole, signs=signs.to(torch.int8).unsqueeze(0)))
         bound, inside = tree.bound(leaf), (z * signs >= 0).all(1)
         if point is None:
             assert not inside.any()

@@ -73,6 +73,19 @@ class Region:
         high = torch.minimum(torch.nextafter(centre + wide, infinity), ceiling)
         return cls(inputs=centre, low=low, high=high, norm=norm, radius=reach)
 
+    @classmethod
+    def between(cls, low: Tensor, high: Tensor) -> Region:
+        """Enclose boxes between limits (B, *F) of their own for every feature, exactly: low ≤ high, both finite.
+
+        >>> box = Region.between(torch.tensor([[0.0, -1.0]]), torch.tensor([[0.5, 3.0]]))
+        >>> box.least(torch.tensor([[[1.0, -2.0]]], dtype=torch.float64))
+        tensor([[-6.0000]], dtype=torch.float64)
+        """
+        low, high = low.detach().double(), high.detach().double()
+        centre = (low + (high - low) / 2).clamp(low, high)
+        wide = torch.nextafter((high - low).flatten(1).amax(1), torch.full_like(low.flatten(1)[:, 0], math.inf))
+        return cls(inputs=centre, low=low, high=high, norm="linf", radius=wide)
+
     def __len__(self) -> int:
         return len(self.inputs)
 

@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -95,7 +95,7 @@ class BranchAndBound(Certifier):
         bound = AlphaCrown(memory=self.memory).bound(graph, region, specification, least).separate()
         for row in (~bound.proven.all(1)).nonzero()[:, 0].tolist() if least else ():
             columns = (~bound.proven[row]).nonzero()[:, 0]
-            found = self._branch(graph, region.select(slice(row, row + 1)), specification[row, columns], None)
+            found = self.branch(graph, region.select(slice(row, row + 1)), specification[row, columns], None)
             bound.value[row, columns] = torch.fmax(bound.value[row, columns], found.value)
             bound.run[row, columns] = torch.fmax(bound.run[row, columns], found.run)
         return bound
@@ -111,47 +111,66 @@ class BranchAndBound(Certifier):
             return bound
         for row in open_[~refuter.attack(open_)].tolist():
             replay = functools.partial(refuter.replay, row)
-            found = self._branch(graph, region.select(slice(row, row + 1)), required.rows[row], replay)
+            found = self.branch(graph, region.select(slice(row, row + 1)), required.rows[row], replay)
             bound.value[row] = torch.fmax(bound.value[row], found.value.amin())
             bound.run[row] = torch.fmax(bound.run[row], found.run.amin())
         return bound
 
-    def _branch(
-        self, graph: Graph, region: Region, rows: Tensor, replay: Callable[[Tensor], bool] | None
+    def branch(
+        self,
+        graph: Graph,
+        region: Region,
+        rows: Tensor,
+        replay: Callable[[Tensor], bool] | None,
+        groups: Tensor | None = None,
     ) -> LowerBound:
-        """Bound rows (R, C) of one example, (R,)."""
+        """Bound rows (R, C) of one example, (R,).
+
+        `groups` (R,), ascending from 0, says which rows belong together: of a group one row above 0 is enough, another
+        one in each part, and its bound (G,) is that of the best row of each part. Without groups each row counts.
+        """
+        own = torch.arange(len(rows), device=rows.device) if groups is None else groups
         network = AlphaCrown(memory=self.memory, limit_steps=FIRST_STEPS).limits(graph, region)
         lost = network.bounds[-1].lost
         if lost is not None and bool(lost.any()):  # no bound holds as the network runs, however much is split
-            nothing = rows.new_full((len(rows),), -math.inf)
+            nothing = rows.new_full((int(own.max()) + 1,), -math.inf)
             return LowerBound(value=nothing, run=nothing)
         # A part takes about two dozen numbers in float64 for each that the network computes.
         at_once = self.memory // (8 * 24 * sum(step.features for step in graph.operations))
         search = _Search(
-            tree=Tree.over(network, rows), certifier=self, replay=replay, at_once=max(2, min(AT_ONCE, at_once))
+            tree=Tree.over(network, rows),
+            certifier=self,
+            replay=replay,
+            at_once=max(2, min(AT_ONCE, at_once)),
+            groups=own,
         )
         closed = search.run()
-        found = [closed[row] for row in range(len(rows))]
+        found = [closed[group] for group in range(len(closed))]
         return LowerBound(value=torch.stack([one.value for one in found]), run=torch.stack([one.run for one in found]))
 
 
 @dataclass(kw_only=True, eq=False)
 class _Search:
-    """The search over the parts of one example's region: a heap of open ones, and what the closed ones came to."""
+    """The search over the parts of one example's region: a heap of open ones, and what the closed ones came to.
+
+    `groups` (R,) says which rows belong together; a part holds the row of its group that is best there.
+    """
 
     tree: Tree
     certifier: BranchAndBound
     replay: Callable[[Tensor], bool] | None
     at_once: int
+    groups: Tensor
     heap: list[tuple[float, int, Domains]] = field(default_factory=list)
     closed: dict[int, LowerBound] = field(default_factory=dict)
     nodes: int = 0
 
     def run(self) -> dict[int, LowerBound]:
-        """Split until all rows are proven, one point breaks them, or time or nodes run out: the bound of each row."""
+        """Split until all groups are proven, a point breaks one, or time or nodes run out: the bound of each."""
         certifier, started = self.certifier, time.monotonic()
         ticket = itertools.count()
-        rows = torch.arange(len(self.tree.rows), device=self.tree.rows.device)
+        every = self.groups.unique()
+        rows = (self.groups == every.unsqueeze(1)).to(torch.int8).argmax(1)
         whole = self._bounded(self.tree.whole(rows), FIRST_STEPS)
         self._push(whole, ticket)
         hopeless = not bool(whole.value.isfinite().all())  # what overflows overflows in every part
@@ -183,11 +202,35 @@ class _Search:
     def _bounded(self, domains: Domains, steps: int) -> Domains:
         """Domains with their bounds bettered."""
         self.nodes += len(domains)
+        domains = self._at_best_rows(domains)
         # What is above zero by some more than rounding takes is proven in float64 as well.
         slack = (domains.value - domains.run).nan_to_num(0.0, 0.0, 0.0)
         goal = float((2 * slack + 1e-3 * domains.value.abs().nan_to_num(0.0, 0.0, 0.0)).amax())
         domains = self.tree.improve(domains, Ascent(steps=steps, step_size=STEP_SIZE), goal)
         return domains.better(self.tree.bound(domains))
+
+    def _at_best_rows(self, domains: Domains) -> Domains:
+        """Give each domain the row of its group whose bound is largest there."""
+        owner = self.groups[domains.row]
+        places = [(self.groups == group).nonzero()[:, 0] for group in range(int(self.groups.max()) + 1)]
+        most = max(map(len, places))
+        if most == 1:
+            return domains
+        best, chosen = torch.full_like(domains.value, -math.inf), domains.row.clone()
+        for number in range(most):
+            rows = torch.stack([place[min(number, len(place) - 1)] for place in places])[owner]
+            bound = self.tree.sketch(replace(domains, row=rows)).double().nan_to_num(-math.inf)
+            chosen = torch.where(bound > best, rows, chosen)
+            best = torch.fmax(best, bound)
+        return replace(domains, row=chosen)
+
+    def _smallest(self, values: Tensor) -> Tensor:
+        """Return the smallest over the groups of the largest of their rows: (P, R) to (P,)."""
+        if len(self.groups.unique()) == len(self.groups):
+            return values.amin(1)
+        count = int(self.groups.max()) + 1
+        least = values.new_full((len(values), count), -math.inf)
+        return least.scatter_reduce(1, self.groups.expand_as(values), values, "amax").amin(1)
 
     def _push(self, domains: Domains, ticket: itertools.count[int]) -> None:
         """Close what is proven, keep the rest open, smallest bounds first."""
@@ -200,8 +243,8 @@ class _Search:
                 heapq.heappush(self.heap, (-math.inf if math.isnan(known) else known, next(ticket), domain))
 
     def _close(self, domain: Domains) -> None:
-        """Count one domain into its row's bound."""
-        place, own = int(domain.row), LowerBound(value=domain.value[0], run=domain.run[0])
+        """Count one domain into its group's bound."""
+        place, own = int(self.groups[domain.row]), LowerBound(value=domain.value[0], run=domain.run[0])
         kept = self.closed.get(place, own)
         self.closed[place] = LowerBound(
             value=torch.minimum(kept.value, own.value), run=torch.minimum(kept.run, own.run)
@@ -211,8 +254,10 @@ class _Search:
         """Solve domains in which nothing is left to split; say whether all of them are proven."""
         proven = True
         for place in range(len(leaves)):
-            leaf, point = solve(self.tree, leaves.select(slice(place, place + 1)))
-            leaf = leaf.better(self.tree.bound(leaf))
+            leaf = leaves.select(slice(place, place + 1))
+            leaf, point, row = solve(self.tree, leaf, self.tree.rows[self.groups == self.groups[leaf.row]])
+            alone = replace(self.tree, rows=row.unsqueeze(0))
+            leaf = leaf.better(alone.bound(replace(leaf, row=torch.zeros_like(leaf.row))))
             self._close(leaf)
             if not bool(LowerBound(value=leaf.value, run=leaf.run).proven.all()):
                 proven = False
@@ -224,7 +269,7 @@ class _Search:
         """Say whether a point, or one near it down the margin, has a margin below 0 in exact arithmetic; replay it."""
         region = self.tree.network.region
         reached = self._descended(points)
-        margins = (self.tree.network.graph(reached) @ self.tree.rows.T).amin(1)
+        margins = self._smallest(self.tree.network.graph(reached) @ self.tree.rows.T)
         broken = (margins < 0).nonzero()[:, 0]
         if not len(broken):
             return False
@@ -242,7 +287,7 @@ class _Search:
         for step in range(DESCENT + 1):
             with torch.enable_grad():
                 here = points.clone().requires_grad_(True)
-                margins = (single.graph(here) @ self.tree.rows.float().T).amin(1)
+                margins = self._smallest(single.graph(here) @ self.tree.rows.float().T)
                 (gradient,) = torch.autograd.grad(margins.sum(), here)
             lower = margins.detach() < least
             shape = (-1, *[1] * (points.ndim - 1))
