@@ -25,7 +25,15 @@ from trustbound.errors import (
 if TYPE_CHECKING:
     from trustbound.attacks import AttackResult, SharedPerturbation, attack, fit_perturbation
     from trustbound.audits import audit
-    from trustbound.certificates import CertificationResult, CleverEstimate, certify, clever
+    from trustbound.certificates import (
+        CertificationResult,
+        CleverEstimate,
+        Property,
+        VerificationResult,
+        certify,
+        clever,
+        verify,
+    )
     from trustbound.data import LabelledSet, load_data
     from trustbound.exports import export
     from trustbound.hardening import train
@@ -46,8 +54,10 @@ _HOMES = {
     "Model": "trustbound.model",
     "CertificationResult": "trustbound.certificates",
     "CleverEstimate": "trustbound.certificates",
+    "Property": "trustbound.certificates",
     "SharedPerturbation": "trustbound.attacks",
     "Threat": "trustbound.threat",
+    "VerificationResult": "trustbound.certificates",
     "attack": "trustbound.attacks",
     "audit": "trustbound.audits",
     "certify": "trustbound.certificates",
@@ -59,6 +69,7 @@ _HOMES = {
     "save_model": "trustbound.model",
     "smooth": "trustbound.model",
     "train": "trustbound.hardening",
+    "verify": "trustbound.certificates",
     "wrap": "trustbound.model",
     "write_report": "trustbound.report:write",
 }
@@ -74,12 +85,14 @@ __all__ = [
     "LabelledSet",
     "MissingDependencyError",
     "Model",
+    "Property",
     "RecordError",
     "SharedPerturbation",
     "Threat",
     "TrustboundError",
     "UnsoundError",
     "UnsupportedError",
+    "VerificationResult",
     "attack",
     "audit",
     "certify",
@@ -91,6 +104,7 @@ __all__ = [
     "save_model",
     "smooth",
     "train",
+    "verify",
     "wrap",
     "write_report",
 ]

@@ -24,6 +24,7 @@ COMMANDS = Registry(
     CommandRow("train", _ROOM + "train:train_command", "Train a model of the zoo, plainly or to be robust."),
     CommandRow("attack", _ROOM + "attack:attack_command", "Run one attack."),
     CommandRow("certify", _ROOM + "certify:certify_command", "Run one certifier."),
+    CommandRow("verify", _ROOM + "verify:verify_command", "Decide a VNN-LIB property of a network."),
     CommandRow("report", _ROOM + "report:report_command", "Write the page of a finished audit again."),
     CommandRow("compare", _ROOM + "compare:compare_command", "Put finished audits side by side."),
     CommandRow(
