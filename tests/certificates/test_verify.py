@@ -26,6 +26,19 @@ def identity(count):
     return linear
 
 
+class Extremes(nn.Module):
+    """The larger and the smaller of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(2, 3), nn.Linear(2, 3)
+
+    def forward(self, x):
+        """(B, 2) → (B, 2)."""
+        a, b = self.first(x), self.second(x)
+        return torch.cat([torch.maximum(a, b).sum(1, keepdim=True), torch.minimum(a, b)[:, :1]], 1)
+
+
 def smooth(activation):
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(2, 8), activation, nn.Linear(8, 1))
@@ -49,9 +62,10 @@ def test_other_activations_are_attacked_and_never_proven(activation):
         nn.Sequential(nn.Linear(2, 6), nn.LeakyReLU(0.1), nn.Linear(6, 2)),
         nn.Sequential(nn.Unflatten(1, (1, 1, 2)), nn.Conv2d(1, 3, (1, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(3, 2)),
         nn.Sequential(nn.Linear(2, 8), nn.Unflatten(1, (2, 2, 2)), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        Extremes(),
         nn.Sequential(nn.Linear(2, 6), nn.ReLU6(), nn.BatchNorm1d(6), nn.Linear(6, 2)).double(),
     ],
-    ids=["leaky", "convolution", "max pool", "clamp in float64"],
+    ids=["leaky", "convolution", "max pool", "maximum and minimum", "clamp in float64"],
 )
 def test_layers_that_proofs_read_are_decided_both_ways(network):
     network = network.eval()

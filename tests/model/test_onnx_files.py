@@ -94,6 +94,31 @@ def test_what_mixes_the_examples_of_a_batch_is_asked_one_by_one(tmp_path):
         tb.certify("crown", network, inputs, torch.zeros(3).long(), "linf:0.01", box=(0, 1))
 
 
+def test_products_with_a_constant_on_either_side_are_proven(tmp_path):
+    weight = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["w", "x"], ["h"]),
+        helper.make_node("Pow", ["p", "one"], ["q"]),
+        helper.make_node("Max", ["h", "q"], ["m"]),
+        helper.make_node("Neg", ["h"], ["p"]),
+        helper.make_node("Flatten", ["m"], ["y"]),
+    ]
+    nodes = [nodes[0], nodes[3], nodes[1], nodes[2], nodes[4]]
+    path = written(tmp_path / "a.onnx", nodes, (1, 4, 1), {"w": weight, "one": np.float32([1.0])})
+    inputs = torch.rand(3, 4, 1)
+    network = load_onnx(path)
+    values = (torch.from_numpy(weight) @ inputs).abs().flatten(1)
+    torch.testing.assert_close(network(inputs), values)
+    proof = tb.certify("crown", network, inputs, values.argmax(1), "linf:1e-4", box=(0, 1))
+    assert bool(proof.certified.all())
+
+
+def test_no_examples_give_no_answers(tmp_path, classifier):
+    assert load_onnx(classifier[0])(torch.rand(0, 1, 8, 8)).shape == (0, 10)
+    path = written(tmp_path / "a.onnx", [helper.make_node("Softmax", ["x"], ["y"], axis=0)])
+    assert load_onnx(path)(torch.rand(0, 4)).shape == (0, 4)
+
+
 def test_a_file_is_copied_pickled_and_doubled_like_any_module(classifier):
     path, module = classifier
     inputs = torch.rand(4, 1, 8, 8)

@@ -41,17 +41,25 @@ def clamp(translator: Translator, given: Arguments) -> NodeIndex:
 
 
 def maximum(translator: Translator, given: Arguments) -> NodeIndex:
-    """Write the larger of a value and a constant as a lower limit."""
+    """Write the larger of a value and a constant as a lower limit, of two values a, b as b + relu(a − b)."""
     return _against(translator, given, "min")
 
 
 def minimum(translator: Translator, given: Arguments) -> NodeIndex:
-    """Write the smaller of a value and a constant as an upper limit."""
+    """Write the smaller of a value and a constant as an upper limit, of two values a, b as a − relu(a − b)."""
     return _against(translator, given, "max")
 
 
 def _against(translator: Translator, given: Arguments, side: str) -> NodeIndex:
     index, limit = given["self"], given["other"]
+    if isinstance(index, NodeIndex) and isinstance(limit, NodeIndex):
+        if not translator.extent(index) == translator.extent(limit) == translator.shape:
+            raise translator.refusal("values that broadcast between features")
+        # The module rounds nothing here: the difference is exact, and the sum is charged for one rounding too many.
+        gap = translator.add(Sum, index, limit, signs=(1.0, -1.0), dtype=torch.float64)
+        gap = translator.add(Activation, gap, dtype=torch.float64)
+        base, sign = (limit, 1.0) if side == "min" else (index, -1.0)
+        return translator.add(Sum, base, gap, signs=(1.0, sign))
     if not isinstance(index, NodeIndex):
         index, limit = limit, index
     if translator.extent(index) != translator.shape:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trustbound.errors import UnsupportedError
 from trustbound.model.files.onnx_network import Call, Held, OnnxNetwork, Step
-from trustbound.model.files.onnx_operators import OPERATORS, TENSORS
+from trustbound.model.files.onnx_operators import NUMBERS, OPERATORS, TENSORS
 from trustbound.model.files.onnx_reading import Array, OnnxFile, onnx_package, open_file, precisions
 
 #: Examples of the trial.
@@ -171,7 +171,9 @@ class _Trial:
             elif name in values:
                 places.append(name)
             else:
-                place = self._constant(name, (node.op_type, number) in TENSORS)
+                own = (node.op_type, number)
+                single = own in NUMBERS and self.constants[name].size == 1
+                place = self.constants[name].item() if single else self._constant(name, own in TENSORS)
                 if isinstance(place, Tensor):
                     if node.op_type == "Gather":
                         axis = attributes.get("axis", 0)

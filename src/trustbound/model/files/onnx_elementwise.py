@@ -53,8 +53,6 @@ def divide(left: Any, right: Any) -> Any:
 
 def power(base: Any, exponent: Any) -> Any:
     """A power; small whole exponents as products, which have gradients everywhere."""
-    if isinstance(exponent, Tensor) and exponent.numel() == 1 and not exponent.requires_grad:
-        exponent = float(exponent)
     if isinstance(exponent, int | float) and exponent in (1, 2, 3):
         return functools.reduce(multiply, [base] * int(exponent))
     return base**exponent

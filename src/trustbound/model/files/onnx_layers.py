@@ -34,8 +34,10 @@ def gemm(call: Call, left: Tensor, right: Tensor, shift: Any = None) -> Tensor:
 
 
 def matmul(call: Call, left: Tensor, right: Tensor) -> Tensor:
-    """A product of matrices."""
-    return torch.matmul(left, right)
+    """A product of matrices; one with a constant on the left is written as a layer, which proofs read."""
+    if call.shapes[0] or left.ndim != 2:
+        return torch.matmul(left, right)
+    return F.linear(right, left) if len(call.shapes[1]) == 1 else F.linear(right.mT, left).mT
 
 
 def convolution(call: Call, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

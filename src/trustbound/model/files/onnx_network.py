@@ -117,8 +117,10 @@ class OnnxNetwork(nn.Module):
         if not self.looped:
             found = self._run(inputs, inputs.shape[0])
         else:
-            rows = [self._run(row.reshape(self.shape), 1) for row in inputs]
+            some = inputs if inputs.shape[0] else inputs.new_zeros(1, *inputs.shape[1:])
+            rows = [self._run(row.reshape(self.shape), 1) for row in some]
             found = [torch.cat([self._of_one(value) for value in parts]) for parts in zip(*rows, strict=True)]
+            found = found if inputs.shape[0] else [value[:0] for value in found]
         return found[0] if len(found) == 1 else tuple(found)
 
     def _run(self, inputs: Tensor, batch: int) -> list[Tensor]:

@@ -89,5 +89,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Upsample": layers.resize,
     "Where": elementwise.where,
 }
-#: Operands that stay tensors even where they are whole numbers.
-TENSORS = {("Gather", 1), ("Where", 0)}
+#: Operands that stay tensors even where they are whole numbers; and single numbers even where they are lists of one.
+TENSORS = {("Gather", 1), ("Where", 0), ("Pow", 1), ("CastLike", 1)}
+NUMBERS = {("Clip", 1), ("Clip", 2), ("Pad", 2), ("Pow", 1)}
