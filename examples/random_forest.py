@@ -18,7 +18,7 @@ def main() -> None:
     model = tb.wrap(forest(), shows="decisions")
     record = tb.audit(model, tb.load_data("digits", limit=40), ["linf:0.1;access=decisions"], budget="quick")
     (bracket,) = record.brackets
-    print(f"robust accuracy at most {bracket.upper:.0%}; a lower bound cannot exist: {bracket.no_proof}")
+    print(f"robust accuracy at most {bracket.upper:.0%}, at least {bracket.lower:.0%} {bracket.no_proof}".rstrip())
     print(f"{record.cost.forwards / len(record.examples):,.0f} questions an example")
 
 

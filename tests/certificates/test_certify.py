@@ -26,7 +26,7 @@ from trustbound.record.box import Box
 from trustbound.threat import Threat
 
 BOX = (0.0, 1.0)
-DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic]
+DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic and row.layers]
 
 
 def identity(classes=2):
@@ -150,7 +150,7 @@ def test_what_has_no_proof_is_refused():
     with pytest.raises(UnsupportedError, match="crown serves the norms linf, l2, l1; got l0"):
         certify("crown", model, inputs, labels, Threat.parse("l0:1"), box=BOX)
     with pytest.raises(
-        InputError, match=r"a certifier must be one of interval, lipschitz, crown, .*smoothing; got 'magic'"
+        InputError, match=r"a certifier must be one of interval, lipschitz, crown, .*smoothing, trees; got 'magic'"
     ):
         certify("magic", model, inputs, labels, Threat.parse("l2:1"), box=BOX)
     with pytest.raises(InputError, match="one class for each input"):
@@ -236,7 +236,7 @@ def test_rows_of_the_registry_name_what_they_say():
     for row in CERTIFIERS:
         module, _, name = row.target.partition(":")
         kind = getattr(import_module(module), name)
-        assert issubclass(kind, Certifier) is row.deterministic
+        assert issubclass(kind, Certifier) is row.layers
         assert kind.__doc__ is not None
         assert "Reference" in kind.__doc__
         assert ">>>" in kind.__doc__

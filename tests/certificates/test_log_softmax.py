@@ -18,7 +18,7 @@ from trustbound.metrics.margin import margin_rows
 from trustbound.threat import Threat
 
 BOX = (0.0, 1.0)
-DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic]
+DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic and row.layers]
 NAMES = [row.name for row in DETERMINISTIC]
 
 

@@ -281,7 +281,7 @@ def test_a_certificate_is_of_the_smoothed_model_and_speaks_of_it_alone():
     assert torch.equal(inside.radius, outside.radius)
     assert outside.claim.startswith("of the model smoothed by gaussian noise of standard deviation 0.2")
     assert certify("crown", model, inputs, labels, "l2:0.05").claim == ""
-    for name in [row.name for row in CERTIFIERS if row.deterministic]:
+    for name in [row.name for row in CERTIFIERS if row.deterministic and row.layers]:
         with pytest.raises(UnsupportedError, match="random"):
             certify(name, smoothed, inputs, labels, "l2:0.05")
     (row,) = [row for row in CERTIFIERS if not row.deterministic]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from sklearn.datasets import load_breast_cancer, load_wine
+from sklearn.ensemble import GradientBoostingClassifier
 from torch import nn
 
 SOURCE = """
@@ -82,6 +83,31 @@ def test_a_network_on_a_table_has_both_sides_in_the_units_of_its_columns(tmp_pat
     (tmp_path / "columns.json").write_text(json.dumps({names[3]: {"immutable": True}}))
     refused = trustbound("audit", f"{tmp_path / 'net.py'}:make", *asked, *more, "--run", run, "--json")
     assert "was begun" in refused.error or "another" in refused.error
+
+
+@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
+def test_a_boosted_forest_on_a_table_has_both_sides_too(tmp_path, trustbound, load):
+    io = pytest.importorskip("skops.io")
+    pytest.importorskip("veritas")
+    bunch = load()
+    names, values, asked = written(tmp_path, bunch, rows=60)
+    made = GradientBoostingClassifier(n_estimators=15, random_state=0).fit(values, bunch.target)
+    io.dump(made, tmp_path / "model.skops")
+    used = int(np.argmax(made.feature_importances_))
+    (tmp_path / "columns.json").write_text(json.dumps({names[used]: {"immutable": True}}))
+    line = [*asked[2:], "--threat", "linf:6%", "--json"]
+    model, rules = [tmp_path / "model.skops", "--access", "scores"], ["--columns", tmp_path / "columns.json"]
+    free = json.loads(trustbound("certify", "trees", *model, *line).out)["lower"]
+    run = tmp_path / "run"
+    done = trustbound("audit", *model, *line, *rules, "--budget", "quick", "--curve", 0, "--run", run)
+    assert done.code in (0, 1), done.err
+    (bracket,) = json.loads(done.out)["brackets"]
+    assert 0 < free < bracket["lower"] <= bracket["upper"] < 1
+    assert bracket["certified"] > 0 < bracket["broken"]
+    found = [load_file(file) for file in (run / "adversarials").iterdir()]
+    points = [point for held in found for point in held.get("adversarial", ())]
+    assert points
+    assert all(point[used] in values[:, used] for point in points)
 
 
 def test_one_attack_and_one_proof_take_columns_too(tmp_path, trustbound):

@@ -148,7 +148,7 @@ def imports(path):
 ALLOWED = {
     "trustbound", "torch", "numpy", "safetensors", "click", "rich", "jinja2", "markupsafe", "matplotlib", "sklearn",
     "scipy", "PIL", "lightning_fabric", "ray", "onnx", "onnxruntime",
-    "pandas", "pyarrow", "joblib",
+    "pandas", "pyarrow", "joblib", "veritas",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from trustbound.certificates.graph import read
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.errors import UnsupportedError
 
-DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic]
+DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic and row.layers]
 NAMES = [row.name for row in DETERMINISTIC]
 
 

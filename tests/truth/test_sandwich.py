@@ -33,7 +33,7 @@ STRONG = ("apgd", "margin-pgd", "fmn")
 PAIRS = [
     (certifier.name, attack.name, norm)
     for certifier in CERTIFIERS
-    if certifier.deterministic
+    if certifier.deterministic and certifier.layers
     for attack in ATTACKS
     for norm in certifier.norms
     if norm in attack.norms and not attack.shared and (certifier.name not in DEAR or attack.name in STRONG)

@@ -13,6 +13,7 @@ class CertifierRow:
 
     quadratic   its time grows with the square of the network's activations.
     audited     audits run it among their proofs; the others are asked for by name.
+    layers      it bounds the layers of a network; the others bound what they say.
     """
 
     name: str
@@ -23,6 +24,7 @@ class CertifierRow:
     paper: str
     quadratic: bool = False
     audited: bool = True
+    layers: bool = True
 
 
 CERTIFIERS = Registry(
@@ -80,5 +82,16 @@ CERTIFIERS = Registry(
         deterministic=False,
         paper="Cohen et al. 2019, arXiv:1902.02918; Yang et al. 2020, arXiv:2002.08118",
         audited=False,
+        layers=False,
+    ),
+    CertifierRow(
+        name="trees",
+        target="trustbound.certificates.methods.trees:TreeSearch",
+        line="of tree ensembles (scikit-learn, LightGBM, XGBoost): a search over leaves that meet; extra [trees]",
+        norms=("linf",),
+        deterministic=True,
+        paper="Devos, Meert and Davis 2021, arXiv:2010.13880",
+        quadratic=True,
+        layers=False,
     ),
 )

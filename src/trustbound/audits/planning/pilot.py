@@ -151,7 +151,7 @@ def _certified(subject: Subject, threat: Threat, certifier: str, rows: Tensor) -
     try:
         found = certify(
             certifier,
-            subject.graph,
+            subject.bounded(certifier),
             subject.inputs(rows),
             subject.labels(rows),
             threat,

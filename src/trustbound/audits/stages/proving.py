@@ -9,6 +9,7 @@ from trustbound.audits.work_units.subject import Subject
 from trustbound.certificates.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Activation, MaxPool
+from trustbound.certificates.methods.tree_reading import NO_TREES
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.threat import Misclassify, Target, Threat
 
@@ -25,19 +26,24 @@ DEARER = {"alpha-crown": 8, "branch-and-bound": 64}
 #: multiplications with a requirement's rows take as long as one of these.
 AT_ONCE, MULTIPLICATIONS = 1 << 32, 6
 
+#: Examples of a work unit of proofs about trees, each of which has a time of its own.
+TREES_AT_ONCE = 16
+
 
 def certifiers(subject: Subject, threat: Threat, budget: str) -> tuple[list[str], str]:
     """The certifiers that serve a threat, by name, cheapest first; and what was left out, in words."""
     graph, refusal = subject.readable.graph, subject.readable.refusal
-    if graph is None:
+    if graph is None and subject.model.shows == "gradients":
         return [], refusal
     if not isinstance(threat.goal, Misclassify | Target):
         return [], f"no proof: the goal {threat.goal} has no certifier yet"
+    if graph is None:
+        return _of_trees(subject, threat, refusal)
     kept: list[str] = []
     left: list[str] = []
     units = activations(graph)
     for row in CERTIFIERS:
-        if threat.perturbations.norm not in row.norms:
+        if threat.perturbations.norm not in row.norms or not row.layers:
             continue
         if not row.audited:
             if units <= TIGHTER.get(row.name, {}).get(budget, -1):
@@ -52,6 +58,15 @@ def certifiers(subject: Subject, threat: Threat, budget: str) -> tuple[list[str]
     return kept, "; ".join(left)
 
 
+def _of_trees(subject: Subject, threat: Threat, refusal: str) -> tuple[list[str], str]:
+    """The certifier of tree ensembles, of a predictor that is one."""
+    if why := subject.trees:
+        return [], refusal if why == NO_TREES else why
+    if threat.perturbations.norm not in CERTIFIERS.find("trees").norms:
+        return [], f"no proof: no certifier serves {threat.perturbations.name}, of trees"
+    return ["trees"], ""
+
+
 def activations(graph: Graph) -> int:
     """ReLU-like units of an example, each of which a backward bound may have to ask about."""
     return sum(step.features for step in graph.operations if isinstance(step, Activation | MaxPool))
@@ -60,6 +75,8 @@ def activations(graph: Graph) -> int:
 def at_least(subject: Subject, method: str) -> int:
     """Examples of the first block of proofs: some ten seconds of them, at least 16; all where they are cheap."""
     graph, quadratic = subject.readable.graph, CERTIFIERS.find(method).quadratic
+    if not CERTIFIERS.find(method).layers:
+        return 4 * TREES_AT_ONCE
     if graph is None or not quadratic:
         return len(subject.data)
     return max(16, AT_ONCE // (_work(graph, quadratic) * DEARER.get(method, 1)))
@@ -72,6 +89,8 @@ def at_once(context: Context, method: str, count: int) -> int:
         count       examples in all, which are cut evenly.
     """
     graph = context.subject.readable.graph
+    if not CERTIFIERS.find(method).layers:
+        return min(context.unit_size, TREES_AT_ONCE)
     if graph is None:
         return context.unit_size
     quadratic = CERTIFIERS.find(method).quadratic

@@ -29,9 +29,8 @@ def proof(unit: WorkUnit, subject: Subject) -> UnitResult:
     threat, model = subject.threats[unit.threat], subject.model
     sizes = torch.tensor(unit.sizes, dtype=torch.float64) if unit.sizes else None
     try:
-        found = certify(
-            _certifier(unit), subject.graph, inputs, labels, threat, sizes=sizes, box=model.box, task=model.task
-        )
+        bounded = subject.bounded(unit.method)
+        found = certify(_certifier(unit), bounded, inputs, labels, threat, sizes=sizes, box=model.box, task=model.task)
     except UnsupportedError as error:
         rows = [EvidenceRow(position=position, found=False) for position in unit.positions]
         return UnitResult(rows=rows, cost=Cost(seconds=time.perf_counter() - started), events=(str(error),))

@@ -13,6 +13,9 @@ from torch import Tensor
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.work_units.unit import WorkUnit
 from trustbound.certificates.graph import Graph, read
+from trustbound.certificates.methods.tree_reading import read_trees
+from trustbound.certificates.methods.trees import veritas
+from trustbound.certificates.registry import CERTIFIERS
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import UnsupportedError
 from trustbound.model.float64_copy import Double, double
@@ -112,6 +115,23 @@ class Subject:
         if self.readable.graph is None:
             raise UnsupportedError(self.readable.refusal)
         return self.readable.graph
+
+    @cached_property
+    def trees(self) -> str:
+        """Why nothing can be proven of the trees behind a predictor; empty where they can be read."""
+        try:
+            veritas()
+            read_trees(self.model, self.inputs(self._few))
+        except UnsupportedError as error:
+            return str(error)
+        return ""
+
+    def bounded(self, certifier: str) -> Graph | Model:
+        """What a certifier bounds: the list of operations, or the model itself.
+
+        Raises      UnsupportedError that says why there is no list.
+        """
+        return self.graph if CERTIFIERS.find(certifier).layers else self.model
 
     @property
     def _few(self) -> Tensor:
