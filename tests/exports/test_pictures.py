@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 import trustbound as tb
+from trustbound.exports.pictures import _font
 
 
 def contents(folder):
@@ -85,6 +86,14 @@ def test_the_most_confidently_wrong_come_first_and_the_limit_is_said(audited, tm
     assert len(list((tmp_path / "few").rglob("*.png"))) == 8
 
 
+def test_captions_have_every_letter():
+    """A letter that the font lacks is drawn as the one box that all of these are."""
+    font = _font()
+    boxes = {bytes(font.getmask(chr(code))) for code in (0xE000, 0xE001)}
+    assert len(boxes) == 1
+    assert not boxes & {bytes(font.getmask(letter)) for letter in "×8aéßжψ"}
+
+
 def test_another_model_is_refused(audited, tmp_path):
     other = tb.wrap(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)))
     with pytest.raises(tb.InputError, match="Give the model that was audited"):
@@ -102,7 +111,7 @@ def test_colour_in_another_box_comes_back_as_it_was_shown(tmp_path):
     lines = contents(tmp_path / "out")
     assert lines
     for line in lines:
-        levels = np.asarray(Image.open(tmp_path / "out" / line["file"]))
+        levels = np.array(Image.open(tmp_path / "out" / line["file"]))
         assert levels.shape == (20, 30, 3)
         inputs = torch.from_numpy(levels.transpose(2, 0, 1) / 255 * 2 - 1).float()
         assert (int(net(inputs[None]).argmax()) != int(line["label"])) == (line["still_breaks"] == "yes")

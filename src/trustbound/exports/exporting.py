@@ -13,6 +13,7 @@ from trustbound.exports.table import write_csv, write_parquet
 from trustbound.record.audit import AuditRecord
 from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.record_file import read_record
+from trustbound.report.formatting import amount
 
 if TYPE_CHECKING:
     from trustbound.data.labelled import LabelledSet
@@ -115,7 +116,7 @@ def check_targets(targets: Mapping[str, Path], *, force: bool) -> None:
 
 def _rows(record: AuditRecord, write: Callable[[AuditRecord, Path], None], path: Path) -> str:
     write(record, path)
-    return f"{len(record.examples):,} rows, one an example and threat"
+    return f"{amount(len(record.examples), 'row')}, one an example and threat"
 
 
 def _words(record: AuditRecord, path: Path) -> str:
@@ -150,7 +151,7 @@ def _from_run(
 
     def arrays(path: Path) -> str:
         write_npz(Path(run), record, examples, path)
-        return f"{len(examples):,} examples, {broken:,} adversarial inputs"
+        return f"{amount(len(examples), 'example')}, {amount(broken, 'adversarial input')}"
 
     def pictures(path: Path) -> str:
         path.mkdir(exist_ok=True)
@@ -164,7 +165,8 @@ def said_of_pictures(lines: list[dict[str, Any]], broken: int) -> str:
     """How many pictures were written, of how many, and what rounding did to them."""
     asked = [line for line in lines if not str(line["still_breaks"]).startswith("not asked")]
     rest = "" if len(lines) == broken else f" of {broken:,}"
-    said = f"pictures of {len(lines):,}{rest} broken examples; contents.csv lists them"
+    many = "example" if broken == 1 else "examples"
+    said = f"pictures of {len(lines):,}{rest} broken {many}; contents.csv lists them"
     if not asked:
         return f"{said}; {lines[0]['still_breaks']}"
     still = sum(line["still_breaks"] == "yes" for line in asked)

@@ -12,9 +12,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -183,7 +185,7 @@ def side_by_side(
     factor = magnification(difference.astype(np.float32), 1.0)
     grey = np.rint(np.clip(0.5 + factor * difference, 0.0, 1.0) * 255.0).astype(np.uint8)
     said = [
-        "" if one is None else f": {class_name(record, one)}" for one in (row.prediction, row.adversarial_prediction)
+        "" if one is None else f": {_writable(record, one)}" for one in (row.prediction, row.adversarial_prediction)
     ]
     shown = (
         (to_levels(clean, data), f"clean{said[0]}"),
@@ -193,7 +195,7 @@ def side_by_side(
     panes = [(_enlarged(_image(levels)), caption) for levels, caption in shown]
     width, height = panes[0][0].size
     sheet = Image.new("RGB", (3 * width + 4 * GAP, height + CAPTION + 2 * GAP), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    pen, font = ImageDraw.Draw(sheet), _font()
     for number, (image, caption) in enumerate(panes):
         left = GAP + number * (width + GAP)
         sheet.paste(image.convert("RGB"), (left, GAP))
@@ -201,9 +203,24 @@ def side_by_side(
     return sheet, factor
 
 
+def _writable(record: AuditRecord, index: int) -> str:
+    """A class by its name where the font has its letters (Latin, Greek, Cyrillic), else by its number."""
+    name = class_name(record, index)
+    return name if all(ord(letter) < 0x0590 for letter in name) else str(index)
+
+
+@lru_cache(maxsize=1)
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which matplotlib brings; Pillow's own font lacks the sign ×."""
+    try:
+        return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", 11)
+    except OSError:  # a matplotlib without its fonts, or a Pillow without FreeType
+        return ImageFont.load_default()
+
+
 def _fitting(caption: str, pen: ImageDraw.ImageDraw, font: Any, width: int) -> str:
-    """A caption that the default font can write in so many pixels."""
-    text = caption.encode("latin-1", errors="replace").decode("latin-1")
+    """A caption in so many pixels."""
+    text = caption
     while len(text) > 4 and pen.textlength(text, font=font) > width:
         text = f"{text[:-3]}.."
     return text
