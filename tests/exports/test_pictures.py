@@ -86,6 +86,22 @@ def test_the_most_confidently_wrong_come_first_and_the_limit_is_said(audited, tm
     assert len(list((tmp_path / "few").rglob("*.png"))) == 8
 
 
+def test_a_change_that_rounding_takes_back_is_said_to_break_nothing_any_more(tmp_path):
+    """One pixel decides, at 0.5005: what is found lies between 0.5002 and there, and is rounded up to 128 / 255."""
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[100.0, 0, 0, 0], [0, 0, 0, 0]]))
+        net[1].bias.copy_(torch.tensor([-50.05, 0.0]))
+    data = tb.LabelledSet(torch.tensor([[[0.5012, 0.5], [0.5, 0.5]]]), [0])
+    model = tb.wrap(net)
+    tb.audit(model, data, ["linf:0.001"], budget="quick", curve_examples=0, run=tmp_path / "run")
+    (written,) = tb.export(tmp_path / "run", png=tmp_path / "out", data=data, model=model)
+    (line,) = contents(tmp_path / "out")
+    assert np.asarray(Image.open(tmp_path / "out" / line["file"]))[0, 0] == 128
+    assert (line["still_breaks"], line["prediction_8_bit"]) == ("no", "0")
+    assert "0 of 1 still break the model" in written.said
+
+
 def test_captions_have_every_letter():
     """A letter that the font lacks is drawn as the one box that all of these are."""
     font = _font()

@@ -59,6 +59,7 @@ def test_costs_and_radii_of_the_table_are_those_of_the_evidence(table):
             )
         }
         proofs = base.execute("SELECT position, found FROM evidence WHERE step LIKE 'linf:0.1/proof-%'").fetchall()
+        sought = base.execute("SELECT position FROM evidence WHERE step LIKE 'linf:0.1/curve-proof-%'").fetchall()
     frame = table.record.to_frame()
     for place, line in frame.iterrows():
         assert [line.forwards, line.backwards, line.queries] == spent.get((line.threat, place % 24), [0, 0, 0])
@@ -66,6 +67,11 @@ def test_costs_and_radii_of_the_table_are_those_of_the_evidence(table):
     proven = frame[frame.certified_radius >= 0.1]
     assert set(proven.index) >= {position for position, found in proofs if found}
     assert set(proven.index) == set(frame[frame.verdict == "certified"].index)
+    sizes = table.record.curves[0].epsilons
+    assert set(frame.certified_radius.dropna()) <= {0.1, *sizes}
+    elsewhere = proven[~proven.index.isin([position for (position,) in sought])]
+    assert len(elsewhere)
+    assert (elsewhere.certified_radius == 0.1).all()
     broken = frame[(frame.verdict == "broken") & frame.certified_radius.notna()]
     assert len(broken)
     assert (broken.certified_radius < broken["size"]).all()
@@ -75,7 +81,7 @@ def test_costs_and_radii_of_the_table_are_those_of_the_evidence(table):
 def test_parquet_read_by_pandas_and_the_csv_hold_the_frame(table):
     frame = table.record.to_frame()
     pandas.testing.assert_frame_equal(pandas.read_parquet(table.folder / "a.parquet"), frame, check_dtype=True)
-    again = pandas.read_csv(table.folder / "a.csv", dtype=COLUMNS, float_precision="round_trip")
+    again = pandas.read_csv(table.folder / "a.csv", dtype=COLUMNS)
     for name in COLUMNS:
         mine, theirs = frame[name], again[name]
         if str(mine.dtype) == "str":
