@@ -5,9 +5,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import trustbound as tb
+from trustbound.cli.main import cli
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +99,34 @@ def test_a_run_in_which_nothing_was_broken_has_its_clean_inputs_twice(tmp_path):
     assert held["verdicts"][0].tolist() == ["certified"] * 3 + ["misclassified", "certified"]
     with pytest.raises(tb.UnsupportedError, match="inputs of shape"):
         tb.export(tmp_path / "run", png=tmp_path / "pictures", data=data)
+
+
+def test_a_table_in_units_of_its_columns_is_measured_by_the_radii_of_the_record(tmp_path, monkeypatch):
+    """By its own command and without its model, whose file is executed to be loaded: nothing of it is needed here."""
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).uniform([0, 10, 0], [1, 50, 9], (40, 3)).round(2)
+    values[:, 2] = values[:, 2].round()
+    net = torch.nn.Linear(3, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[4.0, 0.1, 0.3], [0.0, 0.0, 0.0]]))
+        net.bias.copy_(torch.tensor([-6.0, 0.0]))
+        labels = net(torch.from_numpy(values).float()).argmax(1).tolist()
+    lines = [",".join(map(str, [*row, label])) for row, label in zip(values.tolist(), labels, strict=True)]
+    (tmp_path / "t.csv").write_text("a,b,c,kind\n" + "\n".join(lines) + "\n")
+    rules = {"a": {"immutable": True}, "c": {"integer": True, "radius": 2}}
+    data = tb.load_data("t.csv", label_column="kind")
+    threat = tb.Threat.parse("linf:10%").resolved(data, rules)
+    command = "trustbound audit gone.py:make --data t.csv --label-column kind --threat linf:10% --columns rules.toml"
+    tb.audit(tb.wrap(net, box=data.box), data, [threat], budget="quick", curve_examples=0, run="run", command=command)
+    done = CliRunner().invoke(cli, ["export", "run", "--npz", "a.npz"])
+    assert done.exit_code == 0, done.output
+    with np.load("a.npz") as held:
+        broken, change = held["broken"][0], (held["adversarial"][0].astype(float) - held["inputs"])[held["broken"][0]]
+        whole, sizes = held["adversarial"][0][:, 2], held["sizes"][0][broken]
+    assert 0 < broken.sum() < 40
+    span = np.ptp(values[:, 1])
+    assert (change[:, 0] == 0).all()
+    assert (np.abs(change[:, 1]) <= 0.1 * span * (1 + 1e-4)).all()
+    assert (np.abs(change[:, 2]) <= 2).all()
+    assert np.array_equal(whole, whole.round())
+    assert (sizes <= 0.1 * (1 + 1e-4)).all()

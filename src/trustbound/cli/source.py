@@ -55,8 +55,9 @@ def _data(record: AuditRecord, options: dict[str, Any], seed: int) -> LabelledSe
 
     if record.task != "classification":
         raise InputError(f"the labels of {record.task} are read with the model. {_HINT}")
-    low, high = record.model.box
-    return read_data({**options, "data_box": options["data_box"] or f"{low!r},{high!r}"}, seed)
+    own = options["data_box"] or str(options["data"]).endswith(".csv")  # a table's box is its columns' own
+    box = options["data_box"] if own else ",".join(map(repr, record.model.box))
+    return read_data({**options, "data_box": box}, seed)
 
 
 def _given(record: AuditRecord, source: str | None) -> dict[str, Any]:

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import RecordError
+from trustbound.exports.sources import perturbations_of
 from trustbound.exports.witnesses import Witness, witnesses
 from trustbound.record.audit import AuditRecord
 from trustbound.record.disk.atomic import write_atomically
-from trustbound.threat import Threat
 
 #: Examples in memory at once, beside the witnesses of one threat.
 BLOCK = 256
@@ -80,7 +80,7 @@ def measured(record: AuditRecord, data: LabelledSet, threat: str, found: dict[in
     """
     told = [row.size for row in record.examples if row.threat == threat]
     sizes = np.full(len(data), np.nan)
-    perturbations = Threat.parse(threat.partition(";")[0]).perturbations
+    perturbations = perturbations_of(next(one for one in record.brackets if one.threat == threat))
     for places in torch.tensor(sorted(found), dtype=torch.int64).split(BLOCK) if found else ():
         thetas = torch.stack([found[position].theta for position in places.tolist()])
         around = perturbations.around(data.batch(places).to(thetas.dtype), data.box)

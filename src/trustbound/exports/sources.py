@@ -1,11 +1,15 @@
-"""The data and the model that a run speaks of: taken only where their digests say that they are the same."""
+"""The data, the model and the sets that a run speaks of: data and model only where their digests are the same."""
 
 from __future__ import annotations
 
+import math
+
 from trustbound.data.labelled import LabelledSet
-from trustbound.errors import InputError
+from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrapping import Model
-from trustbound.record.audit import AuditRecord
+from trustbound.record.audit import AuditRecord, Bracket
+from trustbound.threat import PerturbationSet, Threat
+from trustbound.threat.sets.columns import ColumnBall, UnitBall
 
 
 def same_examples(data: LabelledSet, record: AuditRecord) -> LabelledSet:
@@ -38,3 +42,27 @@ def same_model(model: Model, record: AuditRecord) -> Model:
             f"{model.sha256[:16]}…. Give the model that was audited."
         )
     return model
+
+
+def perturbations_of(bracket: Bracket) -> PerturbationSet:
+    """The set of a bracket; one in units of a table's columns has the radii that the record says.
+
+    Raises      UnsupportedError where these have no end.
+    """
+    parsed = Threat.parse(bracket.threat.partition(";")[0]).perturbations
+    if not bracket.columns:
+        return parsed
+    amount, unit = (parsed.amount, parsed.unit) if isinstance(parsed, UnitBall) else (parsed.epsilon, "")
+    ball = ColumnBall(amount, unit, tuple(one.name for one in bracket.columns), (), ())
+    radii = [math.inf if one.radius is None else one.radius for one in bracket.columns]
+    if math.inf in radii or not 0.0 < ball.epsilon < math.inf:
+        raise UnsupportedError(
+            f"sizes under {bracket.threat} cannot be measured anew: its radii have no end. Take --csv."
+        )
+    return ColumnBall(
+        amount,
+        unit,
+        ball.columns,
+        tuple(radius / ball.epsilon for radius in radii),
+        tuple(one.kind == "integer" for one in bracket.columns),
+    )
