@@ -151,7 +151,14 @@ def activate(b: Builder) -> None:
     plain += [f"h = F.hardtanh(h, {low}, {high})"]
     inplace = ["h.relu_()", "F.relu(h, inplace=True)", "h = torch.relu_(h)", f"F.leaky_relu_(h, {slope})"]
     inplace += [f"h.clamp_(max={high})", f"h.clamp_(min={low})", f"h.clamp_({low}, {high})", "h = F.relu_(h)"]
-    b.emit(b.chance.choice(plain if b.chance.random() < 0.6 else inplace))
+    smooth = ["h = torch.sigmoid(h)", "h = h.tanh()", "h = F.silu(h)", "h = F.gelu(h)", "h = F.elu(h)", "h = h.abs()"]
+    smooth += [
+        "h = F.gelu(h, approximate='tanh')",
+        f"h = F.softplus(h, {b.chance.choice((1.0, 2.0))})",
+        "h = h.tanh_()",
+    ]
+    kinds = (plain, plain, inplace, smooth)
+    b.emit(b.chance.choice(b.chance.choice(kinds)))
 
 
 def activate_part(b: Builder) -> None:

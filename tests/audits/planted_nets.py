@@ -28,6 +28,7 @@ def _trained(kind: str) -> nn.Module:
         "relu": [nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()],
         "silu": [nn.Linear(6, 32), nn.SiLU()],
         "gelu": [nn.Linear(6, 32), nn.GELU()],
+        "mish": [nn.Linear(6, 32), nn.Mish()],
         "norm": [nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU()],
         "dropout": [nn.Linear(6, 32), nn.ReLU(), nn.Dropout(0.4)],
     }[kind]

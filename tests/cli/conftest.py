@@ -71,8 +71,8 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def gelu_weights(tmp_path_factory):
-    """The same with an activation that no certifier knows."""
+def other_weights(tmp_path_factory):
+    """The same with another activation."""
     return tb.save_model(trained("gelu"), tmp_path_factory.mktemp("weights") / "gelu.safetensors")
 
 

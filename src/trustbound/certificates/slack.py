@@ -30,6 +30,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.gathering import Cast, Gather
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
@@ -97,6 +98,8 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
     (1.0, True)
     """
     if not isinstance(step, Linear):
+        if isinstance(step, Smooth):
+            return _smooth(step, sizes[0])
         summed = sizes[0] if sizes[0].shape[1:] == step.shape else step.apply(sizes[0])
         if isinstance(step, Activation) and step.slope and step.dtype is not None:
             slope = torch.full_like(summed, step.slope)
@@ -117,6 +120,15 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
             error = error.masked_fill(beyond, math.inf)
         given = [summed]
     return summed, error
+
+
+def _smooth(step: Smooth, size: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return what `disturbance` does, for a smooth activation: lines through it are as steep as it is at most."""
+    curve = step.curve
+    summed = 1 + 2 * curve.steepness * size
+    if step.dtype is None:
+        return summed, torch.full_like(size, curve.jump) if curve.jump else None
+    return summed, curve.roundoff(size, step.dtype)
 
 
 def _exact(step: Linear) -> bool:

@@ -40,6 +40,14 @@ def clamp(translator: Translator, given: Arguments) -> NodeIndex:
     return translator.add(Scale, index, scale=_number(translator, -1.0), bias=high, bias_size=size)
 
 
+def absolute(translator: Translator, given: Arguments) -> NodeIndex:
+    """Write |x| as relu(x) + relu(−x), of which one is zero: nothing is rounded."""
+    index = given["self"]
+    turned = _exactly(translator, index, -1.0, None, None)
+    parts = [translator.add(Activation, part, dtype=torch.float64) for part in (index, turned)]
+    return translator.add(Sum, *parts, signs=(1.0, 1.0))
+
+
 def maximum(translator: Translator, given: Arguments) -> NodeIndex:
     """Write the larger of a value and a constant as a lower limit, of two values a, b as b + relu(a − b)."""
     return _against(translator, given, "min")
@@ -81,7 +89,7 @@ def _number(translator: Translator, value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64, device=translator.device)
 
 
-def _exactly(translator: Translator, index: NodeIndex, factor: float, shift: Tensor, size: Any) -> NodeIndex:
+def _exactly(translator: Translator, index: NodeIndex, factor: float, shift: Tensor | None, size: Any) -> NodeIndex:
     """Append factor · x + shift as a step that the module does not compute, and so does not round."""
     scale = _number(translator, factor)
     return translator.add(Scale, index, scale=scale, bias=shift, bias_size=size, dtype=torch.float64)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trustbound.certificates.graph import arithmetic
+from trustbound.certificates.graph.curves import ELU, GELU, GELU_TANH, SIGMOID, SILU, TANH, Curve, Smooth, softplus
 from trustbound.certificates.graph.data_movement import move
 from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense, Mean
@@ -118,6 +119,28 @@ def _leaky(translator: Translator, given: Arguments) -> NodeIndex:
     if not 0 <= slope <= 1:
         raise translator.refusal(f"a negative slope of {slope} outside [0, 1]")
     return translator.add(Activation, given["self"], slope=slope)
+
+
+def _smooth(curve: Curve) -> Callable[[Translator, Arguments], NodeIndex]:
+    """Return the rule of an activation without parameters."""
+    return lambda translator, given: translator.add(Smooth, given["self"], curve=curve)
+
+
+def _gelu(translator: Translator, given: Arguments) -> NodeIndex:
+    return translator.add(Smooth, given["self"], curve=GELU_TANH if given["approximate"] == "tanh" else GELU)
+
+
+def _elu(translator: Translator, given: Arguments) -> NodeIndex:
+    if (given["alpha"], given["scale"], given["input_scale"]) != (1, 1, 1):
+        raise translator.refusal("with a bend at zero; use alpha = 1")
+    return translator.add(Smooth, given["self"], curve=ELU)
+
+
+def _softplus(translator: Translator, given: Arguments) -> NodeIndex:
+    curve = softplus(float(given["beta"]), float(given["threshold"]))
+    if curve is None:
+        raise translator.refusal(f"with beta {given['beta']} and threshold {given['threshold']}; use beta ≥ 0.7")
+    return translator.add(Smooth, given["self"], curve=curve)
 
 
 def _log_softmax(translator: Translator, given: Arguments) -> NodeIndex:
@@ -301,6 +324,13 @@ TABLE: dict[str, Callable[[Translator, Arguments], Any]] = {
     **dict.fromkeys(_TRAINING, _batch_statistics),
     "relu": _relu,
     "leaky_relu": _leaky,
+    "sigmoid": _smooth(SIGMOID),
+    "tanh": _smooth(TANH),
+    "silu": _smooth(SILU),
+    "gelu": _gelu,
+    "elu": _elu,
+    "softplus": _softplus,
+    "abs": arithmetic.absolute,
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), arithmetic.clamp),
     "relu6": lambda translator, given: arithmetic.clamp(translator, {**given, "min": 0.0, "max": 6.0}),
     "add": arithmetic.add,

@@ -33,6 +33,10 @@ class Operation(ABC):
     def apply(self, *operands: Tensor) -> Tensor:
         """Compute the step for operands of shape (B, *F), in their dtype."""
 
+    def limits(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest values of a step that never falls, for an operand between two limits."""
+        return self.apply(low), self.apply(high)
+
     @property
     def features(self) -> int:
         """How many numbers one example has after this step."""

@@ -35,9 +35,9 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
     Raises      UnsupportedError naming the layer that has no proof, or saying that list and module disagree.
                 InputError when `inputs` are not a floating-point batch.
 
-    >>> read(nn.Sequential(nn.Linear(2, 2), nn.GELU()), torch.rand(1, 2))
+    >>> read(nn.Sequential(nn.Linear(2, 2), nn.Mish()), torch.rand(1, 2))
     Traceback (most recent call last):
-    trustbound.errors.UnsupportedError: no proof: 1 (GELU). Certificates read linear, ...
+    trustbound.errors.UnsupportedError: no proof: 1 (Mish). Certificates read linear, ...
     """
     if inputs.ndim < 2 or not inputs.is_floating_point() or len(inputs) == 0:
         raise InputError(

@@ -19,8 +19,8 @@ from trustbound.certificates.graph.operations import Input, Operation
 from trustbound.errors import UnsupportedError
 
 SUPPORTED = (
-    "linear, convolution, batch norm in eval, ReLU, leaky ReLU, clamp, average and max pool, "
-    "mean, sum, slices, reshape, addition, constant scaling and a last log-softmax"
+    "linear, convolution, batch norm in eval, ReLU, leaky ReLU, sigmoid, tanh, softplus, ELU, SiLU, GELU, abs, clamp, "
+    "average and max pool, mean, sum, slices, reshape, addition, constant scaling and a last log-softmax"
 )
 #: Precisions in which a step may be computed.
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

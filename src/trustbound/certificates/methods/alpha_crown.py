@@ -110,10 +110,10 @@ class AlphaCrown(Certifier):
                 bound.value[at], bound.run[at] = best.value, best.run
         return bound.unknown(network.bounds[-1].lost)
 
-    def _tighten(self, network: RelaxedNetwork, index: int, bounds: Bounds) -> Bounds:
-        """Narrow the limits of neurons on both sides of zero: as CROWN does, then by optimised slopes."""
-        bounds = Crown(memory=self.memory).tighten(network, index, bounds)
-        unstable = (bounds.low < 0) & (bounds.high > 0)
+    def _tighten(self, network: RelaxedNetwork, index: int, bounds: Bounds, unstable: Tensor) -> Bounds:
+        """Narrow the limits of neurons whose activation is no line: as CROWN does, then by optimised slopes."""
+        bounds = Crown(memory=self.memory).tighten(network, index, bounds, unstable)
+        unstable = unstable & (bounds.low < 0) & (bounds.high > 0)
         if bounds.tight or not self.limit_steps or not network.relaxations or not bool(unstable.any()):
             return bounds
         low, high, single = bounds.low.clone(), bounds.high.clone(), network.single()

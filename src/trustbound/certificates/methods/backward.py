@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution
 from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation, Scale, Sum
@@ -148,7 +149,7 @@ def _back(
     graph: Graph,
 ) -> tuple[Tensor | None, list[Coefficients]]:
     """Return the constant (G, K) that a step adds, and the rows over each of its operands."""
-    if isinstance(step, Activation) and isinstance(relaxation, LinearRelaxation):
+    if isinstance(step, Activation | Smooth) and isinstance(relaxation, LinearRelaxation):
         return _through_relaxation(rows, relaxation, slopes)
     if isinstance(step, MaxPool) and isinstance(relaxation, MaxPoolRelaxation):
         return _through_max_pool(rows.whole(step.shape), relaxation, graph.operations[step.sources[0]].shape)
@@ -208,7 +209,13 @@ def _through_relaxation(
     negative = rows.coefficients.clamp(max=0)
     shift = rows.local(relaxation.shift).flatten(2).transpose(1, 2)
     constant = torch.bmm(negative.flatten(2), shift).squeeze(2)
-    constant = constant * (1 + growth(shift.shape[1]))
+    if relaxation.floor is None:
+        constant = constant * (1 + growth(shift.shape[1]))
+    else:
+        floor = rows.local(relaxation.floor).flatten(2).transpose(1, 2)
+        positive = (rows.coefficients - negative).flatten(2)
+        sizes = torch.bmm(positive, floor.abs()) - torch.bmm(negative.flatten(2), shift.abs())
+        constant = constant + torch.bmm(positive, floor).squeeze(2) - growth(2 * shift.shape[1]) * sizes.squeeze(2)
     coefficients = torch.addcmul(rows.coefficients * below, negative, above - below)
     return constant, [replace(rows, coefficients=coefficients)]
 

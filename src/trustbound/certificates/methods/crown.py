@@ -19,14 +19,15 @@ from trustbound.certificates.specification import Certifier, LowerBound
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Crown(Certifier):
-    """Bound rows over the logits by going back to the input with one line per ReLU and sign.
+    """Bound rows over the logits by going back to the input with one line per activation and sign.
 
     Bound       Lower. Deterministic: holds for every input of the region; never below `interval`.
     Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1.
     Update      rows <- rows · W;  at a ReLU positive coefficients take the line below (slope 1 where
-                high ≥ −low, else 0), negative ones the chord above; at the input the dual norm.
-                Every ReLU's limits come first, by the same way back, for the neurons that the intervals of the
-                limits found so far leave on both sides of zero.
+                high ≥ −low, else 0), negative ones the chord above; at a smooth activation the lines that support
+                it in the middle of its limits; at the input the dual norm.
+                Every activation's limits come first, by the same way back, for the neurons that the intervals of the
+                limits found so far leave where it is no line.
     Shapes      region (B, *F); specification (B, K, C); returns (B, K) float64.
     Cost        two backward passes per unstable neuron, one per row. Neurons of a convolution go back in
                 windows as large as their receptive field; work is cut so that it fits `memory`.
@@ -73,9 +74,8 @@ class Crown(Certifier):
         """Return every step's limits, every activation's relaxation, and what a coefficient of each step loses."""
         return relax_network(graph, region, self.tighten)
 
-    def tighten(self, network: RelaxedNetwork, index: int, bounds: Bounds) -> Bounds:
-        """Narrow the limits of the neurons on both sides of zero by going back from each."""
-        unstable = (bounds.low < 0) & (bounds.high > 0)
+    def tighten(self, network: RelaxedNetwork, index: int, bounds: Bounds, unstable: Tensor) -> Bounds:
+        """Narrow the limits of the neurons whose activation is no line by going back from each."""
         if bounds.tight or not bool(unstable.any()):
             return bounds
         low, high = bounds.low.clone(), bounds.high.clone()

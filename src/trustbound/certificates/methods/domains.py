@@ -75,7 +75,7 @@ class Tree:
         places: list[tuple[int, Tensor, slice]] = []
         count = 0
         for index, line in sorted(network.relaxations.items()):
-            if isinstance(line, LinearRelaxation):
+            if isinstance(line, LinearRelaxation) and isinstance(network.graph.operations[index], Activation):
                 # What may be no number at all is on neither side of zero: it is not split, and nothing is proven.
                 known = line.below.isfinite() & line.above.isfinite() & line.shift.isfinite()
                 at = ((line.below != line.above) & known).flatten().nonzero()[:, 0]

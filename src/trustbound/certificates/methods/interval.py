@@ -55,7 +55,7 @@ class Interval(Certifier):
 
     Bound       Lower. Deterministic: holds for every input of the region.
     Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1.
-    Update      middle <- W middle + b;  radius <- |W| radius;  ReLU and max pool on both limits.
+    Update      middle <- W middle + b;  radius <- |W| radius;  activations and max pools on both limits.
                 The first linear layer uses the dual norm of its rows where that is smaller (l2, l1).
                 Margins: the better of rows applied to the logits' limits, and rows · last layer applied to its
                 operand's limits.
@@ -111,7 +111,7 @@ def propagate(step: Operation, operands: Sequence[Bounds], region: Region) -> Bo
         radius = radius * (1 + rounded) if error is None else (radius + error) * (1 + rounded)
         low, high = middle - radius, middle + radius
     else:
-        low, high = step.apply(operands[0].low), step.apply(operands[0].high)
+        low, high = step.limits(operands[0].low, operands[0].high)
         low, high = (low, high) if error is None else (low - error, high + error)
     bounds = Bounds(low=low, high=high, summed=summed, error=error, lost=lost)
     if not isinstance(step, Linear) or len(operands) > 1:

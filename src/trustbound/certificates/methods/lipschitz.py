@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Dense
 from trustbound.certificates.graph.operations import Activation, Concatenate, Input, Linear, MaxPool, Operation, Sum
@@ -155,6 +156,8 @@ def _stretched(step: Operation, norm: float, before: Sequence[T]) -> T:
         return before[0] * norm
     if isinstance(step, Activation):
         return before[0] * max(1.0, step.slope)
+    if isinstance(step, Smooth):
+        return before[0] * step.curve.steepness
     raise UnsupportedError(f"no Lipschitz constant: {step.where}; replace the layer or use crown")
 
 

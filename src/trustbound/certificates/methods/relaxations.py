@@ -13,19 +13,27 @@ from trustbound.certificates.methods.interval import Bounds
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LinearRelaxation:
-    """For an activation: `below` · z ≤ act(z) ≤ `above` · z + `shift`, all (B, *F), `shift` ≥ 0."""
+    """For an activation: `below` · z + `floor` ≤ act(z) ≤ `above` · z + `shift`, all (B, *F).
+
+    A ReLU has no `floor`, and a `shift` that is nowhere negative.
+    """
 
     below: Tensor
     above: Tensor
     shift: Tensor
+    floor: Tensor | None = None
 
     def select(self, rows: Tensor) -> LinearRelaxation:
         """Return those of some examples."""
-        return LinearRelaxation(below=self.below[rows], above=self.above[rows], shift=self.shift[rows])
+        floor = None if self.floor is None else self.floor[rows]
+        return LinearRelaxation(below=self.below[rows], above=self.above[rows], shift=self.shift[rows], floor=floor)
 
     def single(self) -> LinearRelaxation:
         """Return the same in float32."""
-        return LinearRelaxation(below=self.below.float(), above=self.above.float(), shift=self.shift.float())
+        floor = None if self.floor is None else self.floor.float()
+        return LinearRelaxation(
+            below=self.below.float(), above=self.above.float(), shift=self.shift.float(), floor=floor
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, MaxPool, Operation
 from trustbound.certificates.methods.interval import Bounds, propagate
@@ -18,6 +19,7 @@ from trustbound.certificates.methods.relaxations import (
     relax_activation,
     relax_max_pool,
 )
+from trustbound.certificates.methods.supporting_lines import relax_smooth
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
 
@@ -62,19 +64,23 @@ class RelaxedNetwork:
 
 
 def relax_network(
-    graph: Graph, region: Region, refine: Callable[[RelaxedNetwork, int, Bounds], Bounds]
+    graph: Graph, region: Region, refine: Callable[[RelaxedNetwork, int, Bounds, Tensor], Bounds]
 ) -> RelaxedNetwork:
     """Go through a network step by step; the limits of an activation's operand are refined before it is relaxed.
 
-    `refine` is given what is known of the steps so far, the operand's index and its limits.
+    `refine` is given what is known of the steps so far, the operand's index, its limits, and where the activation is
+    no line between them (B, *F).
     """
     network, silent = RelaxedNetwork(graph=graph, region=region), _silent(graph)
     found = network.bounds
     for index, step in enumerate(graph.operations):
-        if isinstance(step, Activation):
+        if isinstance(step, Activation | Smooth):
             source = step.sources[0]
-            found[source] = refine(network, source, found[source])
-            network.relaxations[index] = relax_activation(step, found[source])
+            low, high = found[source].low, found[source].high
+            bent = (low < 0) & (high > 0) if isinstance(step, Activation) else low < high
+            limits = found[source] = refine(network, source, found[source], bent)
+            straight = relax_activation(step, limits) if isinstance(step, Activation) else relax_smooth(step, limits)
+            network.relaxations[index] = straight
         elif isinstance(step, MaxPool):
             network.relaxations[index] = relax_max_pool(step, found[step.sources[0]])
         found.append(propagate(step, [found[source] for source in step.sources], region))
