@@ -8,7 +8,7 @@ from torch import nn
 import trustbound as tb
 from trustbound.certificates.graph import curves, read
 from trustbound.certificates.graph.curves import Smooth, softplus
-from trustbound.certificates.methods import supporting_lines
+from trustbound.certificates.methods import relaxed_network, supporting_lines
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Bounds, Interval, interval_bounds
 from trustbound.certificates.methods.supporting_lines import relax_smooth
@@ -239,3 +239,17 @@ def test_absolute_values_are_read_exactly():
 def test_curves_without_a_rule_are_refused_by_name(layer):
     with pytest.raises(UnsupportedError, match=rf"no proof: 1 \({type(layer).__name__}\)"):
         read(nn.Sequential(nn.Linear(3, 2), layer).eval(), torch.rand(2, 3))
+
+
+def test_wide_smooth_steps_keep_the_limits_of_intervals(monkeypatch):
+    """Every neuron of theirs would be asked about: the bound is looser, and holds."""
+    model = network("gelu")
+    inputs = torch.rand(4, 1, 5, 5, generator=torch.Generator().manual_seed(3))
+    labels = model(inputs).argmax(1)
+    graph, region = read(model, inputs), Region.around(inputs, (0.0, 1.0), "linf", 0.04)
+    refined = Crown().margins(graph, region, labels).run
+    monkeypatch.setattr(relaxed_network, "WIDE", 0)
+    wide = Crown().margins(graph, region, labels).run
+    assert (Interval().margins(graph, region, labels).run <= wide).all()
+    assert (wide < refined).any()
+    assert (wide <= refined + 1e-9).all()

@@ -7,13 +7,14 @@ import math
 from trustbound.audits.stages.context import Context
 from trustbound.audits.work_units.subject import Subject
 from trustbound.certificates.graph import Graph
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Activation, MaxPool
 from trustbound.certificates.methods.tree_reading import NO_TREES
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.threat import Misclassify, Target, Threat
 
-#: ReLU-like units up to which backward bounds are worth their memory and time, by budget.
+#: Activations up to which backward bounds are worth their memory and time, by budget.
 ACTIVATIONS = {"quick": 8_000, "standard": 40_000, "thorough": 400_000, "autoattack": 40_000}
 
 #: The same for tighter proofs, of what the others leave open; a budget that is not named runs none.
@@ -46,7 +47,7 @@ def certifiers(subject: Subject, threat: Threat, budget: str) -> tuple[list[str]
         if threat.perturbations.norm not in row.norms or not row.layers:
             continue
         if not row.audited:
-            if units <= TIGHTER.get(row.name, {}).get(budget, -1):
+            if _has_slopes(graph) and units <= TIGHTER.get(row.name, {}).get(budget, -1):
                 kept.append(row.name)
             continue
         if row.quadratic and units > ACTIVATIONS[budget]:
@@ -68,8 +69,13 @@ def _of_trees(subject: Subject, threat: Threat, refusal: str) -> tuple[list[str]
 
 
 def activations(graph: Graph) -> int:
-    """ReLU-like units of an example, each of which a backward bound may have to ask about."""
-    return sum(step.features for step in graph.operations if isinstance(step, Activation | MaxPool))
+    """How many numbers of an example a backward bound may have to ask about: those that activations take."""
+    return sum(step.features for step in graph.operations if isinstance(step, Activation | Smooth | MaxPool))
+
+
+def _has_slopes(graph: Graph) -> bool:
+    """Say whether there is a ReLU, whose slope tighter proofs choose and whose sign they split."""
+    return any(isinstance(step, Activation) for step in graph.operations)
 
 
 def at_least(subject: Subject, method: str) -> int:

@@ -23,6 +23,9 @@ from trustbound.certificates.methods.supporting_lines import relax_smooth
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
 
+#: Numbers of a smooth step up to which each is worth a way back of its own.
+WIDE = 4000
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RelaxedNetwork:
@@ -69,7 +72,8 @@ def relax_network(
     """Go through a network step by step; the limits of an activation's operand are refined before it is relaxed.
 
     `refine` is given what is known of the steps so far, the operand's index, its limits, and where the activation is
-    no line between them (B, *F).
+    no line between them (B, *F). Smooth steps that are wide are relaxed between the limits that they have: every neuron
+    of theirs would have to be refined, not only those on both sides of zero.
     """
     network, silent = RelaxedNetwork(graph=graph, region=region), _silent(graph)
     found = network.bounds
@@ -78,7 +82,9 @@ def relax_network(
             source = step.sources[0]
             low, high = found[source].low, found[source].high
             bent = (low < 0) & (high > 0) if isinstance(step, Activation) else low < high
-            limits = found[source] = refine(network, source, found[source], bent)
+            if isinstance(step, Activation) or step.features <= WIDE:
+                found[source] = refine(network, source, found[source], bent)
+            limits = found[source]
             straight = relax_activation(step, limits) if isinstance(step, Activation) else relax_smooth(step, limits)
             network.relaxations[index] = straight
         elif isinstance(step, MaxPool):
