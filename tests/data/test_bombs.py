@@ -9,6 +9,7 @@ import pickle
 import resource
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -217,6 +218,16 @@ def test_a_sparse_member_counts_in_full(tmp_path):
     (tmp_path / "a.tar").write_bytes(bytes(raw) + bytes(10240))
     with pytest.raises(InputError, match="would unpack to"):
         load_data(tmp_path / "a.tar")
+
+
+def test_a_plain_file_takes_the_memory_that_it_is_large(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(1 << 22))
+    tracemalloc.start()
+    with unpacked(tmp_path / "a") as stream:
+        assert len(stream.read()) == 1 << 22
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 26
 
 
 def test_only_regular_files_inside_the_archive_are_pictures(tmp_path):

@@ -171,7 +171,7 @@ def _session(path: Path) -> Any:
         given: Any = str(path)
         if packed:
             with unpacked(path) as stream:
-                given = b"".join(iter(lambda: stream.read(1 << 24), b""))
+                given = stream.read()
         return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception:  # a missing package, or an operator that it does not know
         return None

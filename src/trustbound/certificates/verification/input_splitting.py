@@ -54,7 +54,7 @@ class InputSplitting:
             order = known.argsort()
             now, later = order[:at_once], order[at_once:]
             self.nodes += len(now)
-            open_, best = self._bounded(lows[now], highs[now])
+            open_, best, worst = self._bounded(lows[now], highs[now])
             kept_low, kept_high = lows[now][open_], highs[now][open_]
             lows, highs, known = lows[later], highs[later], known[later]
             if not len(kept_low):
@@ -66,12 +66,11 @@ class InputSplitting:
             if halves is None:
                 return False
             lows, highs = torch.cat([lows, halves[0]]), torch.cat([highs, halves[1]])
-            bounds = self._worst[open_]
-            known = torch.cat([known, bounds, bounds])
+            known = torch.cat([known, worst[open_], worst[open_]])
         return True
 
-    def _bounded(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Which parts stay open, (P,) bool; and of each the best row of its worst group, (P,)."""
+    def _bounded(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which parts stay open, (P,) bool; and of each the best row of its worst group, and its bound, (P,)."""
         shape = (-1, *self.graph.shape)
         region = Region.between(low.reshape(shape), high.reshape(shape))
         rows = torch.eye(self.graph.classes, dtype=torch.float64, device=low.device).expand(len(low), -1, -1)
@@ -84,9 +83,9 @@ class InputSplitting:
         level = run.new_full((len(low), count), -math.inf)
         level.scatter_reduce_(1, self.groups.expand_as(run), run, "amax")
         level = level.masked_fill(closed.bool(), math.inf)
-        self._worst, group = level.min(1)
+        worst, group = level.min(1)
         own = self.groups.unsqueeze(0) == group.unsqueeze(1)
-        return ~closed.bool().all(1), run.masked_fill(~own, -math.inf).argmax(1)
+        return ~closed.bool().all(1), run.masked_fill(~own, -math.inf).argmax(1), worst
 
     def _gradient(self, low: Tensor, high: Tensor, row: Tensor) -> Tensor:
         """How a row (P,) changes with the inputs in the middle of each part, (P, N)."""

@@ -71,7 +71,7 @@ def read_vnnlib(path: str | Path) -> Property:
     path = Path(path).expanduser()
     try:
         with unpacked(path) as stream:
-            text = b"".join(iter(lambda: stream.read(1 << 24), b"")).decode()
+            text = stream.read().decode()
     except InputError:
         raise
     except (*DAMAGED, UnicodeDecodeError) as error:

@@ -75,7 +75,7 @@ def open_file(path: Path) -> OnnxFile:
     onnx = onnx_package()
     try:
         with unpacked(path) as stream:
-            model = onnx.load_model_from_string(b"".join(iter(lambda: stream.read(1 << 24), b"")))
+            model = onnx.load_model_from_string(stream.read())
         beside = _load_beside(onnx, model, path)
         model = onnx.inliner.inline_local_functions(model) if model.functions else model
         constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}

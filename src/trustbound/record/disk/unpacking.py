@@ -21,6 +21,7 @@ MOST = 64 << 30
 #: Beyond `FREE` bytes, nothing may grow by more than `FACTOR`: pictures and weights grow by less than 50.
 FACTOR = 200
 FREE = 1 << 30
+_PIECE = 1 << 24
 #: What reading a damaged archive may raise; RuntimeError for one that is encrypted.
 DAMAGED = (
     tarfile.TarError,
@@ -92,9 +93,12 @@ class _Bounded(io.RawIOBase):
         if size is not None and size >= 0:
             refuse_bomb(self.path, self.packed, here + size)
             return self.file.read(size)
-        held = self.file.read(bound - here + 1)
+        # Piece by piece: a plain file makes room at once for all that it is asked for.
+        held = bytearray()
+        while here + len(held) <= bound and (piece := self.file.read(min(_PIECE, bound - here + 1 - len(held)))):
+            held += piece
         refuse_bomb(self.path, self.packed, here + len(held))
-        return held
+        return bytes(held)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Forward, what lies between is unpacked."""
