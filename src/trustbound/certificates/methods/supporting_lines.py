@@ -28,7 +28,7 @@ def relax_smooth(step: Smooth, operand: Bounds) -> LinearRelaxation:
     >>> limits = Bounds(low=torch.tensor([[1.0]]).double(), high=torch.tensor([[3.0]]).double())
     >>> found = relax_smooth(Smooth(sources=(0,), shape=(1,), curve=SIGMOID), limits)
     >>> chord = float(torch.sigmoid(limits.high) - torch.sigmoid(limits.low)) / 2
-    >>> abs(float(found.below) - chord) < 5e-3, float(found.above) > chord
+    >>> abs(float(found.below) - chord) < 5e-3, float(found.above) < chord
     (True, True)
     """
     low, high = operand.low.flatten(), operand.high.flatten()
