@@ -1,4 +1,4 @@
-"""Write what must agree with the code: the README's tables and the command-line reference.
+"""Write what must agree with the code: the README's tables, the references of commands and of Python, the registries.
 
 python docs/generate.py             write them
 python docs/generate.py --check     exit 1 when they are stale
@@ -8,6 +8,7 @@ python docs/generate.py --picture RUN [RUN …] [--to NAME]   draw docs/bracket.
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 
 import click
 
+import trustbound as tb
 from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.checks.registry import CHECKS
 from trustbound.certificates.registry import CERTIFIERS
@@ -32,6 +34,18 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 REFERENCE = ROOT / "docs" / "cli.md"
 FILE_KINDS = ROOT / "docs" / "files.md"
+API = ROOT / "docs" / "api.md"
+REGISTRIES = ROOT / "docs" / "registries.md"
+TITLES = {
+    "sets": "Threats",
+    "tasks": "Tasks",
+    "attacks": "Attacks",
+    "certifiers": "Proofs",
+    "checks": "Checks",
+    "objectives": "Hardening",
+    "models": "Models",
+    "data": "Data",
+}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -105,6 +119,30 @@ def reference() -> str:
     return "\n".join(parts)
 
 
+def api() -> str:
+    """Every public name with its signature and docstring, as they stand in the code."""
+    parts = ["# Python", "", "`import trustbound as tb`. Written by `make docs` from the docstrings.", ""]
+    for name in sorted(tb.__all__, key=lambda name: (inspect.isclass(getattr(tb, name)), name.lower())):
+        held = getattr(tb, name)
+        if name.endswith("Error"):
+            continue
+        signature = re.sub(r" at 0x[0-9a-f]+", "", str(inspect.signature(held)))
+        parts += [f"## tb.{name}", "", "```python", f"{name}{signature}", "```", ""]
+        parts += ["```text", inspect.getdoc(held) or "", "```", ""]
+    errors = [name for name in tb.__all__ if name.endswith("Error")]
+    parts += ["## Errors", ""]
+    parts += [f"- `tb.{name}`: {(inspect.getdoc(getattr(tb, name)) or '').partition(chr(10))[0]}" for name in errors]
+    return "\n".join([*parts, ""])
+
+
+def registries() -> str:
+    """The registries' tables, one after another."""
+    parts = ["# Attacks, proofs, checks", "", "Written by `make docs`; `trustbound list` says the same.", ""]
+    for name, body in tables().items():
+        parts += [f"## {TITLES[name]}", "", body, ""]
+    return "\n".join(parts)
+
+
 def picture(runs: Sequence[str], name: str) -> None:
     """Draw the brackets of finished audits."""
     from trustbound.record.record_file import read_record
@@ -129,6 +167,8 @@ def main() -> None:
         README: filled(README, tables()),
         FILE_KINDS: filled(FILE_KINDS, file_kinds()),
         REFERENCE: reference(),
+        API: api(),
+        REGISTRIES: registries(),
     }
     stale = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if options.check:
