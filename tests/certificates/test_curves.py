@@ -235,7 +235,29 @@ def test_absolute_values_are_read_exactly():
         assert ((model(points) >= bounds.low) & (model(points) <= bounds.high)).all()
 
 
-@pytest.mark.parametrize("layer", [nn.ELU(0.5), nn.SELU(), nn.Softplus(0.1), nn.Mish(), nn.Softsign()], ids=repr)
+def test_a_kernel_that_overflows_far_out_is_believed_nowhere_near():
+    """GELU in float32 gives an infinite number at 2.3e38 where many are computed together."""
+    layer = nn.Linear(1, 16)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    last = nn.Linear(16, 2)
+    with torch.no_grad():
+        last.weight.copy_(torch.tensor([[1e-30], [-1e-30]]).expand(2, 16))
+    model = nn.Sequential(layer, nn.GELU(), last).eval()
+    inputs = torch.full((1, 1), 1.6e38)
+    assert not model(torch.full((1, 1), 2.35e38)).isfinite().all()
+    for method in ("interval", "crown", "alpha-crown", "lipschitz"):
+        try:
+            proof = tb.certify(method, model, inputs, model(inputs).argmax(1), "linf:0.7e38", box=(0.0, 3e38))
+        except UnsupportedError:
+            continue
+        assert not bool(proof.certified.any()), method
+
+
+REFUSED = [nn.ELU(0.5), nn.SELU(), nn.Softplus(0.1), nn.Softplus(1.0, 1000.0), nn.Mish(), nn.Softsign()]
+
+
+@pytest.mark.parametrize("layer", REFUSED, ids=repr)
 def test_curves_without_a_rule_are_refused_by_name(layer):
     with pytest.raises(UnsupportedError, match=rf"no proof: 1 \({type(layer).__name__}\)"):
         read(nn.Sequential(nn.Linear(3, 2), layer).eval(), torch.rand(2, 3))

@@ -19,7 +19,7 @@ from trustbound.tasks.task import Task
 
 
 def load_data(
-    spec: str | Path,
+    spec: Any,
     *,
     split: str | None = None,
     limit: int | None = None,
@@ -33,11 +33,13 @@ def load_data(
     box: Any = None,
     task: Task | str | None = None,
 ) -> LabelledSet:
-    """Load labelled examples by name or path.
+    """Load labelled examples by name, by path, or as they are held in memory.
 
     Parameters
         spec          `digits`, `mnist`, `fashion-mnist`, `cifar10`, `diabetes`, `shapes`; or a path: a folder of class
-                      folders of pictures, an archive of one (.tar, .tar.gz, .tgz, .zip …), an .npz, or a .csv.
+                      folders of pictures, an archive of one (.tar, .tar.gz, .tgz, .zip …), an .npz, or a .csv; or
+                      a torch Dataset or DataLoader, a pandas DataFrame, or a pair (inputs, labels) of arrays or
+                      tensors.
         split         which part, where there are parts; `test` unless given. Refused where there are none.
         limit, seed   at most so many examples, class proportions kept, the same ones for the same seed.
         data_dir      where named sets are looked for first; then $TRUSTBOUND_DATA, the user cache, mirrors.
@@ -52,11 +54,10 @@ def load_data(
     >>> data.name, len(data), data.shape
     ('digits/test', 100, (1, 8, 8))
     """
-    if not isinstance(spec, str | PathLike):
-        raise InputError(
-            f"data must be a name ({', '.join(DATA.names)}) or a path; got {spec!r}. `LabelledSet` takes tensors."
-        )
     pictures = {"resize": resize, "crop": crop, "interpolation": interpolation, "class_index": class_index}
+    if not isinstance(spec, str | PathLike):
+        _refuse(type(spec).__name__, {**pictures, "split": split, "data_dir": data_dir})
+        return _held(spec, limit, seed, label_column, box, task)
     if str(spec) in DATA.names:
         row = DATA.find(str(spec))
         _refuse(str(spec), {**pictures, "label_column": label_column, **({} if row.files else {"data_dir": data_dir})})
@@ -99,6 +100,30 @@ def load_data(
         ranges = _plain(box) if isinstance(box, tuple | list) else box
         return read_table(path, label_column=label_column, box=ranges, task=wanted).stratified(limit, seed)
     raise InputError(f"data must be a folder, an archive ({', '.join(ARCHIVES)}), an .npz or a .csv; got {str(spec)!r}")
+
+
+def _held(
+    held: Any, limit: int | None, seed: int, label_column: str | None, box: Any, task: Task | str | None
+) -> LabelledSet:
+    """Examples that are in memory already, or come out of a loader."""
+    if hasattr(held, "itertuples") and hasattr(held, "columns"):
+        from trustbound.data.readers.table import read_frame
+
+        ranges = _plain(box) if isinstance(box, tuple | list) else box
+        return read_frame(held, label_column=label_column, box=ranges, task=parse_task(task)).stratified(limit, seed)
+    _refuse(type(held).__name__, {"label_column": label_column})
+    limits: dict[str, Any] = {} if box is None else {"box": Box.of(box)}
+    if isinstance(held, tuple | list):
+        if len(held) != 2 or not all(hasattr(part, "shape") or isinstance(part, list) for part in held):
+            raise InputError(f"a pair (inputs, labels) of arrays is needed; got {type(held).__name__} of {len(held)}")
+        inputs, labels = held
+        return LabelledSet(inputs, labels, task=task, **limits).stratified(limit, seed)
+    if hasattr(held, "__getitem__") or hasattr(held, "__iter__"):
+        return LabelledSet.from_dataset(held, limit=limit, seed=seed, task=task, **limits)
+    raise InputError(
+        f"data must be a name ({', '.join(DATA.names)}), a path, a Dataset, a DataLoader, a DataFrame or a pair "
+        f"(inputs, labels); got {held!r}"
+    )
 
 
 def _named(

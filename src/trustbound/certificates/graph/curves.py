@@ -13,6 +13,8 @@ from trustbound.certificates.graph.operations import Operation
 
 #: Unit roundoffs that a kernel may be off by, for 1 + |x|; the worst that was seen is 4.5, of GELU in float32.
 ROUNDOFFS = 16
+#: The largest threshold of a softplus that is read.
+MOST_THRESHOLD = 80.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,7 +38,7 @@ class Curve:
         """Bound what the kernel of a type is off by at numbers of at most these magnitudes."""
         kind = torch.finfo(dtype)
         off = ROUNDOFFS * kind.eps / 2 * (1 + sizes) + self.jump + ROUNDOFFS * kind.smallest_normal
-        return off.masked_fill(sizes >= kind.max, torch.inf)
+        return off.masked_fill(sizes >= kind.max / 8, torch.inf)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,12 +73,15 @@ def _softplus(beta: float, threshold: float) -> Callable[[Tensor], Tensor]:
 
 
 def softplus(beta: float, threshold: float) -> Curve | None:
-    """Return log(1 + exp(β x)) / β; beyond its threshold torch returns x itself. None where β is not above 0."""
-    if not beta > 0 or not threshold > 0:
+    """Return log(1 + exp(β x)) / β; beyond its threshold torch returns x itself.
+
+    None for a β at which |f(0)| = log 2 / β is above 1, and for a threshold below which a kernel overflows: exp in
+    float32 does so at 88.7.
+    """
+    if not beta > 0.7 or not 0 < threshold <= MOST_THRESHOLD:
         return None
     jump = float(F.softplus(torch.tensor(-threshold, dtype=torch.float64))) / beta * 1.001
-    # |f(0)| = log 2 / β is to be at most 1.
-    return Curve(function=_softplus(beta, threshold), steepness=1.0, bend=beta / 4, jump=jump) if beta > 0.7 else None
+    return Curve(function=_softplus(beta, threshold), steepness=1.0, bend=beta / 4, jump=jump)
 
 
 #: Largest second derivatives: σ'' at σ = (3 ± √3) / 6, tanh'' at tanh = 1 / √3, GELU'' and SiLU'' at 0, ELU'' at 0⁻.

@@ -139,7 +139,8 @@ def _elu(translator: Translator, given: Arguments) -> NodeIndex:
 def _softplus(translator: Translator, given: Arguments) -> NodeIndex:
     curve = softplus(float(given["beta"]), float(given["threshold"]))
     if curve is None:
-        raise translator.refusal(f"with beta {given['beta']} and threshold {given['threshold']}; use beta ≥ 0.7")
+        numbers = f"beta {given['beta']} and threshold {given['threshold']}"
+        raise translator.refusal(f"with {numbers}; beta > 0.7 and thresholds up to 80 are read")
     return translator.add(Smooth, given["self"], curve=curve)
 
 

@@ -49,6 +49,8 @@ class Listed:
 Expression: TypeAlias = Word | Listed
 #: Coefficients by (letter, number); those of a constant by ("", 0).
 Terms: TypeAlias = dict[tuple[str, int], Fraction]
+#: Sizes of the numbers that are read.
+_LEAST, _MOST = Fraction(1, 10**300), Fraction(10**300)
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,14 @@ class _Reader:
             raise self._error(line, "an inequality of inputs and outputs together is not read; keep them apart")
         if letters == {"X"} and sum(name[0] == "X" for name in kept) > 1:
             raise self._error(line, "an inequality of several inputs is not read; give each input its limits")
+        for factor in kept.values():
+            self._fits(factor, line)
         return Atom(tuple(sorted(kept.items())), line)
+
+    def _fits(self, number: Fraction, line: int) -> None:
+        """Refuse what float64 holds as 0, coarsely, or not at all: it would be another property."""
+        if number and not _LEAST <= abs(number) <= _MOST:
+            raise self._error(line, "numbers between 1e-300 and 1e300 are read; scale the inequality")
 
     def _terms(self, given: Expression) -> Terms:
         """A linear expression."""
@@ -295,6 +304,7 @@ class _Reader:
             ((letter, place), factor), *_ = terms.items()
             if letter == "X":
                 side, limit = (1 if factor > 0 else -1), -constant / factor
+                self._fits(limit, atom.line)
                 known = found.get((place, side))
                 found[place, side] = limit if known is None else min(known, limit) if side > 0 else max(known, limit)
         return found
@@ -307,12 +317,7 @@ class _Reader:
                 self.declared["X"][place],
                 f"X_{place} has no {side} limit: every input needs two finite ones, (assert ({other} X_{place} …))",
             )
-        try:
-            return float(limits[place, sign])
-        except OverflowError:
-            raise self._error(
-                self.declared["X"][place], f"X_{place} has a limit beyond the largest float64; give a finite one"
-            ) from None
+        return float(limits[place, sign])
 
 
 def _summed(parts: list[tuple[Fraction, Terms]]) -> Terms:

@@ -49,9 +49,53 @@ def read_table(
     Raises      InputError with line, column and value: text, NaN or an empty cell among the numbers, a value
                 outside its range, a short row; a column that never varies when the box comes from the data.
     """
-    header, rows, lines = _rows(path)
+    return _table(path, *_rows(path), label_column, box, task, path.stem)
+
+
+def read_frame(
+    frame: Any,
+    *,
+    label_column: str | None = None,
+    box: Box | Ranges | str | Path | None = None,
+    task: Task = CLASSIFICATION,
+) -> LabelledSet:
+    """A pandas DataFrame, read as `read_table` reads a file of its cells; messages count its rows from 0.
+
+    >>> import pandas as pd
+    >>> frame = pd.DataFrame({"width": [1.0, 2.0, 4.0], "old": [True, False, True], "label": ["b", "a", "b"]})
+    >>> data = read_frame(frame)
+    >>> data.labels.tolist(), data.class_names, data.inputs[2].tolist()
+    ([1, 0, 1], ('a', 'b'), [4.0, 1.0])
+    """
+    where = Path("DataFrame")
+    header = [str(name).strip() for name in frame.columns]
+    if len(header) < 2 or not len(frame) or len(set(header)) != len(header):
+        raise InputError(f"a DataFrame must hold at least 2 columns with different names and 1 row; got {header}")
+    cells = [
+        ["" if gone else _cell(value) for value, gone in zip(row, missing, strict=True)]
+        for row, missing in zip(frame.itertuples(index=False), frame.isna().to_numpy(), strict=True)
+    ]
+    return _table(where, header, cells, list(range(len(cells))), label_column, box, task, "frame")
+
+
+def _cell(value: Any) -> str:
+    """What a file would hold."""
+    return str(int(value)) if isinstance(value, bool | np.bool_) else str(value)
+
+
+def _table(
+    path: Path,
+    header: list[str],
+    rows: list[list[str]],
+    lines: list[int],
+    label_column: str | None,
+    box: Box | Ranges | str | Path | None,
+    task: Task,
+    name: str,
+) -> LabelledSet:
+    """The examples of a table's cells; `path` and `lines` are for messages."""
     place = _label_place(path, header, label_column)
-    columns = [name for number, name in enumerate(header) if number != place]
+    columns = [column for number, column in enumerate(header) if number != place]
     values = np.empty((len(rows), len(columns)), dtype=np.float32)
     for number, (row, line) in enumerate(zip(rows, lines, strict=True)):
         cells = [cell for at, cell in enumerate(row) if at != place]
@@ -59,7 +103,7 @@ def read_table(
     labels, names = _labels([row[place].strip() for row in rows], header[place], path, lines, task)
     limits = _box(path, columns, values, box)
     _refuse_outside(path, columns, values, lines, limits)
-    return LabelledSet(values, labels, box=limits, class_names=names, name=path.stem, task=task, columns=columns)
+    return LabelledSet(values, labels, box=limits, class_names=names, name=name, task=task, columns=columns)
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]], list[int]]:

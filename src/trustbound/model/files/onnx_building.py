@@ -152,6 +152,8 @@ class _Trial:
                 if isinstance(value, list) or (hasattr(value, "__len__") and not isinstance(value, str))
                 else value
             )
+        if node.op_type == "Split":
+            found.setdefault("num_outputs", len(node.output))
         if "to" in found:
             if found["to"] not in precisions():
                 raise self._refusal(where, "a cast to whole numbers, through which no gradient and no bound passes")

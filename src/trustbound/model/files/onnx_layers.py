@@ -77,7 +77,7 @@ def _cut(call: Call, full: list[int], stride: Sequence[int], count: int) -> tupl
         return list(pads[:count]), [f - pads[axis] - pads[axis + count] for axis, f in enumerate(full)]
     wanted = list(shape[-count:]) if shape else [n * s for n, s in zip(call.shape[2:], stride, strict=True)]
     total = [max(0, f - size) for f, size in zip(full, wanted, strict=True)]
-    return [t // 2 if mode != "SAME_LOWER" else t - t // 2 for t in total], wanted
+    return [t // 2 if mode == "SAME_UPPER" else t - t // 2 for t in total], wanted
 
 
 def _sides(call: Call, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
@@ -202,4 +202,4 @@ def _factors(call: Call, given: Sequence[Any]) -> list[float]:
     if sizes:
         return [wanted / size for wanted, size in zip(sizes, call.shape, strict=True)]
     scales = given[1] if len(given) > 1 else given[0] if given else call.attribute("scales")
-    return [round(float(factor), 6) for factor in scales]
+    return [float(factor) for factor in scales]
