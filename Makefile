@@ -34,12 +34,12 @@ check: $(READY)
 	$(BIN)/mypy src
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(VENV)/site
 
 ## docs: write the generated tables and references again, and the site into site/
 docs: $(READY)
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 ## bench: the hot paths beside their peers, as ratios (see benchmarks/README.md)
 bench: $(READY)
