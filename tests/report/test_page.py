@@ -130,6 +130,10 @@ def test_balanced_complete_and_inert(which, full, hostile, specimens):
     assert "@import" not in style
 
 
+def test_the_day_is_written_as_people_write_it(full):
+    assert "3 Jun 2025, 10:21 UTC" in full[1]
+
+
 def test_nothing_points_to_the_network(full):
     assert "http" not in full[1]
     assert "src=" not in full[1]

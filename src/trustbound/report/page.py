@@ -19,7 +19,7 @@ from trustbound.errors import RecordError
 from trustbound.record.audit import AuditRecord
 from trustbound.report.figures.canvas import FONTS
 from trustbound.report.figures.palette import variables
-from trustbound.report.formatting import amount
+from trustbound.report.formatting import amount, date
 from trustbound.report.sections.blocks import Section
 from trustbound.report.sections.brackets import brackets_section, errors_section, threats_section
 from trustbound.report.sections.checks import check_value, checks_section, reproduce_section
@@ -65,6 +65,7 @@ def render(record: AuditRecord, *, gallery: Mapping[str, Array] | None = None) -
             verdict=judge(record),
             sections=sections(record, gallery),
             size=amount(record.data.n, what.one, what.many),
+            day=date(record.created),
             **theme(),
         )
     )
