@@ -229,3 +229,77 @@ def test_trees_that_answer_otherwise_than_the_model_are_refused():
     made = Cautious(3, random_state=0).fit(inputs.numpy(), labels.numpy())
     with pytest.raises(UnsupportedError, match="answer otherwise"):
         certify("trees", wrap(made), inputs, labels, f"linf:0.1{THREAT}")
+
+
+class Thresholded:
+    """A forest that a caller asks at a threshold of his own."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def __call__(self, arrays):
+        return (self.estimator.predict_proba(arrays)[:, 1] >= 0.4).astype(np.int64)
+
+
+def test_a_callable_that_holds_an_estimator_is_not_that_estimator():
+    inputs, labels = points(2)
+    fitted = MODELS["forest"]().fit(inputs.numpy(), labels.numpy())
+    model = wrap(Thresholded(fitted), shows="decisions", classes=2, box=(0.0, 1.0))
+    with pytest.raises(UnsupportedError, match="no trees to bound"):
+        read_trees(model, inputs[:4])
+
+
+def test_an_estimator_with_a_method_of_its_own_is_refused():
+    inputs, labels = points(2)
+    fitted = MODELS["forest"]().fit(inputs.numpy(), labels.numpy())
+    asked = fitted.predict_proba
+    fitted.predict_proba = lambda arrays: asked(np.abs(arrays))
+    with pytest.raises(UnsupportedError, match="methods of its own"):
+        read_trees(wrap(fitted, box=(0.0, 1.0)), inputs[:4])
+
+
+def test_scores_that_the_link_makes_equal_are_not_told_apart():
+    inputs, labels = points(2)
+    fitted = GradientBoostingClassifier(n_estimators=2, max_depth=2, learning_rate=1e-16, init="zero", random_state=0)
+    model = wrap(fitted.fit(inputs.numpy(), labels.numpy()), box=(0.0, 1.0))
+    proof = certify("trees", model, inputs[:20], labels[:20], Threat.parse("linf:0.001" + THREAT))
+    assert not bool(proof.certified.any())
+
+
+def test_an_objective_with_another_link_is_refused():
+    lightgbm_package = pytest.importorskip("lightgbm")
+    inputs, labels = points(2)
+    data = lightgbm_package.Dataset(inputs.numpy(), labels.numpy().astype(float))
+    params = {"objective": "cross_entropy_lambda", "verbose": -1, "num_threads": 1, "min_data_in_leaf": 5}
+    from trustbound.certificates.methods.tree_reading import _lightgbm
+
+    with pytest.raises(UnsupportedError, match="its objective is cross_entropy_lambda"):
+        _lightgbm(lightgbm_package.train(params, data, 3), None)
+
+
+def test_lightgbm_takes_the_smallest_numbers_for_zero_before_it_compares_them():
+    """Columns with negatives, zeros and positives are split at about ±1e-35: its trees alone would say otherwise."""
+    generator = np.random.default_rng(0)
+    values = generator.choice([-1.0, 0.0, 1.0], size=(300, 2)).astype(np.float32)
+    labels = torch.from_numpy(((values[:, 0] >= 0) ^ (values[:, 1] > 0)).astype(np.int64))
+    fitted = lightgbm(n_estimators=8, num_leaves=4).fit(values, labels.numpy())
+    model = wrap(fitted, box=(-1.0, 1.0))
+    inputs = torch.from_numpy(values[:12])
+    made = read_trees(model, inputs)
+    assert any((np.abs(known) < 1e-30).any() for known in made.thresholds)
+    least = np.float32(1e-35)
+    edges = np.array([-least, least, 0.0, np.nextafter(-least, np.float32(-1)), np.nextafter(least, np.float32(1))])
+    grid = torch.from_numpy(np.array(list(itertools.product(edges, [-1.0, 0.0, 1.0])), dtype=np.float32))
+    assert torch.equal(model(grid).argmax(1), torch.from_numpy(made.scores(grid.numpy())).argmax(1))
+
+
+def test_questions_for_missing_values_are_read_or_refused_in_a_sentence():
+    inputs, _ = points(2)
+    values = inputs.numpy().copy()
+    values[::7, 0] = np.nan
+    fitted = DecisionTreeClassifier(max_depth=3, random_state=0).fit(values, np.isnan(values[:, 0]).astype(int))
+    model = wrap(fitted, box=(0.0, 1.0))
+    made = read_trees(model, inputs[:6])
+    assert torch.equal(model(inputs[:20]).argmax(1), torch.from_numpy(made.scores(inputs[:20].numpy())).argmax(1))
+    with pytest.raises(UnsupportedError, match="NaN or infinity"):
+        read_trees(model, torch.full((1, 2), torch.inf))

@@ -259,3 +259,12 @@ def test_points_of_the_set(rules):
         assert bool(ours.size(moved).isinf().all())
     half = ours.select(torch.arange(3)).at(torch.float64)
     assert bool(half.contains(theta[:3].double()).all())
+
+
+def test_a_key_that_is_given_twice_in_json_is_refused(tmp_path):
+    path = tmp_path / "columns.json"
+    path.write_text('{"a": {"immutable": true}, "a": {"radius": 5}}')
+    from trustbound.threat.sets.column_rules import _read
+
+    with pytest.raises(InputError, match="'a' is given twice"):
+        _read(path)

@@ -179,6 +179,11 @@ def from_estimator(estimator: Any, shows: str | None = None, classes: int | None
     return Predictor(_Decisions(estimator), shows="decisions", classes=len(cast(Any, named)))
 
 
+def estimator_behind(function: Any) -> Any:
+    """The estimator that a callable of this module asks; None of any other callable, whatever it holds."""
+    return function.estimator if type(function) in (_Probabilities, _Decisions) else None
+
+
 class _Probabilities:
     """The logarithm of an estimator's probabilities; pictures are flattened."""
 

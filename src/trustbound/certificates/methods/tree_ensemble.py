@@ -43,6 +43,7 @@ class TreeEnsemble:
         error       how far rounding may take the difference of two scores from its value, as the library computes it.
         link        "share": probabilities are proportional to scores; "softmax": to their exponentials.
         features    how many an input has.
+        zeroed      numbers up to this size are taken for 0, before they are compared.
 
     >>> stump = Tree(
     ...     left=np.array([1, -1, -1]),
@@ -62,6 +63,7 @@ class TreeEnsemble:
     error: float
     link: str
     features: int
+    zeroed: float = 0.0
 
     @property
     def classes(self) -> int:
@@ -114,6 +116,7 @@ class TreeEnsemble:
         """In which cell each value lies, (B, F): how many thresholds of its feature send it right."""
         side: Literal["left", "right"] = "right" if self.strict else "left"
         values = np.asarray(inputs, dtype=np.float64)
+        values = np.where(np.abs(values) <= self.zeroed, 0.0, values)
         columns = [np.searchsorted(known, values[:, j], side=side) for j, known in enumerate(self.thresholds)]
         return np.stack(columns, axis=1) if columns else np.zeros((len(values), 0), dtype=np.int64)
 

@@ -11,7 +11,7 @@ import torch
 from trustbound.certificates.methods.tree_ensemble import Floats, Tree, TreeEnsemble
 from trustbound.errors import UnsupportedError
 from trustbound.model.files.estimators import Boosted
-from trustbound.model.predictor import Predictor
+from trustbound.model.predictor import Predictor, estimator_behind
 from trustbound.model.wrapping import Model
 
 #: What is said of a model that is no ensemble of trees.
@@ -20,6 +20,12 @@ NO_TREES = "no proof: no layers and no trees to bound"
 _DOUBLE = 1e-9
 #: What the logarithm of two probabilities may blur.
 _LOGARITHM = 1e-11
+#: Scores so near to each other may become equal probabilities, in float64 and float32.
+_LINK, _LINK_SINGLE = 1e-12, 1e-5
+#: LightGBM takes numbers up to this size for 0, whatever it asks of them.
+_LIGHTGBM_ZERO = float(np.float32(1e-35))
+#: Its objectives whose classes turn where their scores are equal.
+_LIGHTGBM_OBJECTIVES = ("binary", "multiclass", "softmax", "cross_entropy")
 #: Probabilities of model and trees may differ by so much on the points where they are compared, in float64 and float32.
 _AGREE, _AGREE_SINGLE = 1e-9, 2e-5
 
@@ -35,7 +41,7 @@ def read_trees(model: Model, inputs: torch.Tensor) -> TreeEnsemble:
     held = model.module.function if isinstance(model.module, Predictor) else None
     if held is None or model.mean is not None or model.std is not None or model.output is not None:
         raise UnsupportedError(NO_TREES)
-    made = _boosted(held) if isinstance(held, Boosted) else _estimator(getattr(held, "estimator", None))
+    made = _boosted(held) if isinstance(held, Boosted) else _estimator(estimator_behind(held))
     made_features = int(np.prod(inputs.shape[1:]))
     if made.features != made_features:
         raise UnsupportedError(f"no proof: the trees take {made.features} features, the inputs have {made_features}")
@@ -46,14 +52,18 @@ def read_trees(model: Model, inputs: torch.Tensor) -> TreeEnsemble:
 def _compare(model: Model, made: TreeEnsemble, inputs: torch.Tensor) -> None:
     """Refuse trees that answer otherwise than the model: on examples, and on, above and below their thresholds."""
     flat = inputs.detach().cpu().float().flatten(1).numpy()
-    rows = [flat]
+    if not np.isfinite(flat).all():
+        raise UnsupportedError("no proof: the inputs hold NaN or infinity")
+    rows, largest = [flat], np.finfo(np.float32).max
     generator = np.random.default_rng(0)
     for step in (-np.inf, 0.0, np.inf):
         some = np.repeat(flat[:1], 8, axis=0)
-        for feature, known in enumerate(made.thresholds):
+        for feature, asked in enumerate(made.thresholds):
+            known = asked[np.isfinite(asked)]  # a question for missing values has an infinite threshold
             if len(known):
-                chosen = generator.choice(known, 8).astype(np.float32)
-                some[:, feature] = chosen if step == 0.0 else np.nextafter(chosen, np.float32(step))
+                chosen = np.clip(generator.choice(known, 8), -largest, largest).astype(np.float32)
+                beside = chosen if step == 0.0 else np.nextafter(chosen, np.float32(step))
+                some[:, feature] = np.clip(beside, -largest, largest)
         rows.append(some)
     points = np.concatenate(rows)
     with torch.no_grad():
@@ -79,7 +89,14 @@ def _refused(kind: Any, why: str) -> UnsupportedError:
 
 
 def _ensemble(
-    trees: list[Tree], base: Any, features: int, link: str, *, strict: bool = False, unit: float = _DOUBLE
+    trees: list[Tree],
+    base: Any,
+    features: int,
+    link: str,
+    *,
+    strict: bool = False,
+    unit: float = _DOUBLE,
+    zeroed: float = 0.0,
 ) -> TreeEnsemble:
     base = np.asarray(base, dtype=np.float64)
     size = float(np.abs(base).max() + sum(np.abs(tree.value).max() for tree in trees))
@@ -89,7 +106,8 @@ def _ensemble(
         trees=trees,
         strict=strict,
         base=base,
-        error=2.0 * unit * size + (_LOGARITHM * len(trees) if link == "share" else 0.0),
+        error=2.0 * unit * size + (_LOGARITHM * len(trees) if link == "share" else _LINK_SINGLE if strict else _LINK),
+        zeroed=zeroed,
         link=link,
         features=features,
     )
@@ -98,6 +116,8 @@ def _ensemble(
 def _estimator(held: Any) -> TreeEnsemble:
     """Of scikit-learn and the wrappers that act like it."""
     module, name = type(held).__module__, type(held).__name__
+    if {"predict", "predict_proba", "decision_function"} & set(getattr(held, "__dict__", ())):
+        raise _refused(held, "methods of its own stand in the way of its class's")
     if module.startswith("lightgbm."):
         return _lightgbm(held.booster_, None)
     if module.startswith("xgboost."):
@@ -198,9 +218,7 @@ def _lightgbm(booster: Any, kind: str | None) -> TreeEnsemble:
     told = booster.dump_model()
     wide = int(told["num_tree_per_iteration"])
     objective = str(told.get("objective", ""))
-    if not objective.startswith(("binary", "multiclass ", "multiclass", "cross_entropy", "softmax")) or (
-        objective.startswith("multiclassova")
-    ):
+    if objective.split()[:1] not in [[known] for known in _LIGHTGBM_OBJECTIVES]:
         raise _refused(booster, f"its objective is {objective or 'unknown'}")
     classes = 2 if wide == 1 else wide
     trees = []
@@ -208,7 +226,7 @@ def _lightgbm(booster: Any, kind: str | None) -> TreeEnsemble:
         if one.get("num_cat", 0):
             raise _refused(booster, "it has categorical features")
         trees.append(_lightgbm_tree(booster, one["tree_structure"], 1 if wide == 1 else number % wide, classes))
-    return _ensemble(trees, np.zeros(classes), int(told["max_feature_idx"]) + 1, "softmax")
+    return _ensemble(trees, np.zeros(classes), int(told["max_feature_idx"]) + 1, "softmax", zeroed=_LIGHTGBM_ZERO)
 
 
 def _lightgbm_tree(booster: Any, root: dict[str, Any], place: int, classes: int) -> Tree:
