@@ -38,7 +38,7 @@ from trustbound.errors import UnsupportedError
 from trustbound.record.box import Box
 from trustbound.threat.threat import Threat
 
-DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic]
+DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic and row.layers]
 RESULTS = Path(__file__).parent / "results" / "certificate_fuzz.json"
 STEPS = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)
 

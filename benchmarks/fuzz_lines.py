@@ -142,6 +142,10 @@ def factor(b: Builder) -> str:
     return repr(b.chance.choice((0.1, 0.5, 2.0, -1.0, 1 / 3, 3.7, -0.7, 1e-3)))
 
 
+#: Networks of seeds from here on have smooth activations too; those before are what they always were.
+SMOOTH_FROM = 100_000
+
+
 def activate(b: Builder) -> None:
     """Emit an activation, often in place."""
     low, high = sorted((limit(b) * b.chance.choice((-1, 1)), limit(b)))
@@ -151,6 +155,9 @@ def activate(b: Builder) -> None:
     plain += [f"h = F.hardtanh(h, {low}, {high})"]
     inplace = ["h.relu_()", "F.relu(h, inplace=True)", "h = torch.relu_(h)", f"F.leaky_relu_(h, {slope})"]
     inplace += [f"h.clamp_(max={high})", f"h.clamp_(min={low})", f"h.clamp_({low}, {high})", "h = F.relu_(h)"]
+    if b.seed < SMOOTH_FROM:
+        b.emit(b.chance.choice(plain if b.chance.random() < 0.6 else inplace))
+        return
     smooth = ["h = torch.sigmoid(h)", "h = h.tanh()", "h = F.silu(h)", "h = F.gelu(h)", "h = F.elu(h)", "h = h.abs()"]
     smooth += [
         "h = F.gelu(h, approximate='tanh')",

@@ -84,7 +84,7 @@ def pair(model: tb.Model, data: tb.LabelledSet, norm: str) -> list[dict[str, Any
     graph = read(model, data.inputs[:2])
     ball = NormBall(norm, 1.0)
     tolerance = ball.tolerance(model.box, data.inputs[0].numel())
-    for certifier in (row for row in CERTIFIERS if row.deterministic):
+    for certifier in (row for row in CERTIFIERS if row.deterministic and row.layers):
         if norm not in certifier.norms:
             continue
         method, _ = resolve(certifier.name, **PARTS.get(certifier.name, {}))

@@ -379,7 +379,7 @@ def test_a_scikit_learn_regressor_is_audited_by_its_scores(tmp_path):
         tb.audit(model, data, ["linf:0.05"])
     record = tb.audit(model, data, ["linf:0.05;access=scores"], budget="quick", run=tmp_path / "run")
     (found,) = record.brackets
-    assert found.no_proof.startswith("no proof: only scores")
+    assert found.no_proof.startswith("no proof: trees are proven for classes alone")
     assert 0.0 == found.lower <= found.upper < record.clean_accuracy
     wrong = np.abs(forest.predict(data.inputs.numpy()) - data.labels.numpy()) > 80
     assert found.misclassified == wrong.sum()

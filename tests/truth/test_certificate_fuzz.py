@@ -7,6 +7,7 @@ import pytest
 import torch
 from benchmarks import fuzz_plants as plants
 from benchmarks.certificate_fuzz import summarise, trial
+from benchmarks.fuzz_lines import SMOOTH_FROM
 from benchmarks.fuzz_networks import FAMILIES, make
 
 SHARE, PARTS = 152, 4
@@ -29,6 +30,13 @@ def test_no_certificate_breaks_on_random_networks(part):
     served = [row["with_certificate"] for row in found["families"].values()]
     assert sum(served) >= 0.25 * found["networks"], found["families"]
     assert sum(row["attacked"] for row in found["families"].values()) > 5 * found["networks"]
+
+
+def test_certificates_of_networks_with_smooth_activations_hold():
+    records = [trial(seed) for seed in range(SMOOTH_FROM, SMOOTH_FROM + 16)]
+    assert not [record for record in records if record["violations"] or "error" in record]
+    lines = "\n".join(make(record["seed"]).text for record in records)
+    assert sum(word in lines for word in ("sigmoid", "tanh", "silu", "gelu", "elu", "softplus", "abs")) > 2
 
 
 @pytest.mark.parametrize(
