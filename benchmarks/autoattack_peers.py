@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import time
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ import torch
 from torch import Tensor
 
 import trustbound as tb
-from benchmarks.comparison import PAGE
 from benchmarks.other_networks import OTHERS, load_other, other_data
+from benchmarks.page import fill
 from benchmarks.reference import Counted
 from benchmarks.reference_norms import inside
 
@@ -132,11 +131,7 @@ def main() -> None:
     options = parser.parse_args()
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if options.write:
-        page = PAGE.read_text()
-        mark = "<!-- {}autoattack-peers -->"
-        begin, end = mark.format(""), mark.format("/")
-        written = re.sub(f"{begin}.*{end}", f"{begin}\n{table(kept)}\n{end}", page, flags=re.DOTALL)
-        PAGE.write_text(written)
+        fill("autoattack-peers", table(kept))
         return
     torch.set_num_threads(1)
     for attack in options.attacks:

@@ -10,18 +10,16 @@ Each curve is the seed of median cost: unbroken images against evaluations spent
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from benchmarks.page import fill
 from benchmarks.upper_bound import RESULTS
 from trustbound.report.figures.canvas import SMALL, panel, picture, sheet
 from trustbound.report.figures.palette import colour
 
-PAGE = Path(__file__).parent / "README.md"
 TITLES = {
     "mnist-cnn-hardened": "CNN hardened with FGSM-RS",
     "mnist-cnn": "CNN",
@@ -128,14 +126,8 @@ def curves(draw: int) -> str:
 
 def main() -> None:
     """Write both."""
-    text = PAGE.read_text(encoding="utf-8")
     for draw in (0, 1):
-        mark = f"comparison-{draw}"
-        pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(f"{PAGE} lacks the markers <!-- {mark} --> … <!-- /{mark} -->")
-        text = pattern.sub(rf"\g<1>{table(draw)}\n\g<2>", text)
-    PAGE.write_text(text, encoding="utf-8")
+        fill(f"comparison-{draw}", table(draw))
     newest = 1 if rows(1) else 0
     RESULTS.with_suffix(".svg").write_text(curves(newest), encoding="utf-8")
 

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import trustbound as tb
-from benchmarks.comparison import PAGE
 from benchmarks.networks import WEIGHTS, Network, data, train
+from benchmarks.page import fill
 
 RESULTS = Path(__file__).parent / "results" / "complete.json"
 NETWORK = Network(
@@ -90,13 +89,7 @@ def main() -> None:
     given = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"timeout": given.timeout, "images": {}}
     if given.write:
-        page = re.sub(
-            r"(<!-- complete -->\n).*?(\n<!-- /complete -->)",
-            lambda found: found[1] + table(kept) + found[2],
-            PAGE.read_text(),
-            flags=re.S,
-        )
-        PAGE.write_text(page)
+        fill("complete", table(kept))
         return
     if kept["timeout"] != given.timeout:
         raise SystemExit(f"{RESULTS} holds another time limit, {kept['timeout']:g} s: move it away first")

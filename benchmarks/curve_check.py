@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import trustbound as tb
+from benchmarks.page import fill
 from trustbound.attacks import attack
 
 RESULTS = Path(__file__).parent / "results" / "curve_check.json"
-PAGE = Path(__file__).parent / "README.md"
 RIVALS = ("smooth-pgd", "apgd")
 EPSILON = {
     "plain": {"linf": 0.08, "l2": 0.4},
@@ -199,9 +198,7 @@ def main() -> None:
                 RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
                 print(name, row["threat"], scale, row["excess"], row["crossings"], row["forwards"], flush=True)
     order = [row for name in EPSILON for row in kept.values() if row["network"] == name]
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = re.compile(r"(<!-- curve -->\n).*?(<!-- /curve -->)", re.DOTALL)
-    PAGE.write_text(pattern.sub(rf"\g<1>{table(order)}\n\g<2>", text), encoding="utf-8")
+    fill("curve", table(order))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import time
 from pathlib import Path
@@ -24,8 +23,8 @@ import ray
 import torch
 
 import trustbound as tb
-from benchmarks.comparison import PAGE
 from benchmarks.networks import NETWORKS, data, load
+from benchmarks.page import fill
 from trustbound.record.record_file import json_view
 
 NETWORK = "mnist-cnn"
@@ -120,10 +119,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     if options.write:
-        text = PAGE.read_text(encoding="utf-8")
-        told = sentence(json.loads(RESULTS.read_text(encoding="utf-8")))
-        pattern = re.compile(r"(<!-- engines -->\n).*?(<!-- /engines -->)", re.DOTALL)
-        PAGE.write_text(pattern.sub(lambda match: f"{match[1]}{told}\n{match[2]}", text), encoding="utf-8")
+        fill("engines", sentence(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return
     torch.set_num_threads(1)
     # Ray makes its workers give way to everybody else on the machine: here they are to compete as the driver does.

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import trustbound as tb
-from benchmarks.comparison import PAGE
 from benchmarks.other_networks import OTHERS, load_other, other_data
+from benchmarks.page import fill
 from trustbound.attacks import suites
 from trustbound.attacks.suites import Rounds
 
@@ -71,10 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     if options.write:
-        mark = "<!-- {}exhausted-zoo -->"
-        begin, end = mark.format(""), mark.format("/")
-        page = re.sub(f"{begin}.*{end}", f"{begin}\n{table(kept)}\n{end}", PAGE.read_text(), flags=re.DOTALL)
-        PAGE.write_text(page)
+        fill("exhausted-zoo", table(kept))
         return
     for (name, draw), other in OTHERS.items():
         if draw != options.draw or (options.networks and name not in options.networks):

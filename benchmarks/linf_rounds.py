@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 import trustbound as tb
-from benchmarks.comparison import PAGE, TITLES
+from benchmarks.comparison import TITLES
 from benchmarks.networks import NETWORKS, data, load
+from benchmarks.page import fill
 from benchmarks.upper_bound import ours
 from trustbound.attacks import suites
 
@@ -94,9 +94,7 @@ def main() -> None:
     written = table()
     print(written)
     if options.write:
-        text = PAGE.read_text(encoding="utf-8")
-        pattern = re.compile(r"(<!-- linf-rounds -->\n).*?(<!-- /linf-rounds -->)", re.DOTALL)
-        PAGE.write_text(pattern.sub(lambda found: f"{found[1]}{written}\n{found[2]}", text), encoding="utf-8")
+        fill("linf-rounds", written)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 import trustbound as tb
-from benchmarks.comparison import PAGE, trail
+from benchmarks.comparison import trail
 from benchmarks.other_networks import OTHERS, load_other, other_data
+from benchmarks.page import fill
 from benchmarks.reference_norms import autoattack
 from benchmarks.upper_bound import ours, summary
 from trustbound.report.figures.canvas import SMALL, panel, picture, sheet
@@ -176,16 +176,10 @@ def curves(draw: int) -> str:
 
 def write() -> None:
     """Tables and curves, into the page where it has a place for them."""
-    text = PAGE.read_text(encoding="utf-8")
     for draw in (0, 1, 2, 3):
-        mark, told = f"other-norms-{draw}", table(draw)
+        told = table(draw)
         print(told)
-        pattern = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- /{mark} -->)", re.DOTALL)
-        if pattern.search(text):
-            text = pattern.sub(lambda found, told=told: f"{found[1]}{told}\n{found[2]}", text)
-        else:
-            print(f"{PAGE} lacks the markers <!-- {mark} --> … <!-- /{mark} -->: nothing written there")
-    PAGE.write_text(text, encoding="utf-8")
+        fill(f"other-norms-{draw}", told)
     if rows(1):
         RESULTS.with_suffix(".svg").write_text(curves(1), encoding="utf-8")
 

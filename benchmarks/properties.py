@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -21,8 +20,8 @@ import onnxruntime
 import torch
 
 import trustbound as tb
-from benchmarks.comparison import PAGE
 from benchmarks.networks import WEIGHTS, Network, data, train
+from benchmarks.page import fill
 
 RESULTS = Path(__file__).parent / "results" / "properties.json"
 EPSILONS = (0.03, 0.05)
@@ -101,13 +100,7 @@ def main() -> None:
     given = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"limit": given.seconds, "properties": {}}
     if given.write:
-        page = re.sub(
-            r"(<!-- properties -->\n).*?(\n<!-- /properties -->)",
-            lambda found: found[1] + table(kept) + found[2],
-            PAGE.read_text(),
-            flags=re.S,
-        )
-        PAGE.write_text(page)
+        fill("properties", table(kept))
         return
     if kept["limit"] != given.seconds:
         raise SystemExit(f"{RESULTS} holds another time limit, {kept['limit']:g} s: move it away first")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import resource
 import statistics
 import time
@@ -23,13 +22,13 @@ from typing import Any
 import torch
 
 import trustbound as tb
+from benchmarks.page import fill
 from trustbound.certificates.methods.smoothing import Smoothing, SmoothingResult
 from trustbound.hardening import Recipe
 from trustbound.hardening.objectives import GaussianNoise
 from trustbound.model import build
 
 RESULTS = Path(__file__).parent / "results" / "smoothing.json"
-PAGE = Path(__file__).parent / "README.md"
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 ATTACKED = (0.5, 1.0)
 #: (name, noise it is trained under, noise it is smoothed by, kind, norm)
@@ -178,9 +177,7 @@ def main() -> None:
     }
     print({name: told for name, told in result.items() if name != "rows"}, flush=True)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = re.compile(r"(<!-- smoothing -->\n).*?(<!-- /smoothing -->)", re.DOTALL)
-    PAGE.write_text(pattern.sub(rf"\g<1>{table(result)}\n\g<2>", text), encoding="utf-8")
+    fill("smoothing", table(result))
 
 
 if __name__ == "__main__":

@@ -27,14 +27,8 @@ _WORDS = {"%": "% of its range", "std": " standard deviations", "range": " times
 
 
 @dataclass(frozen=True)
-class UnitBall:
-    """l∞ in a unit that only data can tell: `linf:5%`, `linf:0.1*std`, `linf:columns`.
-
-    Everything that needs inputs is refused until `Threat.resolved` has looked at the data.
-
-    >>> str(UnitBall(5.0, "%")), UnitBall(5.0, "%").epsilon
-    ('linf:5%', 0.05)
-    """
+class _Sized:
+    """A size in units of the columns, as both forms of the ball have it."""
 
     amount: float
     unit: str
@@ -61,6 +55,17 @@ class UnitBall:
     def epsilon(self) -> float:
         """The size in units of the columns."""
         return self.amount / 100.0 if self.unit == "%" else self.amount
+
+
+@dataclass(frozen=True)
+class UnitBall(_Sized):
+    """l∞ in a unit that only data can tell: `linf:5%`, `linf:0.1*std`, `linf:columns`.
+
+    Everything that needs inputs is refused until `Threat.resolved` has looked at the data.
+
+    >>> str(UnitBall(5.0, "%")), UnitBall(5.0, "%").epsilon
+    ('linf:5%', 0.05)
+    """
 
     @property
     def words(self) -> str:
@@ -111,7 +116,7 @@ class UnitBall:
 
 
 @dataclass(frozen=True)
-class ColumnBall:
+class ColumnBall(_Sized):
     """Inputs (F,) of which column i is at most epsilon · widths[i] away, inside the box.
 
     Sizes are the largest |change| ÷ width. A column of width 0 never changes; one that is integer keeps to whole
@@ -130,35 +135,10 @@ class ColumnBall:
     (tensor([[5., 1.]]), 'linf:50%')
     """
 
-    amount: float
-    unit: str
     columns: tuple[str, ...]
     widths: tuple[float, ...]
     integer: tuple[bool, ...]
     held: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"linf:{_size(self.amount, self.unit)}"
-
-    @property
-    def name(self) -> str:
-        """The norm."""
-        return "linf"
-
-    @property
-    def norm(self) -> str:
-        """The norm, of changes in units of the widths."""
-        return "linf"
-
-    @property
-    def per_column(self) -> bool:
-        """Whether radii differ."""
-        return True
-
-    @property
-    def epsilon(self) -> float:
-        """The size in units of the widths."""
-        return self.amount / 100.0 if self.unit == "%" else self.amount
 
     @property
     def radii(self) -> tuple[ColumnRadius, ...]:
