@@ -13,10 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import trustbound as tb
-from trustbound.model import build
 
 MOMENTS = 10
 
@@ -55,17 +53,9 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory):
+def machine(digits_network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
-    torch.manual_seed(0)
-    module = build("fc", widths=[12], input_shape=[1, 8, 8], classes=10)
-    train = tb.load_data("digits", split="train")
-    optimizer = torch.optim.Adam(module.parameters(), lr=2e-2)
-    for _ in range(40):
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(module(train.inputs), train.labels).backward()
-        optimizer.step()
-    tb.save_model(module, folder / "fc.safetensors")
+    tb.save_model(digits_network(), folder / "fc.safetensors")
     machine = Machine(folder, folder / "fc.safetensors")
     yield machine
     machine.process.stdin.close()

@@ -4,11 +4,9 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 import trustbound as tb
 from trustbound.cli.main import main
-from trustbound.model import build
 
 
 @dataclass(frozen=True)
@@ -50,30 +48,16 @@ def trustbound(monkeypatch, capfd):
     return run
 
 
-def trained(activation="relu"):
-    """A small network that has seen the digits."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = build("fc", widths=[12], input_shape=[1, 8, 8], classes=10, activation=activation)
-        train = tb.load_data("digits", split="train")
-        optimizer = torch.optim.Adam(module.parameters(), lr=2e-2)
-        for _ in range(40):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(module(train.inputs), train.labels).backward()
-            optimizer.step()
-    return module.eval()
-
-
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory):
+def weights(digits_network, tmp_path_factory):
     """A file of weights that every option can be tried on."""
-    return tb.save_model(trained(), tmp_path_factory.mktemp("weights") / "fc.safetensors")
+    return tb.save_model(digits_network(), tmp_path_factory.mktemp("weights") / "fc.safetensors")
 
 
 @pytest.fixture(scope="session")
-def other_weights(tmp_path_factory):
+def other_weights(digits_network, tmp_path_factory):
     """The same with another activation."""
-    return tb.save_model(trained("gelu"), tmp_path_factory.mktemp("weights") / "gelu.safetensors")
+    return tb.save_model(digits_network("gelu"), tmp_path_factory.mktemp("weights") / "gelu.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -3,32 +3,16 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 import trustbound as tb
-from trustbound.model import build
 from trustbound.record.record_file import read_record
 
 
-def trained():
-    """A small network that has seen the digits."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = build("fc", widths=[12], input_shape=[1, 8, 8], classes=10)
-        train = tb.load_data("digits", split="train")
-        optimizer = torch.optim.Adam(module.parameters(), lr=2e-2)
-        for _ in range(40):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(module(train.inputs), train.labels).backward()
-            optimizer.step()
-    return module.eval()
-
-
 @pytest.fixture(scope="session")
-def audited(tmp_path_factory):
+def audited(digits_network, tmp_path_factory):
     """run, record, model, data: what an audit from the command line leaves, made in Python with its words."""
     folder = tmp_path_factory.mktemp("exports")
-    weights = tb.save_model(trained(), folder / "fc.safetensors")
+    weights = tb.save_model(digits_network(), folder / "fc.safetensors")
     model, data = tb.load_model(f"fc:{weights}"), tb.load_data("digits", limit=24)
     threats = ["linf:0.1", "rotation:20"]
     command = f"trustbound audit fc:{weights} --data digits --limit 24 --threat linf:0.1 --threat rotation:20"
