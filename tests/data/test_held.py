@@ -58,7 +58,11 @@ def test_cells_that_are_no_numbers_are_named_by_row_and_column():
         tb.load_data(frame, label_column="species")
 
 
-@pytest.mark.parametrize("held", [7, None, (INPUTS,), (INPUTS, LABELS, LABELS), {1, 2}, object()], ids=repr)
+@pytest.mark.parametrize(
+    "held",
+    [7, None, (INPUTS,), (INPUTS, LABELS, LABELS), {1, 2}, object()],
+    ids=["number", "None", "one", "three", "set", "object"],
+)
 def test_what_is_no_data_is_refused_in_a_sentence(held):
     with pytest.raises(InputError):
         tb.load_data(held)
