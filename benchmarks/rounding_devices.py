@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.certificates.graph import read
+from trustbound.certificates.graph.kernels import check_kernels
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import check_kernels
 from trustbound.errors import UnsupportedError
 from trustbound.model.wrapping import Model, wrap
 

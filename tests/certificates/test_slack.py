@@ -11,11 +11,12 @@ from torch import nn
 
 from trustbound.certificates import certify
 from trustbound.certificates.graph import read
+from trustbound.certificates.graph.kernels import check_kernels, operand_roundoff
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.methods.lipschitz import Lipschitz
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import check_kernels, disturbance, growth
+from trustbound.certificates.slack import disturbance, growth
 from trustbound.errors import UnsupportedError
 from trustbound.metrics.margin import margin_rows
 from trustbound.model.wrapping import wrap
@@ -200,3 +201,23 @@ def test_rounding_is_what_costs_the_proof_and_is_said():
         "crown", read(linear, close).without_rounding(), close, torch.zeros(3, dtype=torch.long), threat, box=BOX
     )
     assert not without.lost.any()
+
+
+def test_the_newer_switches_of_products_are_read_too():
+    host, cuda = torch.device("cpu"), torch.device("cuda")
+    conv, matmul = torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul
+    before = conv.fp32_precision, matmul.fp32_precision
+
+    def cuts():
+        return [operand_roundoff(host, convolution) for convolution in (None, True, False)]
+
+    assert cuts() == [0, 0, 0]
+    assert operand_roundoff(cuda, convolution=True) == 2.0**-11
+    try:
+        conv.fp32_precision = "bf16"
+        assert cuts() == [2.0**-8, 2.0**-8, 0]
+        conv.fp32_precision, matmul.fp32_precision = "ieee", "bf16"  # torch refuses to read the older one now
+        assert cuts() == [2.0**-8, 0, 2.0**-8]
+    finally:
+        conv.fp32_precision, matmul.fp32_precision = before
+    assert cuts() == [0, 0, 0]

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.kernels import check_kernels
 from trustbound.certificates.graph.reading import read
 from trustbound.certificates.refuting import Counterexamples
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS, CertifierRow
-from trustbound.certificates.slack import check_kernels, growth, vanished
+from trustbound.certificates.slack import growth, vanished
 from trustbound.certificates.specification import Certifier, LowerBound
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.metrics.in_box import check_fits

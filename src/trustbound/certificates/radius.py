@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.kernels import check_kernels
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import check_kernels
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit

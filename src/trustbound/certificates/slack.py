@@ -32,7 +32,7 @@ from torch import Tensor
 
 from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.gathering import Cast, Gather
-from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.kernels import operand_roundoff
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import (
     Activation,
@@ -44,7 +44,6 @@ from trustbound.certificates.graph.operations import (
     Scale,
     Sum,
 )
-from trustbound.errors import UnsupportedError
 
 #: Roundings beside the sum itself: a bias, folded constants, batch norm, the subtraction of limits.
 _BESIDE = 16
@@ -161,50 +160,9 @@ def _factor(step: Linear, device: torch.device) -> float:
         return step.terms * torch.finfo(step.dtype).eps
     factor = growth(step.terms, step.dtype)
     if step.dtype == torch.float32 and isinstance(step, Dense | Convolution):
-        cut = _operand_roundoff(isinstance(step, Convolution), device)
+        cut = operand_roundoff(device, isinstance(step, Convolution))
         factor += cut * (2 + cut) * (1 + factor)
     return factor
-
-
-def _operand_roundoff(convolution: bool, device: torch.device) -> float:
-    """Return the unit roundoff to which kernels cut the operands of float32 products, 0 where they do not.
-
-    Read from the switches of torch as they stand: a proof holds for the kernels that these allow.
-    """
-    if device.type == "cuda":
-        allowed = torch.backends.cudnn.allow_tf32 if convolution else torch.backends.cuda.matmul.allow_tf32
-        cut = 2.0**-11 if allowed else 0.0
-    else:
-        cut = 0.0
-    if torch.get_float32_matmul_precision() != "highest":
-        cut = max(cut, 2.0**-8)
-    return cut
-
-
-def check_kernels(graph: Graph) -> None:
-    """Refuse devices and switches under which convolutions may be computed by transforms.
-
-    Raises      UnsupportedError naming the kernels and what to do.
-    """
-    kind = graph.device.type
-    if kind not in ("cpu", "cuda"):
-        raise UnsupportedError(
-            f"no proof: the rounding of kernels on {kind!r} devices is not known; certify a copy on the CPU"
-        )
-    wide = [step for step in graph.operations if isinstance(step, Convolution) and math.prod(step.weight.shape[2:]) > 1]
-    if not wide:
-        return
-    if kind == "cuda" and torch.backends.cudnn.enabled:
-        raise UnsupportedError(
-            f"no proof: {wide[0].where}: cuDNN may compute a convolution by Winograd or FFT transforms, whose rounding "
-            "is not bounded here. Certify a copy on the CPU, or set torch.backends.cudnn.enabled = False"
-        )
-    direct = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    if kind == "cpu" and not direct and torch.backends.nnpack.is_available():
-        raise UnsupportedError(
-            f"no proof: {wide[0].where}: without oneDNN, NNPACK may compute a convolution by Winograd or FFT "
-            "transforms, whose rounding is not bounded here. Leave torch.backends.mkldnn enabled"
-        )
 
 
 def split(error: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trustbound.attacks.model_access.untouched import untouched
 from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.kernels import check_kernels
 from trustbound.certificates.graph.matrix_operations import Dense
 from trustbound.certificates.graph.operations import Activation, Linear
 from trustbound.certificates.graph.reading import read
@@ -22,7 +23,6 @@ from trustbound.certificates.methods.branch_and_bound import BranchAndBound
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import check_kernels
 from trustbound.certificates.specification import Certifier
 from trustbound.certificates.verification.falsifying import Falsifier, Witness
 from trustbound.certificates.verification.input_splitting import InputSplitting
