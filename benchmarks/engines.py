@@ -16,6 +16,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,14 @@ class Clock:
         self.steps: dict[str, float] = {}
         self._last, self._at = time.perf_counter(), ""
 
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """What is announced is not asked for here."""
+
     def begin(self, step: str, total: int) -> None:
         self._book()
         self._at = step
 
-    def propagate(self, count: int) -> None:
+    def advance(self, count: int) -> None:
         self._book()
 
     def _book(self) -> None:
