@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 import trustbound as tb
-from trustbound.exports.notebook import sentence, view
+from trustbound.exports.notebook import view
 from trustbound.record.audit import Check
-from trustbound.report.wording import noun
+from trustbound.report.wording import noun, withstanding
 
 
 def test_a_record_is_at_most_five_lines_whatever_it_holds(audited):
@@ -64,7 +64,9 @@ def test_the_view_escapes_and_warns(audited):
 def test_a_bracket_is_said_no_better_than_it_is(audited):
     bracket = audited.record.brackets[0]
     what = noun((1, 8, 8))
-    assert "withstand it; none is proven to." in sentence(dataclasses.replace(bracket, certified=0, lower=0.0), what)
-    closed = sentence(dataclasses.replace(bracket, lower=bracket.upper), what)
+    assert "withstand it, and none is proven to" in withstanding(
+        dataclasses.replace(bracket, certified=0, lower=0.0), what
+    )
+    closed = withstanding(dataclasses.replace(bracket, lower=bracket.upper), what)
     assert "between" not in closed
-    assert sentence(bracket, what).startswith("Any change of each pixel by up to 0.1")
+    assert withstanding(bracket, what).startswith("Each pixel changed by up to 0.1: ")

@@ -27,21 +27,24 @@ from trustbound.record.scores import (
     UncertaintyReport,
 )
 
-SECTIONS = (
-    "verdict",
+#: What stands open, then what is folded in the appendix.
+OPEN = ("verdict", "curve", "gallery", "calibration", "checks")
+FOLDED = (
+    "claims",
     "brackets",
     "threats",
     "errors",
-    "curve",
     "waterfall",
-    "gallery",
+    "curve-numbers",
+    "gallery-numbers",
     "reliability",
     "risk-coverage",
     "uncertainty",
-    "checks",
+    "all-checks",
     "cost",
     "reproduce",
 )
+SECTIONS = OPEN + FOLDED
 
 
 def bracket(threat="linf:0.1", *, certified=123, unknown=67, broken=100, misclassified=10, **more):

@@ -12,6 +12,7 @@ import pytest
 from trustbound.errors import RecordError
 from trustbound.record.binomial import binomial_interval
 from trustbound.report import read_gallery, render, write
+from trustbound.report.wording import subject
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -151,7 +152,8 @@ def test_hostile_text_is_text(hostile):
     assert "数字" in text
     page = Page(text)
     assert '<script>alert("x")</script>&amp;' in page.sections["checks"]
-    assert page.sections["checks"].count("What to do:") == 40
+    assert page.sections["checks"].count("What to do:") == 20  # of 40 checks half failed or warned
+    assert len(page.tables[[t["section"] for t in page.tables].index("all-checks")]["rows"]) == 41
     assert page.tags.count("h1") == 1
 
 
@@ -213,7 +215,7 @@ def test_curve_tables_are_the_record(full):
     record, text = full
     page = Page(text)
     for curve in record.curves:
-        _, rows = page.table("curve", f"Security curve under {curve.norm} in numbers")
+        _, rows = page.table("curve-numbers", f"Security curve under {curve.norm} in numbers")
         assert len(rows) == len(curve.epsilons)
         for (epsilon, (lower, upper)), i in zip(rows.items(), range(len(rows)), strict=True):
             assert float(epsilon) == pytest.approx(curve.epsilons[i], rel=1e-3)
@@ -307,7 +309,7 @@ def test_every_threat_has_its_own_attacked_scores(specimens):
     assert not rows["threshold"][at - 2].startswith("25.0")
     captions = [table["caption"] for table in page.tables]
     assert sum(caption.startswith("Reliability, attacked (l2:0.5):") for caption in captions) == 1
-    assert text.count("attacked (l2:0.5): accuracy<") == 2  # drawn wide and narrow
+    assert text.count(">attacked (l2:0.5)</text>") == 4  # drawn wide and narrow
 
 
 def test_gallery_shows_the_pixels(specimens):
@@ -324,33 +326,45 @@ def test_gallery_shows_the_pixels(specimens):
             for each in re.findall(r"data:image/png;base64,([^\"]+)", text)
         ]
         assert len(images) == 3 * len(record.gallery)
-        clean = arrays[f"clean/{record.gallery[0].key}"]
-        adversarial = arrays[f"adversarial/{record.gallery[0].key}"]
+        first = max(record.gallery, key=lambda each: each.adversarial_confidence)
+        clean, adversarial = arrays[f"clean/{first.key}"], arrays[f"adversarial/{first.key}"]
         wanted = clean[0] if shape[0] == 1 else clean.transpose(1, 2, 0) if len(shape) == 3 else clean
         assert images[0].mode == mode
         assert np.abs(np.asarray(images[0]) / 255 - wanted).max() <= 0.5 / 255 + 1e-6
-        factor = float(re.search(r"magnified ([\d.]+) ×", text).group(1))
+        factor = float(re.search(r"times\u00a0([\d.]+)", text).group(1))
         assert factor == 5.0  # a change of 0.1 fills half the range
         change = (0.5 + factor * (adversarial - clean)).clip(0, 1)
         for image, values in ((images[1], change), (images[2], adversarial)):
             wanted = values[0] if shape[0] == 1 else values.transpose(1, 2, 0) if len(shape) == 3 else values
             assert np.abs(np.asarray(image) / 255 - wanted).max() <= 0.5 / 255 + 1e-5
-        assert "magnified" in Page(text).sections["gallery"]
+        assert "difference" in Page(text).sections["gallery"]
         assert "digit 5, 55.1\u00a0%" in text
+        assert "digit 3 taken for digit 8" in text
 
 
 def test_gallery_of_rows_is_a_table_and_without_arrays_a_sentence(specimens):
     record, arrays = specimens.light(shape=(30,))
     page = Page(render(record, gallery=arrays))
     table = next(t for t in page.tables if t["caption"].startswith("The 8 largest changes"))
-    change = arrays[f"adversarial/{record.gallery[0].key}"] - arrays[f"clean/{record.gallery[0].key}"]
+    first = max(record.gallery, key=lambda each: each.adversarial_confidence)
+    change = arrays[f"adversarial/{first.key}"] - arrays[f"clean/{first.key}"]
     assert set(int(row[0]) for row in table["rows"][1:]) <= set(np.argsort(-np.abs(change))[:8].tolist()) | {
         i for i in range(30) if abs(abs(change[i]) - np.sort(np.abs(change))[-8]) < 1e-6
     }
     assert "image" not in page.tags
     without = Page(render(record))
     assert "were not at hand" in without.sections["gallery"]
-    assert "smooth-pgd" in without.sections["gallery"]
+    assert "smooth-pgd" in without.sections["gallery-numbers"]
+
+
+def test_the_gallery_shows_each_picture_once_the_most_confident_first(specimens):
+    record, arrays = specimens.light(threats=("linf:0.1", "l2:0.5"))
+    text = Page(render(record, gallery=arrays)).sections["gallery"]
+    shown = [int(each) for each in re.findall(r"example (\d+)\.", text)]
+    assert shown == [54, 37, 20, 3]  # of eight exhibits, every picture twice
+    assert re.findall(r"(linf:0.1|l2:0.5), size", text).count("l2:0.5") == 2
+    sure = [float(each) for each in re.findall(r"digit \d, ([\d.]+)\u00a0%", text)[1::2]]
+    assert sure == sorted(sure, reverse=True)
 
 
 def test_large_galleries_stay_small(specimens):
@@ -361,7 +375,7 @@ def test_large_galleries_stay_small(specimens):
     arrays = {key: noise[int(key.startswith("adv"))] for key in arrays}
     text = render(dataclasses.replace(record, gallery=shown), gallery=arrays)
     assert len(text) < 3_000_000
-    assert "Shown are 12 of 40" in text
+    assert "Shown are 6 of 40" in text
     assert "Shown reduced from 224 × 224" in text
 
 
@@ -372,6 +386,7 @@ def test_missing_parts_say_so(specimens):
         "curve": "No security curve was measured",
         "waterfall": "lists no steps",
         "gallery": "no adversarial examples",
+        "calibration": "not measured",
         "reliability": "not measured",
         "risk-coverage": "not measured",
         "uncertainty": "not measured",
@@ -391,13 +406,78 @@ def test_missing_parts_say_so(specimens):
 def test_every_figure_has_words_and_a_table(full):
     text = full[1]
     figures = re.findall(r'<svg viewBox[^>]*class="figure".*?</svg>', text, re.S)
-    assert len(figures) == 14
+    assert len(figures) == 16
     for figure in figures:
         assert re.search(r"<title id=\"[^\"]+\">[^<]{8,}</title>", figure)
         assert re.search(r"<desc id=\"[^\"]+\">[^<]{40,}</desc>", figure)
         assert not re.search(r"(?:fill|stroke):\s*#", figure), "a colour that does not follow the theme"
         sizes = [float(each) for each in re.findall(r"font-size:([\d.]+)px", figure)]
         assert min(sizes) >= 12
+
+
+def test_the_first_screen_says_the_bracket_in_words_and_figures(full):
+    record, text = full
+    assert "<title>How far can weights.safetensors be trusted?</title>" in text
+    said = " ".join(Page(text).sections["verdict"].replace("\u00a0", " ").split())
+    assert "Each pixel changed by up to 0.1: between 41.0 % and 63.3 % of 300 images withstand it" in said
+    assert "clean accuracy 96.7 %." in said
+    for words in ("proven to withstand it", "withstood every attack", "right when nothing is changed"):
+        assert said.count(words) == 2
+    assert "Of 4 checks of this evaluation 2 warned, 2 passed." in said
+    assert Page(render(dataclasses.replace(record, checks=()))).sections["verdict"].count("No checks were made") == 1
+    passed = tuple(each for each in record.checks if each.verdict == "PASS")
+    assert "All 2 checks of this evaluation passed." in render(dataclasses.replace(record, checks=passed))
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "title"),
+    [
+        ("cnn-digits", "trustbound audit cnn-digits:runs/plain.safetensors --data digits", "plain.safetensors"),
+        ("nets/net.py:make", "trustbound audit nets/net.py:make --weights w/best.pt", "best.pt"),
+        ("nets/net.py:make", "trustbound audit nets/net.py:make", "net.py:make"),
+        ("runs/wine.skops", "trustbound audit runs/wine.skops", "wine.skops"),
+        ("net", "an 'open quote", "net"),
+        ("net", "trustbound audit net: --weights", "net"),
+    ],
+)
+def test_the_title_is_the_file_that_was_audited(specimens, name, command, title):
+    bare = specimens.bare(command=command)
+    assert subject(dataclasses.replace(bare, model=dataclasses.replace(bare.model, name=name))) == title
+
+
+def test_costs_add_up_and_columns_of_zeros_are_gone(full):
+    record, text = full
+    page = Page(text)
+    head, rows = page.table("cost", "Counted model evaluations")
+    for column in range(1, len(head) - 3):
+        *parts, whole = (int(cells[column - 1].replace(",", "")) for cells in rows.values())
+        assert sum(parts) == whole
+    assert "detector" not in text
+    silent = dataclasses.replace(
+        record,
+        steps=tuple(dataclasses.replace(s, cost=dataclasses.replace(s.cost, queries=0)) for s in record.steps),
+        cost=dataclasses.replace(record.cost, queries=0),
+        doubts={},
+        curves=(),
+    )
+    page = Page(render(silent))
+    assert "queries" not in page.table("cost", "Counted model evaluations")[0]
+    assert "queries" not in page.table("waterfall", "The steps under linf:0.1")[0]
+    assert "ties" not in page.table("brackets", "Brackets in numbers")[0] or any(b.ties for b in record.brackets)
+
+
+def test_every_check_is_a_row_and_every_threat_a_column(full):
+    record, text = full
+    head, rows = Page(text).table("all-checks", "Verdict and number")
+    assert head == ["check", "linf:0.1"]
+    assert sorted(name.partition(" ")[0] for name in rows) == sorted(check.name for check in record.checks)
+    cells = {name.partition(" ")[0]: row for name, row in rows.items()}
+    assert cells["black-box-never-beats-white-box"] == ["! 0.333"]
+    assert cells["determinism"] == ["✓ 0"]
+    assert cells["eight-bit-rounding"] == ["– SKIP"]
+    said = Page(text).sections["checks"]
+    assert "random search broke" in said.lower()
+    assert "0 of 50 images withstand" not in said  # it passed: one line speaks for it
 
 
 def test_reproduction_is_complete(full):

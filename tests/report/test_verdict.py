@@ -211,6 +211,13 @@ def test_summary_shows_the_table_and_failing_checks(specimens):
     assert "none made" in shown(specimens.bare())
 
 
+def test_findings_and_advice_are_sentences_of_their_own(specimens):
+    record, _ = specimens.light()
+    warned = dataclasses.replace(record.checks[1], finding="of 64 examples 3 broke,", advice="search longer")
+    text = shown(dataclasses.replace(record, checks=(warned,)), 200)
+    assert ": of 64 examples 3 broke. search longer." in text
+
+
 def test_comparison(specimens, tmp_path):
     record, _ = specimens.light()
     better = dataclasses.replace(

@@ -168,12 +168,45 @@ def test_a_page_that_fetches_is_caught(pages, browser):
     assert [url.rpartition("/")[2] for url in fetched(browser, planted)] == ["x.png"]
 
 
+OPEN_ALL = "document.querySelectorAll('details').forEach(each => { each.open = true })"
+
+
+def test_the_first_screen_holds_sentences_figures_and_bars(pages, browser):
+    show(browser, pages[0] / "full.html", width=1280)
+    assert browser.execute_script("return [innerWidth, innerHeight]") == [1280, 800]
+    for selector, wanted in ((".headline", 2), (".figures dd", 6), (".finding svg", 2), ("#verdict .line", 1)):
+        lowest = browser.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map(each => each.getBoundingClientRect())"
+            ".filter(box => box.width && box.top >= 0).map(box => box.bottom)",
+            selector,
+        )
+        assert len(lowest) == wanted, selector
+        assert max(lowest) <= 800, selector
+    sizes = browser.execute_script(
+        "return ['dd', 'small'].map(tag => document.querySelector('.figures ' + tag))"
+        ".map(each => parseFloat(getComputedStyle(each).fontSize))"
+    )
+    assert sizes[0] >= 2.5 * sizes[1], "the figures are what is seen first"
+
+
+def test_the_folded_page_is_short(pages, browser):
+    for width in (1280, 360):
+        show(browser, pages[0] / "full.html", width=width)
+        assert browser.execute_script("return document.documentElement.scrollHeight") <= 6000
+        folded = browser.execute_script(
+            "return document.querySelectorAll('.appendix section > details:not([open])').length"
+        )
+        assert folded == len(pages[1].FOLDED)
+
+
 @pytest.mark.parametrize("name", ["full", "hostile", "bare"])
-@pytest.mark.parametrize("width", [360, 768, 1200])
+@pytest.mark.parametrize("width", [360, 768, 1280])
 def test_every_section_is_visible_and_nothing_overflows(name, width, pages, browser):
     show(browser, pages[0] / f"{name}.html", width=width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    browser.execute_script(OPEN_ALL)
     seen = browser.execute_script(
-        "return [...document.querySelectorAll('main > section')].map(s => [s.id, s.getBoundingClientRect().height,"
+        "return [...document.querySelectorAll('main section')].map(s => [s.id, s.getBoundingClientRect().height,"
         " s.innerText.length, getComputedStyle(s).visibility])"
     )
     assert tuple(each[0] for each in seen) == pages[1].SECTIONS
@@ -215,6 +248,7 @@ def test_comparison_fits_the_phone(pages, browser):
 @pytest.mark.parametrize(("width", "dark"), [(1200, False), (1200, True), (360, False), (360, True)])
 def test_text_is_legible(name, width, dark, pages, browser):
     show(browser, pages[0] / f"{name}.html", width=width, dark=dark)
+    browser.execute_script(OPEN_ALL)
     ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     level = sum(int(each) for each in re.findall(r"\d+", ground)[:3]) / 3
     assert level < 40 if dark else level > 240
@@ -227,26 +261,33 @@ def test_text_is_legible(name, width, dark, pages, browser):
     assert small == []
 
 
-@pytest.mark.parametrize("name", ["full", "hostile"])
-def test_prints_with_all_numbers_open(name, pages, browser, tmp_path):
-    show(browser, pages[0] / f"{name}.html", dark=True)
-    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
-    folded, opened = browser.execute_script(
-        "const d = [...document.querySelectorAll('details:not(.screen)')];"
-        "return [d.length, d.filter(e => e.querySelector('td').getBoundingClientRect().height > 5).length]"
-    )
-    assert folded >= 4
-    assert opened == folded
-    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert browser.execute_script("return document.querySelector('nav').getClientRects().length") == 0
+def printed(browser):
+    """How many pages come out of the printer, all of them A4."""
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
-    printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
-    document = base64.b64decode(printed["data"])
+    told = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
+    document = base64.b64decode(told["data"])
     assert document.startswith(b"%PDF")
-    assert len(re.findall(rb"/Type\s*/Page\b", document)) > 1
     media = re.findall(rb"/MediaBox\s*\[\s*0 0 ([\d.]+) ([\d.]+)", document)
     assert {(round(float(w)), round(float(h))) for w, h in media} <= {(595, 842), (596, 842), (594, 841)}
+    return len(re.findall(rb"/Type\s*/Page\b", document))
+
+
+def test_prints_on_two_pages_and_the_appendix_on_request(pages, browser):
+    show(browser, pages[0] / "full.html", dark=True)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert printed(browser) == 2
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print", "features": []})
+    shown = (
+        "return [...document.querySelectorAll('main section, #appendix')].filter(e => e.getClientRects().length)"
+        ".map(e => e.id)"
+    )
+    assert tuple(browser.execute_script(shown)) == pages[1].OPEN
+    assert browser.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.execute_script("return document.querySelector('nav').getClientRects().length") == 0
+    browser.execute_script("document.querySelector('#cost > details').open = true")
+    assert browser.execute_script(shown) == [*pages[1].OPEN, "appendix", "cost"]
+    browser.execute_script(OPEN_ALL)
+    assert printed(browser) > 4
 
 
 def test_works_from_the_keyboard(pages, browser):

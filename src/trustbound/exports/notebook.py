@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from html import escape
 
-from trustbound.record.audit import AuditRecord, Bracket
+from trustbound.record.audit import AuditRecord
 from trustbound.report.figures.bracket import bracket_picture
 from trustbound.report.figures.canvas import FONTS
 from trustbound.report.figures.palette import variables
 from trustbound.report.formatting import amount, share
 from trustbound.report.verdict import judge
-from trustbound.report.wording import Noun, change_words, legible, noun
+from trustbound.report.wording import legible, noun, withstanding
 
 WIDTH = 640.0
 
@@ -19,7 +19,7 @@ WIDTH = 640.0
 def view(record: AuditRecord) -> str:
     """A piece of HTML with a picture inside it, light or dark as the reader's system is; it needs nothing else.
 
-    >>> from trustbound.record.audit import DataFacts, ModelFacts
+    >>> from trustbound.record.audit import Bracket, DataFacts, ModelFacts
     >>> from trustbound.record.cost import Cost
     >>> model = ModelFacts(name="tiny", sha256="", parameters=2, classes=2, input_shape=(2,), box=(0.0, 1.0),
     ...     device="cpu", dtype="float32")
@@ -37,7 +37,7 @@ def view(record: AuditRecord) -> str:
         "trustbound-" + hashlib.sha256(f"{record.created} {record.command} {record.brackets}".encode()).hexdigest()[:8]
     )
     said = [f"<p><b>Not to be trusted:</b> {_text(reason)}.</p>" for reason in reasons]
-    said += [f"<p>{_text(sentence(bracket, what))}</p>" for bracket in record.brackets]
+    said += [f"<p>{_text(withstanding(bracket, what))}.</p>" for bracket in record.brackets]
     if not record.brackets:
         said.append("<p>No threat was examined, so nothing is known about robustness.</p>")
     picture = bracket_picture(record.brackets, width=WIDTH, name=mark, standalone=False) if record.brackets else ""
@@ -55,17 +55,6 @@ def view(record: AuditRecord) -> str:
         f"#{mark} svg{{display:block;width:100%;height:auto}}#{mark} small{{color:var(--muted)}}"
     )
     return f'<div id="{mark}"><style>{style}</style>{"".join(said)}{picture}<small>{_text(foot)}</small></div>'
-
-
-def sentence(bracket: Bracket, what: Noun) -> str:
-    """The bracket in words, as far as it goes: what may change, and how many withstand it."""
-    changed, count = change_words(bracket, what), amount(bracket.n, what.one, what.many)
-    changed = changed[:1].upper() + changed[1:]
-    if bracket.lower == bracket.upper:
-        return f"{changed}: {share(bracket.lower)} of {count} withstand it."
-    if bracket.certified == 0:
-        return f"{changed}: at most {share(bracket.upper)} of {count} withstand it; none is proven to."
-    return f"{changed}: between {share(bracket.lower)} and {share(bracket.upper)} of {count} withstand it."
 
 
 def _text(words: str) -> str:

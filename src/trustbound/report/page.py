@@ -19,25 +19,31 @@ from trustbound.errors import RecordError
 from trustbound.record.audit import AuditRecord
 from trustbound.report.figures.canvas import FONTS
 from trustbound.report.figures.palette import variables
-from trustbound.report.formatting import amount, date
 from trustbound.report.sections.blocks import Section
 from trustbound.report.sections.brackets import brackets_section, errors_section, threats_section
-from trustbound.report.sections.checks import check_value, checks_section, reproduce_section
-from trustbound.report.sections.gallery import gallery_section
-from trustbound.report.sections.search import cost_section, curve_section, waterfall_section
+from trustbound.report.sections.checks import all_checks_section, checks_section
+from trustbound.report.sections.gallery import gallery_numbers_section, gallery_section
+from trustbound.report.sections.opening import claims_section, opening
+from trustbound.report.sections.reproduction import reproduce_section
+from trustbound.report.sections.search import cost_section, curve_numbers_section, curve_section, waterfall_section
 from trustbound.report.sections.shared import shared_section
-from trustbound.report.sections.uncertainty import reliability_section, risk_section, uncertainty_section
+from trustbound.report.sections.uncertainty import (
+    calibration_section,
+    reliability_section,
+    risk_section,
+    uncertainty_section,
+)
 from trustbound.report.verdict import judge
-from trustbound.report.wording import legible, noun
+from trustbound.report.wording import legible
 
 Array = NDArray[np.float32]
 
 
 def render(record: AuditRecord, *, gallery: Mapping[str, Array] | None = None) -> str:
-    """The whole report as HTML.
+    """The whole report as HTML: a first screen for everybody, what stands behind it, an appendix that is folded.
 
     Every section is always there; one whose numbers the record lacks says so. The same record gives the same
-    bytes.
+    bytes. Printed are the parts that are open: two pages for a few threats while the appendix is folded.
 
     Parameters
         gallery     the arrays behind `record.gallery`, `clean/KEY` and `adversarial/KEY`, each (*F); see
@@ -56,16 +62,16 @@ def render(record: AuditRecord, *, gallery: Mapping[str, Array] | None = None) -
     >>> page.startswith("<!doctype html>"), "No threat was examined" in page, "<script" in page
     (True, True, False)
     """
-    what = noun(record.model.input_shape)
+    verdict = judge(record)
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             record=record,
-            verdict=judge(record),
+            verdict=verdict,
+            opening=opening(record),
             sections=sections(record, gallery),
-            size=amount(record.data.n, what.one, what.many),
-            day=date(record.created),
+            appendix=(claims_section(record, verdict), *appendix(record, gallery)),
             **theme(),
         )
     )
@@ -80,19 +86,29 @@ def write(record: AuditRecord, path: str | Path, *, gallery: Mapping[str, Array]
 
 
 def sections(record: AuditRecord, gallery: Mapping[str, Array] | None = None) -> tuple[Section, ...]:
-    """Every section after the verdict, in the order of the page."""
+    """What stands open behind the first screen, in the order of the page."""
+    return (
+        curve_section(record),
+        gallery_section(record, gallery),
+        calibration_section(record),
+        checks_section(record),
+    )
+
+
+def appendix(record: AuditRecord, gallery: Mapping[str, Array] | None = None) -> tuple[Section, ...]:
+    """Everything behind the numbers, folded."""
     return (
         brackets_section(record),
         threats_section(record),
         errors_section(record),
-        curve_section(record),
         waterfall_section(record),
         *((shared_section(record, gallery),) if record.shared else ()),
-        gallery_section(record, gallery),
+        curve_numbers_section(record),
+        gallery_numbers_section(record),
         reliability_section(record),
         risk_section(record),
         uncertainty_section(record),
-        checks_section(record),
+        all_checks_section(record),
         cost_section(record),
         reproduce_section(record),
     )
@@ -134,7 +150,6 @@ def environment() -> Environment:
         keep_trailing_newline=True,
         finalize=legible_value,
     )
-    templates.globals["check_value"] = check_value
     return templates
 
 

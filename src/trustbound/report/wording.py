@@ -1,11 +1,14 @@
-"""The words of the report: what an input is called, and what a threat allows."""
+"""The words of the report: what was audited, what an input is called, what a threat allows and what withstands it."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from trustbound.record.audit import AuditRecord, Bracket
-from trustbound.report.formatting import amount
+from trustbound.report.formatting import amount, share
 from trustbound.tasks.registry import TASKS, TaskRow
 
 
@@ -59,6 +62,55 @@ def change_words(bracket: Bracket, what: Noun) -> str:
     if said.startswith("any "):
         return said
     return f"any change that {bracket.threat} allows" + (f" ({said})" if said else "")
+
+
+def withstanding(bracket: Bracket, what: Noun) -> str:
+    """A bracket as one clause, without its stop: what may change, and how many withstand it.
+
+    >>> bracket = Bracket(threat="linf:0.1", lower=0.5, upper=0.75, lower_interval=(0.0, 1.0),
+    ...     upper_interval=(0.0, 1.0), n=4, certified=2, broken=1, misclassified=0, unknown=1,
+    ...     change="any change of each input value by up to 0.1")
+    >>> print(withstanding(bracket, noun((8, 8))).replace(chr(160), " "))
+    Each pixel changed by up to 0.1: between 50.0 % and 75.0 % of 4 images withstand it
+    """
+    changed = re.sub(r"^any change of each (.+?) by up to ", r"each \1 changed by up to ", change_words(bracket, what))
+    count = amount(bracket.n, what.one, what.many)
+    if bracket.lower == bracket.upper:
+        said = f"exactly {share(bracket.lower)} of {count} withstand it"
+    elif bracket.certified == 0:
+        said = f"at most {share(bracket.upper)} of {count} withstand it, and none is proven to"
+    else:
+        said = f"between {share(bracket.lower)} and {share(bracket.upper)} of {count} withstand it"
+    return f"{changed[:1].upper()}{changed[1:]}: {said}"
+
+
+def subject(record: AuditRecord) -> str:
+    """What was audited, as its owner calls it: the file of weights where the command names one, else the model.
+
+    A command `trustbound audit cnn-small:runs/plain.safetensors …` is about plain.safetensors.
+    """
+    name = record.model.name
+    try:
+        words = shlex.split(record.command)
+    except ValueError:
+        words = []
+    for place, word in enumerate(words):
+        if word.startswith(f"{name}:"):
+            return PurePath(word.removeprefix(f"{name}:")).name or name
+        if word == "--weights" and place + 1 < len(words):
+            return PurePath(words[place + 1]).name or name
+    file, colon, function = name.rpartition(":")
+    return f"{PurePath(file).name}:{function}" if colon and file.endswith(".py") else PurePath(name).name or name
+
+
+def stopped(text: str) -> str:
+    """A text as a sentence of its own: exactly one stop at its end, whatever it ended in.
+
+    >>> stopped("0 of 3 break,"), stopped("Is it?"), stopped("two runs.;"), stopped("")
+    ('0 of 3 break.', 'Is it?', 'two runs.', '')
+    """
+    said = text.strip().rstrip(",;: ")
+    return said if not said or said[-1] in ".!?…" else f"{said}."
 
 
 def task_of(record: AuditRecord) -> TaskRow:

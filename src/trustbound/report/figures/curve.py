@@ -21,7 +21,7 @@ def curve_picture(curve: Curve, epsilons: Sequence[tuple[str, float]], *, width:
     one and the lower bound of the larger one hold: the steps drawn are bounds everywhere, not only where
     they were measured.
     """
-    height = 360.0 if width >= 500 else 320.0
+    height = 330.0 if width >= 500 else 290.0
     marked = [(threat, size) for threat, size in epsilons if size <= max(curve.epsilons, default=0.0)]
 
     def draw(figure: Figure) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from trustbound.record.audit import VERDICTS, AuditRecord
-from trustbound.report.figures.bracket import NARROW, bracket_picture
 from trustbound.report.formatting import count, counted, share_with_interval
-from trustbound.report.sections.blocks import Block, Code, Paragraph, Picture, Section, Table, missing
+from trustbound.report.sections.blocks import Block, Code, Paragraph, Section, Table, missing, without_zeros
 from trustbound.report.sections.measures import example_blocks, task_blocks
 from trustbound.report.wording import change_words, noun, precision_words
 
@@ -14,18 +13,14 @@ _TIE, _ROUNDED = "a tie, clean or under attack", "proof lost to rounding"
 
 
 def brackets_section(record: AuditRecord) -> Section:
-    """The brackets as a picture and as numbers, and which example got which verdict."""
+    """The brackets in numbers, and which example got which verdict."""
+    title = "The brackets in numbers"
     if not record.brackets:
-        return Section(id="brackets", title="Brackets", blocks=(missing("No threat was examined in this audit."),))
+        return _unexamined("brackets", title)
     blocks: list[Block] = [
         Paragraph(
-            text="Each bar holds all examples of the audit. What is certified holds under every allowed change; "
-            "what is broken has a witness that was checked; between them lies what nobody knows."
-        ),
-        Picture(
-            caption="certified share ≤ true robust accuracy ≤ unbroken share. Whiskers: exact binomial 95 % intervals.",
-            wide=bracket_picture(record.brackets, name="bracket-wide", standalone=False),
-            narrow=bracket_picture(record.brackets, width=NARROW, name="bracket-narrow", standalone=False),
+            text="What is certified holds under every allowed change; what is broken has a witness that was checked; "
+            "between them lies what nobody knows: certified share ≤ true robust accuracy ≤ unbroken share."
         ),
         Table(
             caption="Brackets in numbers. At least: the certified share; at most: the unbroken share; both with "
@@ -78,17 +73,19 @@ def brackets_section(record: AuditRecord) -> Section:
     else:
         blocks.append(missing("The record lists no single examples."))
     blocks += example_blocks(record)
-    return Section(id="brackets", title="Brackets", blocks=tuple(blocks))
+    blocks = [without_zeros(block) if isinstance(block, Table) else block for block in blocks]
+    return Section(id="brackets", title=title, blocks=tuple(blocks), folded=True)
 
 
 def threats_section(record: AuditRecord) -> Section:
     """What the adversary may do, wants and sees."""
-    what = noun(record.model.input_shape)
+    what, title = noun(record.model.input_shape), "What the adversary may do, wants and sees"
     if not record.brackets:
-        return Section(id="threats", title="Threats", blocks=(missing("No threat was examined in this audit."),))
+        return _unexamined("threats", title)
     return Section(
         id="threats",
-        title="Threats",
+        title=title,
+        folded=True,
         blocks=(
             Table(
                 caption="What was allowed, what counts as success, and what the adversary sees.",
@@ -102,15 +99,13 @@ def threats_section(record: AuditRecord) -> Section:
 
 def errors_section(record: AuditRecord) -> Section:
     """Natural, boundary and robust error of each threat."""
+    title = "Errors without an attack and under it"
     if not record.brackets:
-        return Section(
-            id="errors",
-            title="Natural, boundary and robust error",
-            blocks=(missing("No threat was examined, so no robust error was measured."),),
-        )
+        return _unexamined("errors", title)
     return Section(
         id="errors",
-        title="Natural, boundary and robust error",
+        title=title,
+        folded=True,
         blocks=(
             Paragraph(
                 text="Natural error is wrong without any attack, boundary error only under attack; robust error is "
@@ -132,6 +127,11 @@ def errors_section(record: AuditRecord) -> Section:
             ),
         ),
     )
+
+
+def _unexamined(name: str, title: str) -> Section:
+    """A section of an audit without threats."""
+    return Section(id=name, title=title, blocks=(missing("No threat was examined in this audit."),), folded=True)
 
 
 def _members(record: AuditRecord) -> list[tuple[str, str, list[int]]]:

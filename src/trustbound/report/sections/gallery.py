@@ -28,8 +28,8 @@ from trustbound.report.sections.blocks import (
 from trustbound.report.sections.measures import plain, sentence
 from trustbound.report.wording import class_name, is_picture
 
-#: At most so many exhibits are shown in all; larger pictures than SIDE pixels are shown reduced.
-MOST, SIDE = 12, 112
+#: At most so many exhibits are shown; larger pictures than SIDE pixels are shown reduced.
+MOST, SIDE = 6, 112
 _FEATURES = 8
 
 #: Colours of the classes of a map, told apart by colour-blind readers too (Okabe and Ito 2008); the first is dark.
@@ -82,7 +82,7 @@ def magnification(perturbation: Array, width: float) -> float:
 
 def gallery_section(record: AuditRecord, gallery: Mapping[str, Array] | None) -> Section:
     """The exhibits of a record, in pictures where the inputs are pictures and their arrays are at hand."""
-    title = "Gallery"
+    title = "What broke it"
     if not record.gallery:
         return Section(
             id="gallery",
@@ -92,45 +92,58 @@ def gallery_section(record: AuditRecord, gallery: Mapping[str, Array] | None) ->
     chosen = _chosen(record.gallery)
     views = tuple(_view(record, exhibit, gallery or {}) for exhibit in chosen)
     blocks: list[Block] = []
-    if len(chosen) < len(record.gallery):
-        blocks.append(
-            Paragraph(
-                text=f"Shown are {len(chosen)} of {amount(len(record.gallery), 'adversarial example')}.",
-                tone="note",
-            )
-        )
     if any(view.panes for view in views):
+        shown = "" if len(chosen) == len(record.gallery) else f" Shown are {len(chosen)} of {len(record.gallery)} kept."
         blocks.append(
             Paragraph(
-                text="Left the clean input, right the adversarial one, between them their difference: grey is no "
-                "change, lighter is more, darker is less, magnified by the factor stated."
+                text="Clean input, difference, adversarial input; the most confident mistakes first. In the difference "
+                f"grey is no change, lighter is more, darker is less.{shown}"
             )
         )
     if any(view.panes or view.table for view in views):
         blocks.append(Exhibits(exhibits=views))
     else:
-        blocks.append(missing("The inputs themselves were not at hand; their numbers follow."))
-    blocks.append(_table(record, chosen))
+        blocks.append(missing("The inputs themselves were not at hand; their numbers are in the appendix."))
     return Section(id="gallery", title=title, blocks=tuple(blocks))
 
 
+def gallery_numbers_section(record: AuditRecord) -> Section:
+    """Every adversarial example that was kept for the gallery, in numbers."""
+    nothing = missing("The record holds no adversarial examples to show.")
+    blocks = (_table(record, list(record.gallery)),) if record.gallery else (nothing,)
+    return Section(id="gallery-numbers", title="Adversarial examples in numbers", blocks=blocks, folded=True)
+
+
 def _chosen(exhibits: tuple[Exhibit, ...]) -> list[Exhibit]:
-    """At most MOST exhibits, as many from each threat, in their order."""
-    threats = list(dict.fromkeys(each.threat for each in exhibits))
-    rank: dict[str, int] = dict.fromkeys(threats, 0)
-    ranked = []
-    for position, each in enumerate(exhibits):
-        ranked.append((rank[each.threat], position))
-        rank[each.threat] += 1
-    kept = sorted(position for _, position in sorted(ranked)[:MOST])
-    return [exhibits[position] for position in kept]
+    """At most MOST exhibits of as many inputs, the most confident first, drawn from the threats in turn.
+
+    The same input under another threat shows the same again. Where no confidence is known, the order is the record's.
+    """
+    waiting: dict[str, list[Exhibit]] = {}
+    for each in sorted(exhibits, key=_doubt):
+        waiting.setdefault(each.threat, []).append(each)
+    chosen: list[Exhibit] = []
+    while len(chosen) < MOST and any(waiting.values()):
+        for queue in waiting.values():
+            seen = {each.index for each in chosen}
+            while queue and queue[0].index in seen:
+                queue.pop(0)
+            if queue and len(chosen) < MOST:
+                chosen.append(queue.pop(0))
+    return sorted(chosen, key=_doubt)
+
+
+def _doubt(exhibit: Exhibit) -> float:
+    """How far a network was from being certain of its mistake."""
+    return 1.0 - (exhibit.adversarial_confidence or 0.0)
 
 
 def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) -> ExhibitView:
     """One exhibit laid out."""
-    title = f"{exhibit.threat}, example {exhibit.index}"
-    note = f"True class {class_name(record, exhibit.label)}; " if exhibit.label is not None else ""
-    note += f"size {number(exhibit.size)}; broken by {exhibit.broken_by}."
+    title = f"Example {exhibit.index}"
+    if exhibit.label is not None and exhibit.adversarial_prediction is not None:
+        title = f"{class_name(record, exhibit.label)} taken for {class_name(record, exhibit.adversarial_prediction)}"
+    note = f"{exhibit.threat}, size {number(exhibit.size)}, example {exhibit.index}."
     if exhibit.detail:
         note += f" {sentence(exhibit.detail)[:1].upper()}{sentence(exhibit.detail)[1:]}."
     clean, adversarial = (arrays.get(f"{part}/{exhibit.key}") for part in ("clean", "adversarial"))
@@ -160,7 +173,7 @@ def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) ->
         )
         for values, caption, detail in (
             ((before - low) / (high - low), "clean", names[0]),
-            (0.5 + factor * (after - before) / (high - low), "difference", f"magnified {factor:g} ×"),
+            (0.5 + factor * (after - before) / (high - low), "difference", f"times\u00a0{factor:g}"),
             ((after - low) / (high - low), "adversarial", names[1]),
         )
     )

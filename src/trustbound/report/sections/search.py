@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from trustbound.record.audit import AuditRecord, Curve, StageFacts
@@ -10,9 +11,22 @@ from trustbound.report.figures.bracket import NARROW, WIDE
 from trustbound.report.figures.curve import curve_picture
 from trustbound.report.figures.waterfall import Stage, stages, waterfall_picture
 from trustbound.report.formatting import amount, count, duration, number, share_with_interval, size_of
-from trustbound.report.sections.blocks import Block, Items, Paragraph, Picture, Section, Table, missing
+from trustbound.report.sections.blocks import (
+    Block,
+    Items,
+    Paragraph,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    missing,
+    without_zeros,
+)
+from trustbound.report.wording import stopped
 
-_ROWS_SHOWN_OPEN = 12
+#: Width of a picture of which two stand beside each other.
+HALF = 380.0
+_COUNTED = ("forwards", "backwards", "queries", "seconds")
 
 
 def curve_section(record: AuditRecord) -> Section:
@@ -26,35 +40,48 @@ def curve_section(record: AuditRecord) -> Section:
             title=title,
             blocks=(missing("No security curve was measured in this audit."), *notes),
         )
-    blocks: list[Block] = [
-        Paragraph(
-            text="How the bracket moves with the size of the change: below the lower line is certified, above "
-            "the upper one broken or wrong from the start, the striped band is unknown. Dotted: limits of the "
-            "exact 95 % intervals. Dashed verticals: the sizes audited."
-        )
-    ]
+    wide = WIDE if len(curves) == 1 else HALF
+    pictures = []
     for index, curve in enumerate(curves):
         marked = [
             (b.threat, known[1]) for b in record.brackets if (known := size_of(b.threat)) and known[0] == curve.norm
         ]
-        blocks.append(
+        pictures.append(
             Picture(
-                caption=f"Security curve under {curve.norm}, measured on {amount(curve.n, 'example')}.",
-                wide=curve_picture(curve, marked, width=WIDE, name=f"curve-{index}-wide"),
+                caption=f"Under {curve.norm}, on {amount(curve.n, 'example')}.",
+                wide=curve_picture(curve, marked, width=wide, name=f"curve-{index}-wide"),
                 narrow=curve_picture(curve, marked, width=NARROW, name=f"curve-{index}-narrow"),
             )
         )
+    blocks: list[Block] = [
+        Paragraph(
+            text="How the bracket moves with the size of the change. Below the lower line is certified, above the "
+            "upper one broken or wrong from the start; the striped band is unknown. Dashed: what was audited."
+        ),
+        Pictures(pictures=tuple(pictures)),
+    ]
+    return Section(id="curve", title=title, blocks=tuple(blocks))
+
+
+def curve_numbers_section(record: AuditRecord) -> Section:
+    """The curves as tables."""
+    curves = [curve for curve in record.curves if curve.epsilons]
+    blocks: list[Block] = [] if curves else [missing("No security curve was measured in this audit.")]
+    if curves:
+        blocks.append(Paragraph(text="Dotted in the picture: limits of the exact 95 % intervals.", tone="note"))
+    for curve in curves:
         blocks.append(_curve_table(curve))
         if curve.note:
-            blocks.append(Paragraph(text=curve.note, tone="note"))
-    return Section(id="curve", title=title, blocks=tuple(blocks))
+            blocks.append(Paragraph(text=stopped(curve.note), tone="note"))
+    return Section(id="curve-numbers", title="The security curve in numbers", blocks=tuple(blocks), folded=True)
 
 
 def waterfall_section(record: AuditRecord) -> Section:
     """Who broke and who proved how many, at what cost."""
-    title = "Waterfall of the search"
+    title = "What each step found"
     if not record.steps:
-        return Section(id="waterfall", title=title, blocks=(missing("The record lists no steps of the search."),))
+        nothing = missing("The record lists no steps of the search.")
+        return Section(id="waterfall", title=title, blocks=(nothing,), folded=True)
     blocks: list[Block] = [
         Paragraph(
             text="Each step runs on what is still unknown; what it settles is drawn in full colour, what was "
@@ -92,7 +119,7 @@ def waterfall_section(record: AuditRecord) -> Section:
     others = dict.fromkeys(step.threat for step in record.steps if step.threat not in known)
     if others:
         blocks.append(Paragraph(text=f"Steps without a bracket of their own: {', '.join(others)}.", tone="note"))
-    return Section(id="waterfall", title=title, blocks=tuple(blocks))
+    return Section(id="waterfall", title=title, blocks=tuple(blocks), folded=True)
 
 
 def cost_section(record: AuditRecord) -> Section:
@@ -104,25 +131,42 @@ def cost_section(record: AuditRecord) -> Section:
         parts["curve"] = parts.get("curve", Cost()) + curve.cost
     words = {"attack": "attacks", "proof": "proofs", "control": "control group", "curve": "security curve"}
     rows = [_cost_row(words.get(kind, kind), cost, record) for kind, cost in parts.items()]
+    told = sum(parts.values(), Cost())
+    rest = Cost(*(getattr(record.cost, name) - getattr(told, name) for name in _COUNTED))
+    adds_up = min(rest.forwards, rest.backwards, rest.queries, round(rest.seconds, 3)) >= 0
+    if adds_up:
+        rows.append(_cost_row("clean pass, checks, confidence and the rest", rest, record))
     rows.append(_cost_row("whole audit", record.cost, record))
     blocks: list[Block] = [
         Paragraph(
             text=f"In all {count(record.cost.forwards)} forward and {count(record.cost.backwards)} backward passes "
             f"of single examples in {duration(record.cost.seconds)}; one unit is one forward pass, a backward "
-            f"pass counts {number(record.backward_cost, 3)}. The whole need not be the sum of the parts: the "
-            "clean pass, the probes and the confirmations are not steps, and a curve may be counted apart."
+            f"pass counts {number(record.backward_cost, 3)}."
+            + ("" if adds_up else " The parts were counted in more than one run: they are more than the whole.")
         ),
-        Table(
-            caption="Counted model evaluations and wall-clock time.",
-            head=("part", "forwards", "backwards", "queries", "units", "units per example", "time"),
-            rows=tuple(rows),
+        without_zeros(
+            Table(
+                caption="Counted model evaluations, and the time that they took.",
+                head=("part", "forwards", "backwards", "queries", "units", "units per example", "time"),
+                rows=tuple(rows),
+            )
         ),
     ]
     if record.cost.purposes:
         blocks.append(_purposes(record.cost))
     if record.events:
-        blocks.append(Items(title="Events during the run", items=record.events))
-    return Section(id="cost", title="Cost", blocks=tuple(blocks))
+        blocks.append(Items(title="What happened on the way", items=tuple(map(_event, record.events))))
+    return Section(id="cost", title="What it cost", blocks=tuple(blocks), folded=True)
+
+
+def _event(said: str) -> str:
+    """An event of a run as a sentence.
+
+    >>> _event("wall clock 66.1 s"), _event("l2:0.5: left out for time: walk")
+    ('The run took 1 min 6 s from start to end.', 'l2:0.5: left out for time: walk.')
+    """
+    clock = re.fullmatch(r"wall clock ([\d.]+) s", said)
+    return f"The run took {duration(float(clock[1]))} from start to end." if clock else stopped(said)
 
 
 def _purposes(cost: Cost) -> Table:
@@ -147,11 +191,13 @@ def _purposes(cost: Cost) -> Table:
     if cost.forwards > told.forwards:
         rest = count(cost.forwards - told.forwards), "–", "–", count(cost.backwards - told.backwards)
         rows.append(("of an earlier version, not told apart", "–", *rest))
-    return Table(
-        caption="What the passes were for, and what was looked at: forwards of which the class, the outputs or the "
-        "gradient were seen, answers of a detector, and backwards.",
-        head=("for", "class", "outputs", "gradients", "detector", "backwards"),
-        rows=tuple(rows),
+    return without_zeros(
+        Table(
+            caption="What the passes were for, and what was looked at: forwards of which the class, the outputs or the "
+            "gradient were seen, answers of a detector, and backwards.",
+            head=("for", "class", "outputs", "gradients", "detector", "backwards"),
+            rows=tuple(rows),
+        )
     )
 
 
@@ -169,13 +215,12 @@ def _curve_table(curve: Curve) -> Table:
             )
             for i, epsilon in enumerate(curve.epsilons)
         ),
-        folded=len(curve.epsilons) > _ROWS_SHOWN_OPEN,
     )
 
 
 def _step_table(threat: str, found: Sequence[Stage], steps: Sequence[StageFacts], backward: float) -> Table:
     """The numbers of one waterfall. The first stage is the clean pass, then comes one stage for each step."""
-    return Table(
+    table = Table(
         caption=f"The steps under {threat}, in order. Control: examples taken along because they belong to "
         "the control group. Evaluations are counted per example.",
         head=(
@@ -209,6 +254,7 @@ def _step_table(threat: str, found: Sequence[Stage], steps: Sequence[StageFacts]
         ),
         words=(0, 1),
     )
+    return without_zeros(table)
 
 
 def _cost_row(part: str, cost: Cost, record: AuditRecord) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ def shared_section(record: AuditRecord, gallery: Mapping[str, Array] | None) -> 
     views = [view for facts in record.shared if (view := _view(record, facts, gallery or {})) is not None]
     if views:
         blocks.append(Exhibits(exhibits=tuple(views)))
-    return Section(id="shared", title="Shared perturbations", blocks=tuple(blocks))
+    return Section(id="shared", title="One change for all inputs", blocks=tuple(blocks), folded=True)
 
 
 def _row(facts: SharedFacts) -> tuple[str, ...]:

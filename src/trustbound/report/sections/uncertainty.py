@@ -33,26 +33,40 @@ def _unmeasured(record: AuditRecord) -> str:
     return f"No confidence is examined: {unmeasured(record)}."
 
 
-def reliability_section(record: AuditRecord) -> Section:
-    """Accuracy against confidence, clean and attacked."""
-    title = "Reliability of the confidence"
+def calibration_section(record: AuditRecord) -> Section:
+    """Accuracy against confidence, clean and attacked: what the confidence is worth."""
+    title = "Calibration, clean and under attack"
     if record.uncertainty is None:
-        return Section(id="reliability", title=title, blocks=(missing(_unmeasured(record)),))
+        return Section(id="calibration", title=title, blocks=(missing(_unmeasured(record)),))
     states = _states(record)
+    said = "; ".join(
+        f"{state}: {share(scores.mean_confidence)} sure on average and {share(scores.accuracy)} right, off by "
+        f"{number(100 * scores.ece, 2)} points"
+        for state, scores in states
+    )
     blocks: list[Block] = [
         Paragraph(
-            text="A confidence of 90 % should be right nine times in ten: bars on the dashed line. Below it the "
-            "network claims more than it knows. Lines on the bars: exact 95 % intervals."
+            text=f"What the confidence is worth. {said[:1].upper()}{said[1:]} (expected calibration error). Bars that "
+            "stay below the dashed line: more is claimed than known."
         ),
         Picture(
-            caption="Reliability: " + ", ".join(state for state, _ in states) + ".",
+            caption="Share of right answers over the confidence, with exact 95 % intervals.",
             wide=reliability_picture(states, width=WIDE, name="reliability-wide"),
             narrow=reliability_picture(states, width=NARROW, name="reliability-narrow"),
         ),
     ]
     if record.uncertainty.attacked is None:
         blocks.append(missing(_UNATTACKED))
-    blocks += [
+    return Section(id="calibration", title=title, blocks=tuple(blocks))
+
+
+def reliability_section(record: AuditRecord) -> Section:
+    """The bins of the diagrams."""
+    title = "Calibration in numbers"
+    if record.uncertainty is None:
+        return Section(id="reliability", title=title, blocks=(missing(_unmeasured(record)),), folded=True)
+    states = _states(record)
+    blocks: list[Block] = [
         Table(
             caption=f"Reliability, {state}: accuracy with exact 95 % intervals, {amount(scores.n, 'example')}.",
             head=("confidence from", "to", "examples", "mean confidence", "accuracy"),
@@ -66,21 +80,20 @@ def reliability_section(record: AuditRecord) -> Section:
                 )
                 for each in scores.reliability.bins
             ),
-            folded=True,
         )
         for state, scores in states
     ]
-    return Section(id="reliability", title=title, blocks=tuple(blocks))
+    return Section(id="reliability", title=title, blocks=tuple(blocks), folded=True)
 
 
 def risk_section(record: AuditRecord) -> Section:
     """Errors among the most confident share, clean and attacked."""
-    title = "Risk and coverage"
+    title = "Errors when only the surest answers are given"
     if record.uncertainty is None:
-        return Section(id="risk-coverage", title=title, blocks=(missing(_unmeasured(record)),))
+        return Section(id="risk-coverage", title=title, blocks=(missing(_unmeasured(record)),), folded=True)
     states = [(state, scores) for state, scores in _states(record) if scores.risk_coverage.coverage]
     if not states:
-        return Section(id="risk-coverage", title=title, blocks=(missing("No coverages were recorded."),))
+        return Section(id="risk-coverage", title=title, blocks=(missing("No coverages were recorded."),), folded=True)
     blocks: list[Block] = [
         Paragraph(
             text="If only the most confident share is answered, how many answers are wrong? A useful confidence "
@@ -114,10 +127,9 @@ def risk_section(record: AuditRecord) -> Section:
                     )
                     for i in shown
                 ),
-                folded=True,
             )
         )
-    return Section(id="risk-coverage", title=title, blocks=tuple(blocks))
+    return Section(id="risk-coverage", title=title, blocks=tuple(blocks), folded=True)
 
 
 def uncertainty_section(record: AuditRecord) -> Section:
@@ -125,7 +137,7 @@ def uncertainty_section(record: AuditRecord) -> Section:
     title = "Uncertainty in numbers"
     found = record.uncertainty
     if found is None:
-        return Section(id="uncertainty", title=title, blocks=(missing(_unmeasured(record)),))
+        return Section(id="uncertainty", title=title, blocks=(missing(_unmeasured(record)),), folded=True)
     columns: list[tuple[str, CalibrationScores]] = _states(record)
     if found.scaled_clean is not None:
         columns.append(("clean, scaled", found.scaled_clean))
@@ -146,7 +158,7 @@ def uncertainty_section(record: AuditRecord) -> Section:
         blocks.append(missing(_UNATTACKED))
     blocks += _temperature(found.temperature)
     blocks.append(_conformal(record, found))
-    return Section(id="uncertainty", title=title, blocks=tuple(blocks))
+    return Section(id="uncertainty", title=title, blocks=tuple(blocks), folded=True)
 
 
 _SCORES: tuple[tuple[str, Callable[[CalibrationScores], str]], ...] = (
