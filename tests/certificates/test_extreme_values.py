@@ -10,8 +10,8 @@ from scipy.stats import norm, weibull_max
 from torch import nn
 
 import trustbound as tb
-from trustbound.certificates.extreme_values import fit_reverse_weibull
 from trustbound.certificates.registry import CERTIFIERS
+from trustbound.certificates.sensitivity.extreme_values import fit_reverse_weibull
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.defences.quantisation import Quantise
 

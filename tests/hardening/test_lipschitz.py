@@ -8,7 +8,7 @@ from torch import nn
 
 import trustbound as tb
 from trustbound.certificates.graph import read
-from trustbound.certificates.methods.lipschitz import constants
+from trustbound.certificates.sensitivity.gains import gains
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.hardening import Recipe
 from trustbound.hardening.objectives import Batch, Context, LipschitzTraining
@@ -55,7 +55,7 @@ def test_the_penalty_is_that_of_the_matrices_and_so_is_its_gradient():
     for one, other in zip(found, slopes, strict=True):
         assert (one - other).norm() <= 0.02 * other.norm()
     # The certifier bounds the same product from above.
-    assert float(metrics["product"]) <= constants(read(model, inputs))[-1]
+    assert float(metrics["product"]) <= gains(read(model, inputs))[-1]
     assert (context.forwards, context.backwards) == (6, 6)
     assert not any(part._forward_pre_hooks for part in model.modules())
     assert sorted(state) == ["module.0", "module.3", "module.5"]
@@ -83,7 +83,7 @@ def test_its_networks_have_smaller_products_and_larger_proven_radii():
         model = tb.train(model, train, recipe).model
         proof = tb.certify("lipschitz", model, test.inputs, test.labels, "l2:0.4")
         right = (model(test.inputs).argmax(1) == test.labels).double().mean()
-        found.append((constants(read(model, test.inputs))[-1], float(proof.certified.double().mean()), float(right)))
+        found.append((gains(read(model, test.inputs))[-1], float(proof.certified.double().mean()), float(right)))
     (product, certified, right), (smaller, more, still) = found
     assert smaller < product / 2
     assert more > certified + 0.2

@@ -2,8 +2,9 @@
 
 `certify` is the door; `graph.read` turns a module into a list of operations once, for those who ask repeatedly:
 a certifier's `margins(graph, region, labels)` and `radius.certified_radius` take that list. `clever` estimates and
-proves nothing: it is no certifier, and no bracket rests on it. `verify` decides a property of
-boxes and outputs. Importing this package stays cheap: torch is imported when one of the names below is first used.
+proves nothing: it is no certifier, and no bracket rests on it. `verify` decides a property of boxes and outputs.
+`lipschitz` bounds how fast a network can change, layer by layer. Importing this package stays cheap: torch is imported
+when one of the names below is first used.
 """
 
 from __future__ import annotations
@@ -14,17 +15,30 @@ from trustbound.lazy import lazy
 
 if TYPE_CHECKING:
     from trustbound.certificates.certifying import CertificationResult, certify
-    from trustbound.certificates.extreme_values import CleverEstimate, clever
+    from trustbound.certificates.sensitivity.constants import LipschitzResult, lipschitz
+    from trustbound.certificates.sensitivity.extreme_values import CleverEstimate, clever
     from trustbound.certificates.verification.properties import Property
     from trustbound.certificates.verification.verifying import VerificationResult, verify
 
-__all__ = ["CertificationResult", "CleverEstimate", "Property", "VerificationResult", "certify", "clever", "verify"]
+__all__ = [
+    "CertificationResult",
+    "CleverEstimate",
+    "LipschitzResult",
+    "Property",
+    "VerificationResult",
+    "certify",
+    "clever",
+    "lipschitz",
+    "verify",
+]
 
 _HOMES = {
     "CertificationResult": "certifying",
-    "CleverEstimate": "extreme_values",
+    "CleverEstimate": "sensitivity.extreme_values",
+    "LipschitzResult": "sensitivity.constants",
     "certify": "certifying",
-    "clever": "extreme_values",
+    "clever": "sensitivity.extreme_values",
+    "lipschitz": "sensitivity.constants",
     "Property": "verification.properties",
     "VerificationResult": "verification.verifying",
     "verify": "verification.verifying",

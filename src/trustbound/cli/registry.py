@@ -25,6 +25,9 @@ COMMANDS = Registry(
     CommandRow("attack", _ROOM + "attack:attack_command", "Run one attack."),
     CommandRow("certify", _ROOM + "certify:certify_command", "Run one certifier."),
     CommandRow("verify", _ROOM + "verify:verify_command", "Decide a VNN-LIB property of a network."),
+    CommandRow(
+        "lipschitz", _ROOM + "lipschitz:lipschitz_command", "Bound how fast a network can change, layer by layer."
+    ),
     CommandRow("report", _ROOM + "report:report_command", "Write the page of a finished audit again."),
     CommandRow("compare", _ROOM + "compare:compare_command", "Put finished audits side by side."),
     CommandRow(

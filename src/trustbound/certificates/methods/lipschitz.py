@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Dense
-from trustbound.certificates.graph.operations import Activation, Concatenate, Input, Linear, MaxPool, Operation, Sum
+from trustbound.certificates.graph.operations import Input, Linear, Operation
 from trustbound.certificates.methods.interval import Bounds, bound_specification, interval_bounds
-from trustbound.certificates.methods.spectral import step_norm
 from trustbound.certificates.region import Region
+from trustbound.certificates.sensitivity.gains import gains, norms, stretched
+from trustbound.certificates.sensitivity.jacobian import jacobian_bounds
 from trustbound.certificates.slack import disturbance, growth, split, vanished
 from trustbound.certificates.specification import Certifier, LowerBound
-from trustbound.errors import UnsupportedError
-
-T = TypeVar("T", float, Tensor)
+from trustbound.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,13 +27,17 @@ class Lipschitz(Certifier):
     Needs       a network that can be read into a list of operations.  Norms: l2, l1 (‖·‖₂ ≤ ‖·‖₁), linf (by the
                 region's corner: loose).
     Update      L <- norm(W) · L at a linear step, L₁ + L₂ at a sum, L · √overlap at a max pool;
-                margin_j(x') ≥ margin_j(x) − r · L · ‖(e_y − e_j) W_last‖, or − r · √2 · L_all where less.
+                margin_j(x') ≥ margin_j(x) − r · L · ‖(e_y − e_j) W_last‖, or − r · √2 · L_all where less. With `local`
+                also by the limits of the margin's gradient inside the region, which are intervals sent back.
     Shapes      region (B, *F); specification (B, K, C); returns (B, K) float64.
-    Cost        the norms once per network, then one forward and an interval pass.
+    Cost        the norms once per network, then one forward and an interval pass. With `local` three ways back of all
+                rows besides.
     Randomness  none.
     Raises      nothing of its own.
     Reference   Szegedy et al., Intriguing properties of neural networks, 2014, arXiv:1312.6199, section 4.3;
-                Tsuzuku, Sato and Sugiyama, Lipschitz-Margin Training, 2018, arXiv:1802.04034, proposition 1.
+                Tsuzuku, Sato and Sugiyama, Lipschitz-Margin Training, 2018, arXiv:1802.04034, proposition 1; for
+                `local` Weng et al., Towards Fast Computation of Certified Robustness for ReLU Networks, 2018,
+                arXiv:1804.09699, section 3.4.
     Deviations  convolutions through the Fourier blocks of a torus (an upper bound, no power iteration); row
                 differences of the last layer in place of √2 where they are smaller.
 
@@ -51,39 +50,50 @@ class Lipschitz(Certifier):
     tensor([0.1464], dtype=torch.float64)
     """
 
+    local: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.local) is not bool:
+            raise InputError(f"`local` must be true or false; got {self.local!r}")
+
     def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts."""
         found = interval_bounds(graph, region)
         cheaper = bound_specification(graph, region, found, specification)
-        gains, far = constants(graph), farthest(region)
-        values, drifts, lost = _drifts(graph, region, found)
+        rates, far = gains(graph), farthest(region)
+        values, drifts, lost = drifts_of(graph, region, found)
         clean = torch.bmm(specification, values[-1].unsqueeze(2)).squeeze(2)
         sizes = torch.linalg.vector_norm(specification, 2, 2)
-        loss, drift = sizes * gains[-1], sizes.unsqueeze(2) * drifts[-1].unsqueeze(1)
+        loss, drift = sizes * rates[-1], sizes.unsqueeze(2) * drifts[-1].unsqueeze(1)
         last = graph.operations[graph.head]
         if isinstance(last, Dense):
             source = last.sources[0]
             rows = torch.linalg.vector_norm(specification @ last.weight, 2, 2) + vanished(last.weight.shape[1])
-            loss = torch.fmin(loss, rows * gains[source])
+            loss = torch.fmin(loss, rows * rates[source])
             through = rows.unsqueeze(2) * drifts[source].unsqueeze(1)
             for index in {graph.head, len(found) - 1}:
                 noise = _noise(graph.operations[index], found[index])
                 through = through + torch.bmm(specification.abs(), noise)
             drift = torch.fmin(drift, through)
         error = growth(graph.widest + sum(s.terms for s in graph.operations if isinstance(s, Linear)))
-        value = clean - (1 + error) * (far.unsqueeze(1) * loss + 2 * drift[..., 0])
+        fall = far.unsqueeze(1) * loss
+        if self.local:
+            inside = jacobian_bounds(graph, region, found, specification).fall(region)
+            fall = torch.fmin(fall, inside)
+        value = clean - (1 + error) * (fall + 2 * drift[..., 0])
         run = value - (1 + error) * drift[..., 1]
         return cheaper.better(LowerBound(value=value, run=run).unknown(lost))
 
 
-def _drifts(graph: Graph, region: Region, found: list[Bounds]) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+def drifts_of(graph: Graph, region: Region, found: list[Bounds]) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
     """Return the clean values of every step, how far in l2 each may be off (B, 2), and of whom nothing is known.
 
     The first column is what this evaluation rounds, the second what the network rounds anywhere in the region: a
     step's own disturbance, and that of its operands as far as the step can stretch it. Magnitudes are the better
     of the interval limits and of clean value + reach of the region, both with the disturbance so far.
     """
-    gains, norms, far = constants(graph), _norms(graph), farthest(region)
+    rates, own_norms, far = gains(graph), norms(graph), farthest(region)
     values: list[Tensor] = []
     drifts: list[Tensor] = []
     sizes: list[Tensor] = []
@@ -100,11 +110,11 @@ def _drifts(graph: Graph, region: Region, found: list[Bounds]) -> tuple[list[Ten
         lost = missed if lost is None else lost if missed is None else lost | missed
         own = torch.linalg.vector_norm(_noise(step, replace(found[index], summed=summed, error=error)), 2, 1)
         drifts.append(
-            _stretched(step, norms[index], [drifts[source] for source in step.sources])
+            stretched(step, own_norms[index], [drifts[source] for source in step.sources])
             + own * (1 + 1e-9)
             + vanished(step.features)
         )
-        moved = (far * gains[index] + drifts[index].sum(1)).reshape(-1, *[1] * len(step.shape))
+        moved = (far * rates[index] + drifts[index].sum(1)).reshape(-1, *[1] * len(step.shape))
         sizes.append(torch.fmin(found[index].size, values[index].abs() + moved))
     return values, drifts, lost
 
@@ -115,50 +125,6 @@ def _noise(step: Operation, bounds: Bounds) -> Tensor:
     own = growth(step.terms if isinstance(step, Linear) else 0) * summed
     error = torch.zeros_like(own) if bounds.error is None else bounds.error
     return torch.stack([own.flatten(1), error.flatten(1)], 2)
-
-
-def constants(graph: Graph) -> list[float]:
-    """Return for every step how much faster it can change than the input, in l2; computed once per graph."""
-    stored = graph.cache.get("lipschitz")
-    if isinstance(stored, list):
-        return stored
-    gains: list[float] = []
-    for step, norm in zip(graph.operations, _norms(graph), strict=True):
-        before = [gains[source] for source in step.sources]
-        gains.append(1.0 if isinstance(step, Input) else _stretched(step, norm, before))
-    graph.cache["lipschitz"] = gains
-    return gains
-
-
-def _norms(graph: Graph) -> list[float]:
-    """Return the spectral norm of every linear step with one operand, 1 for the others; computed once per graph."""
-    stored = graph.cache.get("norms")
-    if isinstance(stored, list):
-        return stored
-    norms = [(step_norm(step) or 1.0) if isinstance(step, Linear) else 1.0 for step in graph.operations]
-    graph.cache["norms"] = norms
-    return norms
-
-
-def _stretched(step: Operation, norm: float, before: Sequence[T]) -> T:
-    """Return how far a step carries distances in l2 of its operands, numbers or tensors."""
-    if isinstance(step, Sum):
-        return before[0] * abs(step.signs[0]) + before[1] * abs(step.signs[1])
-    if isinstance(step, Concatenate):
-        squares = [part * part for part in before]
-        total = squares[0]
-        for square in squares[1:]:
-            total = total + square
-        return total**0.5  # type: ignore[no-any-return]
-    if isinstance(step, MaxPool):
-        return before[0] * math.sqrt(step.overlap)
-    if isinstance(step, Linear):
-        return before[0] * norm
-    if isinstance(step, Activation):
-        return before[0] * max(1.0, step.slope)
-    if isinstance(step, Smooth):
-        return before[0] * step.curve.steepness
-    raise UnsupportedError(f"no Lipschitz constant: {step.where}; replace the layer or use crown")
 
 
 def farthest(region: Region) -> Tensor:

@@ -100,24 +100,37 @@ def relax_max_pool(step: MaxPool, operand: Bounds) -> MaxPoolRelaxation:
 
 def _others(step: MaxPool, high: Tensor, winner: Tensor) -> Tensor:
     """Return the largest upper limit of each window without its winner, −∞ for a window of one."""
-    channels, (rows, columns) = high.shape[1], step.kernel
+    values, places = pool_windows(step, high)
+    return values.masked_fill(places == winner.unsqueeze(2), -torch.inf).amax(2)
+
+
+def pool_windows(step: MaxPool, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what stands in each window, (B, C, kernel, *F), and where in the flattened plane, (1, 1, kernel, *F).
+
+    Beyond the edge of the plane stands −∞, at −1.
+
+    >>> pool = MaxPool(sources=(0,), shape=(1, 1, 1), kernel=(1, 2), stride=(1, 2))
+    >>> found, places = pool_windows(pool, torch.tensor([[[[5.0, 7.0]]]]))
+    >>> found.flatten().tolist(), places.flatten().tolist()
+    ([5.0, 7.0], [0.0, 1.0])
+    """
+    channels, (rows, columns) = values.shape[1], step.kernel
     border = (step.padding[1], step.padding[1], step.padding[0], step.padding[0])
     # Windows that ceil mode lets hang over the edge need more −∞ beyond it.
     need = [
         (out - 1) * s + d * (k - 1) + 1 - size - 2 * p
         for out, s, d, k, size, p in zip(
-            step.shape[1:], step.stride, step.dilation, step.kernel, high.shape[2:], step.padding, strict=True
+            step.shape[1:], step.stride, step.dilation, step.kernel, values.shape[2:], step.padding, strict=True
         )
     ]
     border = (border[0], border[1] + max(need[1], 0), border[2], border[3] + max(need[0], 0))
-    plane = torch.arange(high.shape[2] * high.shape[3], device=high.device, dtype=high.dtype)
-    index = plane.reshape(1, 1, *high.shape[2:])
+    plane = torch.arange(values.shape[2] * values.shape[3], device=values.device, dtype=values.dtype)
+    index = plane.reshape(1, 1, *values.shape[2:])
     cut = {"dilation": step.dilation, "stride": step.stride}
-    values = _windows(torch.nn.functional.pad(high, border, value=-torch.inf), step, cut)
+    found = _windows(torch.nn.functional.pad(values, border, value=-torch.inf), step, cut)
     indices = _windows(torch.nn.functional.pad(index, border, value=-1.0), step, cut)
-    values = values.reshape(len(high), channels, rows * columns, *step.shape[1:])
-    indices = indices.reshape(1, 1, rows * columns, *step.shape[1:])
-    return values.masked_fill(indices == winner.unsqueeze(2), -torch.inf).amax(2)
+    found = found.reshape(len(values), channels, rows * columns, *step.shape[1:])
+    return found, indices.reshape(1, 1, rows * columns, *step.shape[1:])
 
 
 def _windows(padded: Tensor, step: MaxPool, cut: dict[str, tuple[int, int]]) -> Tensor:

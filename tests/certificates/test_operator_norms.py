@@ -1,15 +1,19 @@
 """Norms of linear steps never lie below the largest singular value of the dense matrix, and not far above."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from trustbound.certificates.graph import read
+from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.matrix_operations import Convolution, Mean
-from trustbound.certificates.methods.lipschitz import constants
-from trustbound.certificates.methods.spectral import convolution_norm, step_norm
+from trustbound.certificates.graph.operations import Scale
+from trustbound.certificates.sensitivity.gains import gains
+from trustbound.certificates.sensitivity.operator_norms import convolution_norm, dense_norm, operator_norm
 
 
 def dense(step, extent):
@@ -51,6 +55,40 @@ def test_convolutions_are_bounded_from_above_and_closely(case):
     assert found <= 1.6 * truth
 
 
+@pytest.mark.parametrize("case", CASES[::3])
+def test_layers_small_enough_to_build_have_the_norms_of_their_matrices(case):
+    step = convolution(*case)
+    step = replace(step, bias=torch.ones(6, 1, 1, dtype=torch.float64))
+    matrix = dense(replace(step, bias=None), step.extent)
+    for norm, order in (("l2", 2), ("l1", 1), ("linf", math.inf)):
+        truth = float(torch.linalg.matrix_norm(matrix, order))
+        assert truth <= operator_norm(step, step.extent, norm) <= (1 + 1e-8) * truth
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (30, 20), (20, 30)])
+def test_matrices_of_any_scale_have_their_norm(scale, shape):
+    weight = scale * torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = float(torch.linalg.svdvals(weight / scale)[0]) * scale
+    assert truth <= dense_norm(weight) <= (1 + 1e-8) * truth + 1e-150
+    assert dense_norm(0 * weight) == 0.0
+    assert dense_norm(weight / 0) == math.inf
+
+
+def test_moves_and_factors_have_closed_forms():
+    index = torch.tensor([[0, 0, 0], [1, -1, 2]])
+    picked = Gather(sources=(0,), shape=(2, 3), extent=(3,), index=index)
+    factor = Scale(sources=(0,), shape=(3,), scale=torch.tensor([1.0, -4.0, 2.0], dtype=torch.float64))
+    mean = Mean(sources=(0,), shape=(3, 1), axes=(2,), extent=(3, 4))
+    for step, extent, known in (
+        (picked, (3,), {"l2": 3**0.5, "l1": 3, "linf": 1}),
+        (factor, (3,), {"l2": 4, "l1": 4, "linf": 4}),
+        (mean, (3, 4), {"l2": 0.5, "l1": 0.25, "linf": 1}),
+    ):
+        for norm, truth in known.items():
+            assert truth <= operator_norm(step, extent, norm) <= (1 + 1e-8) * truth
+
+
 def test_large_planes_make_the_bound_tight():
     step = convolution(3, 2, 1, 1, 1, side=24, channels=(2, 3))
     truth = float(torch.linalg.matrix_norm(dense(step, step.extent), 2))
@@ -59,12 +97,12 @@ def test_large_planes_make_the_bound_tight():
 
 def test_means_and_pools_have_closed_forms():
     mean = Mean(sources=(0,), shape=(3, 1, 1), axes=(2, 3), extent=(3, 4, 5))
-    assert step_norm(mean) == pytest.approx(1 / 20**0.5, rel=1e-6)
+    assert operator_norm(mean, mean.extent) == pytest.approx(1 / 20**0.5, rel=1e-6)
     model = nn.Sequential(nn.AvgPool2d(2), nn.MaxPool2d(3, 2), nn.Flatten(), nn.Linear(1, 2)).double()
-    gains = constants(read(model, torch.rand(1, 1, 6, 6, dtype=torch.float64)))
+    found = gains(read(model, torch.rand(1, 1, 6, 6, dtype=torch.float64)))
     # Average of 4: 1/2; a 3 × 3 window with stride 2 meets an input at most 4 times: × 2.
-    assert gains[1] == pytest.approx(0.5, rel=1e-6)
-    assert gains[2] == pytest.approx(1.0, rel=1e-6)
+    assert found[1] == pytest.approx(0.5, rel=1e-6)
+    assert found[2] == pytest.approx(1.0, rel=1e-6)
 
 
 def test_the_constant_bounds_every_difference():
@@ -82,9 +120,9 @@ def test_the_constant_bounds_every_difference():
     torch.manual_seed(0)
     model = Block()
     graph = read(model, torch.rand(1, 3, 6, 6))
-    constant = constants(graph)[-1]
+    constant = gains(graph)[-1]
     first = torch.randn(500, 3, 6, 6, dtype=torch.float64)
     second = first + 0.1 * torch.randn(500, 3, 6, 6, dtype=torch.float64)
     ratio = (graph(first) - graph(second)).norm(dim=1) / (first - second).flatten(1).norm(dim=1)
     assert 0 < ratio.max() <= constant
-    assert constants(graph) is graph.cache["lipschitz"]
+    assert gains(graph) is graph.cache["gains in l2"]
