@@ -14,7 +14,7 @@ from trustbound.certificates.region import Region
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.hardening import Recipe
 from trustbound.hardening.objectives import Batch, Context, IntervalTraining, Position
-from trustbound.hardening.objectives.interval import _limits, _worst
+from trustbound.hardening.objectives.interval import region_limits, worst_logits
 from trustbound.hardening.objectives.layer_intervals import layers_of
 from trustbound.threat import Random, Threat
 
@@ -51,8 +51,8 @@ def batch_of(inputs, labels):
 def test_the_worst_logits_are_those_of_the_interval_certifier(radius):
     model, inputs, labels = network()
     layers = layers_of(model)
-    low, high = _limits(context_of(model, f"linf:{radius}"), inputs, 1.0)
-    worst = _worst(layers, low, high, labels, {})
+    low, high = region_limits(context_of(model, f"linf:{radius}"), inputs, 1.0)
+    worst = worst_logits(layers, low, high, labels, {})
     assert (worst[torch.arange(7), labels] == 0).all()
     others = worst.scatter(1, labels.unsqueeze(1), -math.inf).amax(1)
     graph = read(model, inputs)
@@ -65,7 +65,7 @@ def test_without_a_last_linear_layer_logits_are_bounded_one_by_one():
     model = tb.wrap(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh()).double())
     inputs, labels = torch.rand(6, 4, dtype=torch.float64), torch.arange(6) % 3
     context = Context(model, Threat.parse("linf:0.1"), shape=(4,), rows=6)
-    worst = _worst(layers_of(model), *_limits(context, inputs, 1.0), labels, {})
+    worst = worst_logits(layers_of(model), *region_limits(context, inputs, 1.0), labels, {})
     reached = torch.full_like(worst, -math.inf)
     for _ in range(300):
         points = (inputs + 0.1 * (2 * torch.randint(2, inputs.shape) - 1)).clamp(0, 1)

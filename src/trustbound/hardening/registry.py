@@ -78,6 +78,13 @@ OBJECTIVES = Registry(
         lifts="certified accuracy",
     ),
     ObjectiveRow(
+        name="crown-ibp",
+        target="trustbound.hardening.objectives.crown_ibp:CrownIBPTraining",
+        line="Cross-entropy on the worst logits by CROWN over interval limits, handed over to intervals on the way.",
+        threat=True,
+        lifts="certified accuracy",
+    ),
+    ObjectiveRow(
         name="lipschitz",
         target="trustbound.hardening.objectives.lipschitz:LipschitzTraining",
         line="Cross-entropy plus a penalty on the spectral norms of the layers.",

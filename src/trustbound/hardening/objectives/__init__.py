@@ -1,6 +1,7 @@
 """Training objectives: what a network is asked to do well on, one idea per file."""
 
 from trustbound.hardening.objectives.context import Batch, Context, Position
+from trustbound.hardening.objectives.crown_ibp import CrownIBPTraining
 from trustbound.hardening.objectives.fgsm_rs import FGSMRSTraining
 from trustbound.hardening.objectives.free import FreeTraining
 from trustbound.hardening.objectives.gaussian_noise import GaussianNoise
@@ -22,6 +23,7 @@ from trustbound.hardening.objectives.trades import TradesTraining
 __all__ = [
     "Batch",
     "Context",
+    "CrownIBPTraining",
     "FGSMRSTraining",
     "FreeTraining",
     "GaussianNoise",

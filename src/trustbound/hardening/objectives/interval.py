@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,9 @@ from trustbound.hardening.objectives.inner import full
 from trustbound.hardening.objectives.layer_intervals import batch_statistics, layers_of, through
 from trustbound.hardening.objectives.objective import Outcome, State
 from trustbound.tasks.task import real
+
+Layers: TypeAlias = list[tuple[str, nn.Module]]
+Statistics: TypeAlias = dict[nn.Module, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,44 +56,77 @@ class IntervalTraining:
 
     def __post_init__(self) -> None:
         """Refuse shares out of order."""
-        kept, start, end = (real(number) for number in (self.clean_weight, self.warm_up, self.ramp))
-        if kept is None or not 0.0 <= kept <= 1.0:
-            raise InputError(f"`clean_weight` must lie in [0, 1]; got {self.clean_weight!r}")
-        if start is None or end is None or not 0.0 <= start <= end <= 1.0:
-            raise InputError(f"0 ≤ warm_up ≤ ramp ≤ 1 is needed; got {self.warm_up!r} and {self.ramp!r}")
+        check_shares(self.warm_up, self.ramp, clean_weight=self.clean_weight)
 
     def weights(self, share: float) -> tuple[float, float]:
         """The radius in units of ε, and κ, when a share of training is done."""
-        grown = 1.0 if share >= self.ramp else max(0.0, share - self.warm_up) / max(self.ramp - self.warm_up, 1e-9)
+        grown = growing(share, self.warm_up, self.ramp)
         return grown, 1.0 - (1.0 - self.clean_weight) * grown
 
     def init(self, context: Context) -> State:
         """Nothing is remembered; sets and layers without intervals are refused."""
-        perturbations = context.threat.perturbations
-        if not perturbations.norm or perturbations.grain:
-            raise UnsupportedError(
-                f"interval training serves norm balls of real numbers; got {perturbations.name}. Train with pgd."
-            )
-        layers_of(context.model)
+        check_intervals(context)
         return {}
 
     def step(self, context: Context, state: State, batch: Batch) -> Outcome:
         """Mean loss of the batch."""
         grown, kept = self.weights(context.progress.share)
-        layers = layers_of(context.model)
-        with batch_statistics(layers) as seen:
-            logits = context.logits(batch.inputs)
-        loss = F.cross_entropy(logits, batch.labels)
-        low, high = _limits(context, batch.inputs, grown)
-        worst = full(_worst(layers, low, high, batch.labels, seen))
-        bound = F.cross_entropy(worst, batch.labels)
-        held = (worst.detach().argmax(dim=1) == batch.labels).float().mean()
-        right = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
-        metrics = {"accuracy": right, "certified_accuracy": held}
-        return kept * loss + (1.0 - kept) * bound, state, metrics
+        return mixed_loss(context, state, batch, grown, kept, worst_logits)
 
 
-def _limits(context: Context, inputs: Tensor, grown: float) -> tuple[Tensor, Tensor]:
+def growing(share: float, warm_up: float, ramp: float) -> float:
+    """The radius in units of ε when a share of training is done: 0 up to `warm_up`, then linear, 1 from `ramp` on.
+
+    >>> [growing(share, 0.25, 0.75) for share in (0.1, 0.5, 0.9)]
+    [0.0, 0.5, 1.0]
+    """
+    return 1.0 if share >= ramp else max(0.0, share - warm_up) / max(ramp - warm_up, 1e-9)
+
+
+def check_shares(warm_up: float, ramp: float, **weights: float) -> None:
+    """Refuse shares out of order, and weights that are none."""
+    for name, weight in weights.items():
+        kept = real(weight)
+        if kept is None or not 0.0 <= kept <= 1.0:
+            raise InputError(f"`{name}` must lie in [0, 1]; got {weight!r}")
+    start, end = real(warm_up), real(ramp)
+    if start is None or end is None or not 0.0 <= start <= end <= 1.0:
+        raise InputError(f"0 ≤ warm_up ≤ ramp ≤ 1 is needed; got {warm_up!r} and {ramp!r}")
+
+
+def check_intervals(context: Context) -> None:
+    """Refuse sets and layers without intervals."""
+    perturbations = context.threat.perturbations
+    if not perturbations.norm or perturbations.grain:
+        raise UnsupportedError(
+            f"interval training serves norm balls of real numbers; got {perturbations.name}. Train with pgd."
+        )
+    layers_of(context.model)
+
+
+def mixed_loss(
+    context: Context,
+    state: State,
+    batch: Batch,
+    grown: float,
+    kept: float,
+    worst_of: Callable[[Layers, Tensor, Tensor, Tensor, Statistics], Tensor],
+) -> Outcome:
+    """κ of the clean loss and 1 − κ of that on the worst logits, over the part of the ball that has been reached."""
+    layers = layers_of(context.model)
+    with batch_statistics(layers) as seen:
+        logits = context.logits(batch.inputs)
+    loss = F.cross_entropy(logits, batch.labels)
+    low, high = region_limits(context, batch.inputs, grown)
+    worst = full(worst_of(layers, low, high, batch.labels, seen))
+    bound = F.cross_entropy(worst, batch.labels)
+    held = (worst.detach().argmax(dim=1) == batch.labels).float().mean()
+    right = (logits.detach().argmax(dim=1) == batch.labels).float().mean()
+    metrics = {"accuracy": right, "certified_accuracy": held}
+    return kept * loss + (1.0 - kept) * bound, state, metrics
+
+
+def region_limits(context: Context, inputs: Tensor, grown: float) -> tuple[Tensor, Tensor]:
     """Limits (B, *F) of what the module sees: the part of the ball that the radius has reached, normalised."""
     model, epsilon = context.model, context.threat.perturbations.epsilon
     floor, ceiling = (
@@ -104,13 +141,7 @@ def _limits(context: Context, inputs: Tensor, grown: float) -> tuple[Tensor, Ten
     return low, high
 
 
-def _worst(
-    layers: list[tuple[str, nn.Module]],
-    low: Tensor,
-    high: Tensor,
-    labels: Tensor,
-    seen: dict[nn.Module, tuple[Tensor, Tensor]],
-) -> Tensor:
+def worst_logits(layers: Layers, low: Tensor, high: Tensor, labels: Tensor, seen: Statistics) -> Tensor:
     """The largest f_j − f_y that the intervals allow, (B, C), 0 for the label itself."""
     *before, (_, last) = layers
     for _, layer in before:

@@ -101,15 +101,26 @@ def through(layer: nn.Module, low: Tensor, high: Tensor, seen: dict[nn.Module, P
         reach = linear_part(layer, layer.weight.abs(), reach)
     else:
         assert isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d)
-        mean, variance = seen[layer] if layer in seen else (layer.running_mean, layer.running_var)
-        assert mean is not None
-        assert variance is not None
-        scale = (variance + layer.eps).rsqrt()
-        scale = scale if layer.weight is None else scale * layer.weight
-        shift = -mean * scale if layer.bias is None else layer.bias - mean * scale
+        scale, shift = scale_and_shift(layer, seen)
         shape = (1, -1, *(1,) * (middle.dim() - 2))
         middle, reach = middle * scale.reshape(shape) + shift.reshape(shape), reach * scale.abs().reshape(shape)
     return middle - reach, middle + reach
+
+
+def scale_and_shift(layer: nn.BatchNorm1d | nn.BatchNorm2d, seen: dict[nn.Module, Pair]) -> Pair:
+    """What a batch norm multiplies each channel by, and what it adds then: (channels,) both.
+
+    >>> import torch
+    >>> scale, shift = scale_and_shift(nn.BatchNorm1d(2, eps=0.0), {})
+    >>> scale.tolist(), shift.tolist()
+    ([1.0, 1.0], [0.0, 0.0])
+    """
+    mean, variance = seen[layer] if layer in seen else (layer.running_mean, layer.running_var)
+    assert mean is not None
+    assert variance is not None
+    scale = (variance + layer.eps).rsqrt()
+    scale = scale if layer.weight is None else scale * layer.weight
+    return scale, -mean * scale if layer.bias is None else layer.bias - mean * scale
 
 
 def linear_part(layer: nn.Module, weight: Tensor, inputs: Tensor, bias: Tensor | None = None) -> Tensor:
