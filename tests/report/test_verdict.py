@@ -9,11 +9,11 @@ from rich.console import Console
 from trustbound.errors import InputError
 from trustbound.record.binomial import binomial_interval
 from trustbound.report import bracket_picture, render, render_comparison, summary, write_comparison
-from trustbound.report.comparison import apart
 from trustbound.report.figures.curve import stairs
 from trustbound.report.figures.palette import COLOURS, STACK, colour, role_of
 from trustbound.report.figures.waterfall import stages
-from trustbound.report.formatting import duration, interval, measured, number, share, size_of
+from trustbound.report.formatting import amount, duration, interval, measured, number, share, size_of
+from trustbound.report.sections.pairs import order
 from trustbound.report.verdict import contradiction, judge, ordered_checks
 from trustbound.threat import Threat
 
@@ -226,7 +226,10 @@ def test_comparison(specimens, tmp_path):
         brackets=(specimens.bracket(certified=250, unknown=20, broken=20, misclassified=10),),
     )
     text = plain(render_comparison([record, better]))
-    assert "On these examples hardened lies above cnn-digits (and the intervals do not overlap)." in text
+    assert (
+        "hardened withstands more than cnn-digits, and on these images that is proven: at least 83.3 % against at most "
+        "63.3 %." in text
+    )
     assert "83.3 % (78.6–87.4 %)" in text
     assert "http" not in text
     assert "<script" not in text
@@ -237,7 +240,7 @@ def test_comparison(specimens, tmp_path):
         (dataclasses.replace(better, exit_code=3), "are not to be trusted"),
     ):
         said = render_comparison([record, second])
-        assert "lies above" not in said
+        assert "withstands more" not in said
         assert words in said
     same = render_comparison([record, record, specimens.hostile()[0]])
     assert "cnn-digits (1)" in same
@@ -250,9 +253,59 @@ def test_comparison(specimens, tmp_path):
     assert write_comparison([record, better], tmp_path / "c.html").read_text() == render_comparison([record, better])
 
 
-def test_overlapping_brackets_are_not_ordered(specimens):
-    one = specimens.bracket(certified=100, unknown=100, broken=90, misclassified=10)
-    two = specimens.bracket(certified=150, unknown=100, broken=40, misclassified=10)
-    assert "do" in apart([("a", one), ("b", two)])
-    assert "overlap" in apart([("a", one), ("b", two)])
-    assert "lies above" not in apart([("a", one), ("b", two)])
+def paired(specimens, only_first, only_second, both=100, neither=50):
+    """Two audits of the same images, of which so many withstood the attacks in one of them alone."""
+    record, _ = specimens.light()
+    found = []
+    for ours in (True, False):
+        stood = [True] * both + [ours] * only_first + [not ours] * only_second + [False] * neither
+        rows = tuple(
+            dataclasses.replace(row, verdict="unknown" if stands else "broken")
+            for row, stands in zip(record.examples, stood, strict=False)
+        )
+        counts = {"certified": 0, "unknown": sum(stood), "broken": len(stood) - sum(stood), "misclassified": 0}
+        found.append(dataclasses.replace(record, examples=rows, brackets=(specimens.bracket(**counts),)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("split", "words", "p"),
+    [
+        ((0, 20), "b withstood the attacks on more images than a, more than chance explains", "p < 0.001"),
+        ((12, 1), "a withstood the attacks on more images than b, more than chance explains", "p = 0.0034"),
+        ((7, 2), "does not tell a and b apart: their brackets overlap", "p = 0.18"),
+        ((0, 0), "does not tell a and b apart", "p = 1"),
+    ],
+)
+def test_a_comparison_answers_with_the_paired_test(specimens, split, words, p):
+    answer, numbers = order(paired(specimens, *split), ["a", "b"], "linf:0.1")
+    assert words in answer
+    assert f"{amount(split[1], 'image')} withstood every attack only in b, {split[0]} only in a (" in numbers
+    assert p in numbers
+    assert ("may be chance" in numbers) == ("apart" in answer)
+
+
+def test_what_is_proven_is_said_whatever_chance_says(specimens):
+    one, two = paired(specimens, 0, 4, both=10, neither=286)
+    two = dataclasses.replace(two, brackets=(specimens.bracket(certified=12, unknown=2, broken=286, misclassified=0),))
+    answer, numbers = order([one, two], ["a", "b"], "linf:0.1")
+    assert plain(answer) == (
+        "b withstands more than a, and on these images that is proven: at least 4.0 % against at most 3.3 %."
+    )
+    assert "p = 0.12" in numbers
+    assert "for further images the difference may be chance" in numbers
+    assert order([two, one], ["b", "a"], "linf:0.1")[0] == answer
+
+
+def test_several_comparisons_are_corrected_and_other_examples_are_not_compared(specimens):
+    one, two = paired(specimens, 1, 9)
+    said = order([one, two, two], ["a", "b", "c"], "linf:0.1")
+    assert "p = 0.043, corrected for 2 comparisons" in said[1]
+    part = dataclasses.replace(two, data=dataclasses.replace(two.data, indices=two.data.indices[:100], n=100))
+    assert order([one, part], ["a", "b"], "linf:0.1") == (
+        "No order of a and b is claimed: the audits did not use the same examples (300 and 100 rows of digits (test), "
+        "100 of them in both).",
+    )
+    bare = dataclasses.replace(two, examples=())
+    assert "none are compared one by one" in order([one, bare], ["a", "b"], "linf:0.1")[1]
+    assert "b alone was audited" in order([dataclasses.replace(one, brackets=()), two], ["a", "b"], "linf:0.1")[0]

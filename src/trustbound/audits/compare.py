@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trustbound.record.audit import AuditRecord, Bracket
+from trustbound.record.binomial import mcnemar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +102,11 @@ def _difference(first: AuditRecord, second: AuditRecord, threat: str, names: tup
     )
     gained = lost = None
     probability = None
-    if first.data.sha256 == second.data.sha256 and first.data.indices == second.data.indices:
-        from scipy.stats import binomtest
-
-        before, after = (
-            {row.index: row.verdict in ("certified", "unknown") for row in record.examples if row.threat == threat}
-            for record in (first, second)
-        )
+    if first.same_examples(second):
+        before, after = first.standing(threat), second.standing(threat)
         gained = sum(after[index] and not before[index] for index in before)
         lost = sum(before[index] and not after[index] for index in before)
-        probability = float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+        probability = mcnemar(gained, lost)
     return Difference(
         threat=threat,
         first=ours,

@@ -305,6 +305,14 @@ class AuditRecord:
         """Under the first threat."""
         return next(iter(self.doubts.values()), None)
 
+    def standing(self, threat: str) -> dict[int, bool]:
+        """Which examples withstood every attack under a threat, by row of the data."""
+        return {row.index: row.verdict in ("certified", "unknown") for row in self.examples if row.threat == threat}
+
+    def same_examples(self, other: AuditRecord) -> bool:
+        """Whether both audits saw the same rows of the same data."""
+        return self.data.sha256 == other.data.sha256 and self.data.indices == other.data.indices
+
     def __repr__(self) -> str:
         """At most five lines: what was audited, the bracket of each threat in counts, the checks."""
         threats = [

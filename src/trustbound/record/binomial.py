@@ -1,4 +1,4 @@
-"""Exact confidence intervals for shares of examples."""
+"""Exact confidence intervals for shares of examples, and the exact test of two shares of the same examples."""
 
 from __future__ import annotations
 
@@ -28,6 +28,23 @@ def binomial_interval(successes: int, total: int, confidence: float = 0.95) -> t
     low = 0.0 if successes == 0 else float(beta.ppf(tail, successes, total - successes + 1))
     high = 1.0 if successes == total else float(beta.ppf(1.0 - tail, successes + 1, total - successes))
     return low, high
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact McNemar test, two-sided: how likely a split at least this uneven is if neither of two models were better.
+
+    Parameters
+        gained, lost    examples on which only the second, only the first of two models is right.
+
+    Reference   McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
+                Psychometrika 1947.
+
+    >>> mcnemar(0, 0), mcnemar(3, 3), mcnemar(0, 5) == 2 / 2**5
+    (1.0, 1.0, True)
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def binomial_lower(successes: int, total: int, failure_probability: float) -> float:

@@ -1,4 +1,4 @@
-"""Two or more audits side by side: their brackets, clean accuracy and checks on one small page."""
+"""Two or more audits side by side: which can be trusted further, and what that rests on, on one small page."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from trustbound.errors import InputError
 from trustbound.record.audit import AuditRecord, Bracket
 from trustbound.report.figures.bracket import NARROW, bracket_picture
-from trustbound.report.formatting import count, duration, number, share_with_interval
+from trustbound.report.formatting import count, date, duration, number, share_with_interval
 from trustbound.report.page import environment, save, theme
-from trustbound.report.sections.blocks import Block, Code, Items, Paragraph, Picture, Section, Table, missing
+from trustbound.report.sections.blocks import Block, Code, Paragraph, Picture, Section, Table, missing
+from trustbound.report.sections.pairs import order
 from trustbound.report.verdict import judge
 
 _STANDING = {
@@ -21,7 +22,7 @@ _STANDING = {
 
 
 def render_comparison(records: Sequence[AuditRecord], *, names: Sequence[str] = ()) -> str:
-    """A page that sets audits side by side, in the order given.
+    """A page that sets audits side by side, in the order given, and says which withstands more where that can be said.
 
     Parameters
         names   what to call each audit; the models' names by default, numbered where they repeat.
@@ -33,17 +34,15 @@ def render_comparison(records: Sequence[AuditRecord], *, names: Sequence[str] = 
     if names and len(names) != len(records):
         raise InputError(f"a comparison needs one name for each audit; got {len(names)} for {len(records)} audits.")
     called = titles(names or [record.model.name for record in records])
+    cautions = _cautions(records, called)
     return (
         environment()
         .get_template("comparison.html.j2")
         .render(
             names=called,
-            sections=(
-                _overview(records, called),
-                *_threats(records, called),
-                _checks(records, called),
-                _origin(records, called),
-            ),
+            cautions=cautions,
+            sections=(*_threats(records, called), _overview(records, called)),
+            appendix=(_checks(records, called), _origin(records, called)),
             **theme(),
         )
     )
@@ -67,19 +66,23 @@ def titles(names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _overview(records: Sequence[AuditRecord], names: Sequence[str]) -> Section:
-    """Clean accuracy, standing and price of each audit, and what stands against comparing them."""
+def _cautions(records: Sequence[AuditRecord], names: Sequence[str]) -> tuple[str, ...]:
+    """What stands against comparing these audits."""
     cautions = [
         f"{name}: {reason}." for name, record in zip(names, records, strict=True) for reason in judge(record).reasons
     ]
-    if len({(record.data.sha256, record.data.indices) for record in records}) > 1:
+    if not all(records[0].same_examples(record) for record in records[1:]):
         cautions.append(
             "The audits did not use the same examples: differences may come from the data as well as from the networks."
         )
     if len({record.budget for record in records}) > 1:
         cautions.append("The audits had different budgets: a dearer search finds lower upper bounds.")
-    blocks: list[Block] = [Items(title="Before comparing", items=tuple(cautions))] if cautions else []
-    blocks.append(
+    return tuple(cautions)
+
+
+def _overview(records: Sequence[AuditRecord], names: Sequence[str]) -> Section:
+    """Clean accuracy, standing and price of each audit."""
+    blocks: list[Block] = [
         Table(
             caption="Each audit; clean accuracy with its exact 95 % interval.",
             head=("audit", "standing", "clean accuracy", "examples", "units", "time"),
@@ -96,8 +99,8 @@ def _overview(records: Sequence[AuditRecord], names: Sequence[str]) -> Section:
             ),
             words=(0, 1),
         )
-    )
-    return Section(id="overview", title="Overview", blocks=tuple(blocks))
+    ]
+    return Section(id="overview", title="The audits", blocks=tuple(blocks))
 
 
 def _threats(records: Sequence[AuditRecord], names: Sequence[str]) -> tuple[Section, ...]:
@@ -112,7 +115,10 @@ def _threats(records: Sequence[AuditRecord], names: Sequence[str]) -> tuple[Sect
             if bracket.threat == threat
         ]
         brackets, called = [bracket for _, bracket in rows], [name for name, _ in rows]
+        answer, *numbers = order(records, names, threat)
         blocks: list[Block] = [
+            Paragraph(text=answer, tone="headline"),
+            *(Paragraph(text=said) for said in numbers),
             Picture(
                 caption="certified share ≤ true robust accuracy ≤ unbroken share, for each audit.",
                 wide=bracket_picture(brackets, names=called, name=f"threat-{index}-wide", standalone=False),
@@ -120,7 +126,6 @@ def _threats(records: Sequence[AuditRecord], names: Sequence[str]) -> tuple[Sect
                     brackets, names=called, name=f"threat-{index}-narrow", width=NARROW, standalone=False
                 ),
             ),
-            Paragraph(text=_order(records, names, rows)),
             Table(
                 caption=f"Brackets under {threat}, with exact 95 % intervals.",
                 head=("audit", "at least (certified)", "at most (unbroken)", "unknown", "examples"),
@@ -145,54 +150,17 @@ def _threats(records: Sequence[AuditRecord], names: Sequence[str]) -> tuple[Sect
     return tuple(found)
 
 
-def _order(records: Sequence[AuditRecord], names: Sequence[str], rows: Sequence[tuple[str, Bracket]]) -> str:
-    """Which network withstands more, where that can be said at all."""
-    of = dict(zip(names, records, strict=True))
-    doubtful = [name for name, _ in rows if judge(of[name]).reasons]
-    if doubtful:
-        return f"No order is claimed: the numbers of {', '.join(doubtful)} are not to be trusted."
-    if len({(of[name].data.sha256, of[name].data.indices) for name, _ in rows}) > 1:
-        return "No order is claimed: the audits did not use the same examples."
-    return apart(rows)
-
-
-def apart(rows: Sequence[tuple[str, Bracket]]) -> str:
-    """Which brackets lie wholly above which, and whether that outlasts chance.
-
-    >>> low = Bracket(threat="linf:0.1", lower=0.0, upper=0.1, lower_interval=(0.0, 0.1),
-    ...     upper_interval=(0.0, 0.3), n=20, certified=0, broken=18, misclassified=0, unknown=2)
-    >>> high = Bracket(threat="linf:0.1", lower=0.5, upper=0.9, lower_interval=(0.2, 0.8),
-    ...     upper_interval=(0.6, 1.0), n=20, certified=10, broken=2, misclassified=0, unknown=8)
-    >>> apart([("plain", low), ("hardened", high)])
-    'On these examples hardened lies above plain (the intervals overlap, so this may be chance).'
-    """
-    said = []
-    for name, bracket in rows:
-        for other, below in rows:
-            if bracket.lower > below.upper:
-                sure = bracket.lower_interval[0] > below.upper_interval[1]
-                said.append(
-                    f"{name} lies above {other} "
-                    + (
-                        "(and the intervals do not overlap)"
-                        if sure
-                        else "(the intervals overlap, so this may be chance)"
-                    )
-                )
-    if not said:
-        return "The brackets overlap: what was found does not tell which of these networks withstands more."
-    return "On these examples " + "; ".join(said) + "."
-
-
 def _checks(records: Sequence[AuditRecord], names: Sequence[str]) -> Section:
     """Every check by name, with its verdict in each audit."""
     checks = dict.fromkeys((each.name, each.threat) for record in records for each in record.checks)
     if not checks:
-        return Section(id="checks", title="Checks", blocks=(missing("No audit made any checks."),))
+        nothing = missing("No audit made any checks.")
+        return Section(id="checks", title="Checks of each evaluation", blocks=(nothing,), folded=True)
     by_audit = [{(each.name, each.threat): each.verdict for each in record.checks} for record in records]
     return Section(
         id="checks",
-        title="Checks",
+        title="Checks of each evaluation",
+        folded=True,
         blocks=(
             Table(
                 caption="Checks of each evaluation.",
@@ -212,6 +180,7 @@ def _origin(records: Sequence[AuditRecord], names: Sequence[str]) -> Section:
     return Section(
         id="reproduce",
         title="How to reproduce",
+        folded=True,
         blocks=tuple(
             Table(
                 caption=f"{name}: command, seed and hashes.",
@@ -220,7 +189,7 @@ def _origin(records: Sequence[AuditRecord], names: Sequence[str]) -> Section:
                     ("command", Code(text=record.command)),
                     ("seed", str(record.seed)),
                     ("budget", record.budget),
-                    ("created", record.created),
+                    ("created", date(record.created)),
                     ("model SHA-256", Code(text=record.model.sha256 or "not recorded")),
                     ("data SHA-256", Code(text=record.data.sha256 or "not recorded")),
                 ),
