@@ -6,7 +6,7 @@ import math
 
 def test_the_command_prints_the_table_and_its_json(trustbound, weights):
     line = ["lipschitz", f"fc:{weights}", "--data", "digits", "--limit", "8"]
-    told = trustbound(*line, "--norm", "linf", "--norm", "l2", "--threat", "l2:0.1", "--json")
+    told = trustbound(*line, "--norm", "linf", "--norm", "l2", "--threat", "l2:0.1", "--semidefinite", "--json")
     assert told.code == 0
     said = json.loads(told.out)
     assert {row["kind"] for row in said["layers"]} == {"Linear"}
@@ -14,6 +14,7 @@ def test_the_command_prints_the_table_and_its_json(trustbound, weights):
         product = math.prod(row["upper"][norm] for row in said["layers"])
         assert math.isclose(product, said["upper"][norm], rel_tol=1e-6)
         assert 0 < said["lower"][norm] < said["upper"][norm]
+    assert said["lower"]["l2"] < said["semidefinite"] <= said["upper"]["l2"]
     assert said["threat"] == "l2:0.1"
     assert len(said["local"]) == 8
     assert max(said["local"]) <= said["upper"]["l2"]

@@ -21,6 +21,7 @@ from trustbound.certificates.sensitivity.jacobian import jacobian_bounds
 from trustbound.certificates.sensitivity.layer_table import LayerBound, frame, layer_table, printed, rounded_up
 from trustbound.certificates.sensitivity.operator_norms import NORMS
 from trustbound.certificates.sensitivity.secants import Secant, steepest_secant
+from trustbound.certificates.sensitivity.semidefinite import lipsdp
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.metrics.in_box import check_fits, placed
 from trustbound.record.box import Box, Limit
@@ -45,6 +46,7 @@ class LipschitzResult:
     local   of a threat, if one was given: an upper bound (B,) for each input of how fast the logits can change inside
             the threat's region around it, in the threat's norm; never above `upper`. None without a threat.
     lower   what two inputs of the box attain, measured in float64: no constant below it is one. `secants` holds them.
+    semidefinite  an upper bound in l2 by LipSDP where it was asked for, never above the product; None elsewhere.
     ratio   upper / lower, infinite where no two inputs were found that differ.
     """
 
@@ -55,6 +57,7 @@ class LipschitzResult:
     seconds: float
     threat: Threat | None = None
     local: Tensor | None = None
+    semidefinite: float | None = None
 
     @property
     def ratio(self) -> Mapping[str, float]:
@@ -71,6 +74,8 @@ class LipschitzResult:
             f"{rounded_up(self.upper[norm])}, ratio {self.ratio[norm]:.3g}"
             for norm in kinds
         ]
+        if self.semidefinite is not None:
+            ends.append(f"l2: Lipschitz constant ≤ {rounded_up(self.semidefinite)} by LipSDP")
         if self.local is not None:
             least, middle, most = (rounded_up(float(self.local.quantile(share))) for share in (0.0, 0.5, 1.0))
             ends.append(f"inside {self.threat} of the inputs at most {least} to {most}, median {middle}")
@@ -87,6 +92,7 @@ def lipschitz(
     threat: Threat | str | None = None,
     *,
     norms: Sequence[str] | None = None,
+    semidefinite: bool = False,
     box: Box | tuple[Limit, Limit] | None = None,
     steps: int = 60,
     generator: torch.Generator | None = None,
@@ -96,7 +102,8 @@ def lipschitz(
 
     Bound       Upper, by operator norms composed along the graph: they multiply along a chain, those of branches add.
                 Lower, by two inputs of the box, which an ascent looks for. With a threat also upper bounds inside its
-                region around each input, by intervals of the Jacobian between CROWN's limits of every layer.
+                region around each input, by intervals of the Jacobian between CROWN's limits of every layer; with
+                `semidefinite` also one of the whole by LipSDP, for chains of at most 600 numbers.
     Needs       a network that can be read into a list of operations.  Norms: l2, l1, linf, the same for inputs and
                 logits (l2 unless `norms` says otherwise); of a threat its own.
     Shapes      inputs (B, *F) in the box, or the shape (*F) of one. The ascent starts from them and from 16 random
@@ -152,6 +159,7 @@ def lipschitz(
         seconds=time.perf_counter() - started,
         threat=asked,
         local=local,
+        semidefinite=min(lipsdp(graph), gains(graph)[-1] * (1 + 1e-12)) if semidefinite else None,
     )
 
 

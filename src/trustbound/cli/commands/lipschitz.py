@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     help="Of inputs and logits alike; may be repeated (default: l2).",
 )
 @click.option("--threat", help="linf:8/255, l2:0.5 …: how fast can the logits change inside it, around each example?")
+@click.option("--semidefinite", is_flag=True, help="Bound the whole by LipSDP too: small chains of layers.")
 @click.option("--steps", type=click.IntRange(min=1), default=60, show_default=True, help="Of the ascent from below.")
 @click.option(
     "--seed",
@@ -35,7 +36,13 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "json_output", is_flag=True, help="One JSON object on stdout.")
 def lipschitz_command(
-    norms: tuple[str, ...], threat: str | None, steps: int, seed: int, json_output: bool, **options: Any
+    norms: tuple[str, ...],
+    threat: str | None,
+    semidefinite: bool,
+    steps: int,
+    seed: int,
+    json_output: bool,
+    **options: Any,
 ) -> None:
     """Bound how fast the logits of MODEL can change: each layer, their product, and what two inputs attain.
 
@@ -47,7 +54,9 @@ def lipschitz_command(
     model = read_model(options)
     options["limit"] = options["limit"] or 64
     data = read_data(options, seed, model)
-    found = lipschitz(model, data.inputs, threat, norms=norms or None, steps=steps, seed=seed)
+    found = lipschitz(
+        model, data.inputs, threat, norms=norms or None, semidefinite=semidefinite, steps=steps, seed=seed
+    )
     click.echo(as_json(_document(found)) if json_output else repr(found))
 
 
@@ -68,6 +77,7 @@ def _document(found: LipschitzResult) -> dict[str, Any]:
         "upper": _finite(found.upper),
         "lower": _finite(found.lower),
         "ratio": _finite(found.ratio),
+        "semidefinite": None if found.semidefinite is None else _number(found.semidefinite),
         "threat": None if found.threat is None else str(found.threat),
         "local": None if found.local is None else [_number(bound) for bound in found.local.tolist()],
         "seconds": found.seconds,
