@@ -2,8 +2,9 @@
 
 Two kinds of rounding stand between a bound and the network that somebody runs.
 
-*The bound's own.* Bounds are computed in float64. A sum of n products, in any order and with or without fused
-multiply–add, is off by at most γ_n Σ|a||x| with γ_n = n u / (1 − n u), u = 2⁻⁵³ (Higham, Accuracy and Stability
+*The bound's own.* Bounds are computed in float64, the limits of neurons on the way back in float32 where that pays
+(`methods/backward_rounding.py`). A sum of n products, in any order and with or without fused
+multiply–add, is off by at most γ_n Σ|a||x| with γ_n = n u / (1 − n u), u = 2⁻⁵³ or 2⁻²⁴ (Higham, Accuracy and Stability
 of Numerical Algorithms, 2002, section 3.1). Every step adds such a term, outward, before the next one uses it.
 Batch norm and constant factors are folded in float64, and their roundings are counted with the products they enter.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -62,6 +63,12 @@ class Graph:
             steps = tuple(_single(step) for step in self.without_rounding().operations)
             kept = self.cache["single"] = replace(self, operations=steps, cache={})
         return kept
+
+    @property
+    def readers(self) -> list[int]:
+        """How many steps read each one."""
+        counted = Counter(source for step in self.operations for source in step.sources)
+        return [counted[index] for index in range(len(self.operations))]
 
     @property
     def shape(self) -> Shape:

@@ -133,13 +133,16 @@ class Linear(Operation):
         """Map coefficients (N, *shape) of the output to those of every operand."""
 
     def offset(self, coefficients: Tensor) -> Tensor | None:
-        """Return the part (N,) that the bias adds under coefficients (N, *shape), None without a bias."""
+        """Return the part (N,) that the bias adds under coefficients (N, *shape), None without a bias.
+
+        Added up in float64, whatever the coefficients are.
+        """
         if self.bias is None:
             return None
         aligned = self.bias.reshape((1,) * (len(self.shape) - self.bias.ndim) + self.bias.shape)
         axes = [axis + 1 for axis, size in enumerate(aligned.shape) if size == 1]
-        summed = coefficients.sum(axes, keepdim=True) if axes else coefficients
-        return (summed * aligned).flatten(1).sum(1)
+        summed = coefficients.sum(axes, keepdim=True, dtype=torch.float64) if axes else coefficients
+        return (summed * aligned.double()).flatten(1).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -61,10 +62,10 @@ class Coefficients:
     def weigh(self, sizes: Tensor) -> Tensor:
         """Bound Σ |coefficient| · size for sizes (B, channels or features, M) of each example: (G, K, M)."""
         rows = self.coefficients
-        if self.window is not None:  # small and many: the largest size will do for all
-            total: Tensor = torch.linalg.vector_norm(rows.flatten(2), 1, 2, keepdim=True)
-            return total * sizes.amax(1)[self.owner].unsqueeze(1)
-        weights = rows.abs() if rows.ndim == 3 else torch.linalg.vector_norm(rows.flatten(3), 1, 3)
+        if self.window is not None:  # small and many: a product with ones is the fastest sum
+            weights = (rows.flatten(3).abs() @ rows.new_ones(math.prod(rows.shape[3:]), 1)).squeeze(3)
+        else:
+            weights = rows.abs() if rows.ndim == 3 else torch.linalg.vector_norm(rows.flatten(3), 1, 3)
         return torch.bmm(weights, sizes[self.owner])
 
     def add(self, other: Coefficients | None, shape: tuple[int, ...]) -> Coefficients:
@@ -109,14 +110,14 @@ def propagate_backward(
         here = here.settle(step.shape)
         if met is not None and isinstance(step, Input | Activation):
             met[index] = here
-        if isinstance(step, Input):
-            part = _concretise(network.region, here)
-            total, terms = total + part, terms + part.abs()
-            continue
         noise = network.noises[index]
         if noise is not None:
             loss = here.weigh(noise)
             total, taken = total - loss[..., 0], taken + loss[..., 1]
+        if isinstance(step, Input):
+            part = _concretise(network.region, here)
+            total, terms = total + part, terms + part.abs()
+            continue
         relaxation, chosen = network.relaxations.get(index), None if slopes is None else slopes.get(index)
         constant, below = _back(step, here, relaxation, chosen, graph)
         if multipliers is not None and index in multipliers:
@@ -126,11 +127,16 @@ def propagate_backward(
         for source, back in zip(step.sources, below, strict=True):
             waiting[source] = back.add(waiting.get(source), graph.operations[source].shape)
     total = total - growth(len(graph.operations)) * terms
+    if network.vanished:
+        total = total - network.vanished[start][rows.owner].unsqueeze(1)
+        # Where float32 overflowed, nothing is known.
+        total = total.where((total - taken).isfinite(), -torch.inf)
     return LowerBound(value=total, run=total - taken * (1 + growth(graph.widest + len(graph.operations))))
 
 
 def _concretise(region: Region, rows: Coefficients) -> Tensor:
-    """Bound rows over the input from below: (G, K)."""
+    """Bound rows over the input from below, in the precision of the region: (G, K)."""
+    rows = replace(rows, coefficients=rows.coefficients.to(region.inputs.dtype))
     if rows.window is None:
         return region.select(rows.owner).least(rows.coefficients)
     size = tuple(rows.coefficients.shape[3:])
@@ -210,12 +216,12 @@ def _through_relaxation(
     shift = rows.local(relaxation.shift).flatten(2).transpose(1, 2)
     constant = torch.bmm(negative.flatten(2), shift).squeeze(2)
     if relaxation.floor is None:
-        constant = constant * (1 + growth(shift.shape[1]))
+        constant = constant * (1 + growth(shift.shape[1], constant.dtype))
     else:
-        floor = rows.local(relaxation.floor).flatten(2).transpose(1, 2)
+        floor, error = rows.local(relaxation.floor).flatten(2).transpose(1, 2), growth(2 * shift.shape[1], shift.dtype)
         positive = (rows.coefficients - negative).flatten(2)
         sizes = torch.bmm(positive, floor.abs()) - torch.bmm(negative.flatten(2), shift.abs())
-        constant = constant + torch.bmm(positive, floor).squeeze(2) - growth(2 * shift.shape[1]) * sizes.squeeze(2)
+        constant = constant + torch.bmm(positive, floor).squeeze(2) - error * sizes.squeeze(2)
     coefficients = torch.addcmul(rows.coefficients * below, negative, above - below)
     return constant, [replace(rows, coefficients=coefficients)]
 

@@ -12,7 +12,7 @@ from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.methods.backward import Coefficients, propagate_backward
 from trustbound.certificates.methods.interval import Bounds, bound_specification
 from trustbound.certificates.methods.relaxed_network import RelaxedNetwork, relax_network
-from trustbound.certificates.methods.windows import Window
+from trustbound.certificates.methods.windows import Window, span
 from trustbound.certificates.region import Region
 from trustbound.certificates.specification import Certifier, LowerBound
 
@@ -38,7 +38,8 @@ class Crown(Certifier):
     Deviations  limits are the better of CROWN's and of intervals pushed on from earlier CROWN limits; max pools
                 hand their coefficients to the operand with the largest lower limit; l2 and l1 balls are
                 concretised together with the box; rounding is taken off at every step; smooth steps of more than
-                4,000 numbers keep the limits of intervals.
+                4,000 numbers keep the limits of intervals. Neurons of networks of more than 2²⁰ products go back in
+                float32, which loosens their limits by what that may round; rows over the logits never do.
 
     >>> from trustbound.certificates.graph import read
     >>> _ = torch.manual_seed(0)
@@ -80,11 +81,28 @@ class Crown(Certifier):
         if bounds.tight or not bool(unstable.any()):
             return bounds
         low, high = bounds.low.clone(), bounds.high.clone()
-        for rows, at in unstable_rows(unstable, room(self.memory, network.graph)):
-            below, above = propagate_backward(network, index, rows).run.chunk(2, 1)
+        for rows, at in unstable_rows(unstable, group_size(self.memory, network, index)):
+            below, above = back_to_limits(network, index, rows).run.chunk(2, 1)
             low[at] = torch.fmax(low[at], below.reshape(low[at].shape))
             high[at] = torch.fmin(high[at], -above.reshape(high[at].shape))
         return replace(bounds, low=low, high=high)
+
+
+#: Bytes of one group's widest rows that still stay near the processor.
+NEAR = 1 << 22
+
+
+def group_size(memory: int, network: RelaxedNetwork, index: int) -> int:
+    """Return how many rows over a step go back together: few enough to stay in the cache, and within the memory."""
+    each = span(network.graph, index) * (8 if network.narrow is None else 4)
+    return max(2, min(memory // (8 * each), NEAR // each))
+
+
+def back_to_limits(network: RelaxedNetwork, index: int, rows: Coefficients) -> LowerBound:
+    """Bound rows over a step that is no output: in float32 where that pays."""
+    if network.narrow is None:
+        return propagate_backward(network, index, rows)
+    return propagate_backward(network.narrow, index, rows.single())
 
 
 def room(memory: int, graph: Graph) -> int:

@@ -28,6 +28,15 @@ class LinearRelaxation:
         floor = None if self.floor is None else self.floor[rows]
         return LinearRelaxation(below=self.below[rows], above=self.above[rows], shift=self.shift[rows], floor=floor)
 
+    def outward(self) -> LinearRelaxation:
+        """Return the same in float32: constants rounded away, slopes to the nearest: the step's noise covers that."""
+        # A constant that float32 cannot tell from 0 is lifted to where it can; 0, that of a stable ReLU, stays.
+        least = torch.finfo(torch.float32).smallest_normal
+        shift = _up(torch.where(self.shift == 0, 0.0, self.shift + least))
+        shift = shift if self.floor is not None else torch.where(self.shift == 0, 0.0, shift)
+        floor = None if self.floor is None else -_up(least - self.floor)
+        return LinearRelaxation(below=self.below.float(), above=self.above.float(), shift=shift, floor=floor)
+
     def single(self) -> LinearRelaxation:
         """Return the same in float32."""
         floor = None if self.floor is None else self.floor.float()
@@ -51,9 +60,19 @@ class MaxPoolRelaxation:
         """Return those of some examples."""
         return MaxPoolRelaxation(winner=self.winner[rows], sure=self.sure[rows], top=self.top[rows])
 
+    def outward(self) -> MaxPoolRelaxation:
+        """Return the same in float32, its upper limits rounded upward."""
+        return replace(self, top=_up(self.top + torch.finfo(torch.float32).smallest_normal))
+
     def single(self) -> MaxPoolRelaxation:
         """Return the same in float32."""
         return replace(self, top=self.top.float())
+
+
+def _up(values: Tensor) -> Tensor:
+    """Return numbers of float32 that are no smaller."""
+    narrow = values.float()
+    return torch.nextafter(narrow, torch.full_like(narrow, torch.inf))
 
 
 def relax_activation(step: Activation, operand: Bounds) -> LinearRelaxation:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
-from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Linear, MaxPool, Operation
+from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Input, MaxPool, Operation
+from trustbound.certificates.methods.backward_rounding import (
+    noise,
+    pays_in_single,
+    single_noise,
+    single_underflow,
+)
 from trustbound.certificates.methods.interval import Bounds, propagate
 from trustbound.certificates.methods.relaxations import (
     LinearRelaxation,
@@ -21,7 +25,6 @@ from trustbound.certificates.methods.relaxations import (
 )
 from trustbound.certificates.methods.supporting_lines import relax_smooth
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import growth
 
 #: Numbers of a smooth step up to which each is worth a way back of its own.
 WIDE = 4000
@@ -36,6 +39,8 @@ class RelaxedNetwork:
         relaxations of every activation and max pool.
         noises      (B, channels, 2), None for nothing: what a unit coefficient of each step loses to the rounding of a
                     way back, and to the network's own.
+        vanished    (B,): what rows lose to underflow on the way back from each step, in all; empty in float64.
+        narrow      the same in float32, where ways back in float32 pay: their bounds hold as well.
     """
 
     graph: Graph
@@ -43,6 +48,8 @@ class RelaxedNetwork:
     bounds: list[Bounds] = field(default_factory=list)
     relaxations: dict[int, LinearRelaxation | MaxPoolRelaxation] = field(default_factory=dict)
     noises: list[Tensor | None] = field(default_factory=list)
+    vanished: list[Tensor] = field(default_factory=list)
+    narrow: RelaxedNetwork | None = None
 
     def select(self, rows: Tensor) -> RelaxedNetwork:
         """Return what a way back needs for some examples, or for one of them several times; bounds are left out."""
@@ -52,6 +59,8 @@ class RelaxedNetwork:
             bounds=[],
             relaxations={index: found.select(rows) for index, found in self.relaxations.items()},
             noises=[None if noise is None else noise[rows] for noise in self.noises],
+            vanished=[],
+            narrow=None,
         )
 
     def single(self) -> RelaxedNetwork:
@@ -63,6 +72,8 @@ class RelaxedNetwork:
             bounds=[],
             relaxations={index: found.single() for index, found in self.relaxations.items()},
             noises=[None] * len(self.noises),
+            vanished=[],
+            narrow=None,
         )
 
 
@@ -75,7 +86,8 @@ def relax_network(
     no line between them (B, *F). Smooth steps that are wide are relaxed between the limits that they have: every neuron
     of theirs would have to be refined, not only those on both sides of zero.
     """
-    network, silent = RelaxedNetwork(graph=graph, region=region), _silent(graph)
+    narrow = RelaxedNetwork(graph=graph.single(), region=region) if pays_in_single(graph) else None
+    network, readers = RelaxedNetwork(graph=graph, region=region, narrow=narrow), graph.readers
     found = network.bounds
     for index, step in enumerate(graph.operations):
         if isinstance(step, Activation | Smooth):
@@ -90,26 +102,20 @@ def relax_network(
         elif isinstance(step, MaxPool):
             network.relaxations[index] = relax_max_pool(step, found[step.sources[0]])
         found.append(propagate(step, [found[source] for source in step.sources], region))
-        network.noises.append(None if index in silent else _noise(step, found[index]))
+        silent = _silent(step, index, readers)
+        shared = max((readers[source] for source in step.sources), default=0)
+        network.noises.append(None if silent else noise(step, found[index], shared))
+        if narrow is not None:
+            if index in network.relaxations:
+                narrow.relaxations[index] = network.relaxations[index].outward()
+            narrow.noises.append(None if silent else single_noise(step, found[index], found, shared))
+            narrow.vanished.append(single_underflow(step, found) + (narrow.vanished[-1] if index else 0.0))
     return network
 
 
-def _silent(graph: Graph) -> set[int]:
-    """Return the steps that only move numbers of one reader: neither they nor their way back round anything."""
-    readers = Counter(source for step in graph.operations for source in step.sources)
-    return {
-        index
-        for index, step in enumerate(graph.operations)
-        if isinstance(step, Arrange | Concatenate) and readers[index] <= 1
-    }
-
-
-def _noise(step: Operation, bounds: Bounds) -> Tensor:
-    """Bound what a unit coefficient of a step loses, (B, channels, 2): to its way back, and to the network's rounding.
-
-    What the product of rows and a step rounds is at most γ · Σ|coefficients| · magnitudes that the step sums.
-    """
-    summed = bounds.size if bounds.summed is None else torch.maximum(bounds.summed, bounds.size)
-    own = growth(step.features + (step.terms if isinstance(step, Linear) else 0)) * summed
-    parts = [part if part.ndim == 2 else part.flatten(2).amax(2) for part in (own, bounds.error) if part is not None]
-    return torch.stack(parts if len(parts) == 2 else [parts[0], torch.zeros_like(parts[0])], 2)
+def _silent(step: Operation, index: int, readers: Sequence[int]) -> bool:
+    """Say whether neither a step nor its way back rounds anything: it moves numbers, and nothing is added up there."""
+    if isinstance(step, Input):
+        return readers[index] <= 1
+    moves = isinstance(step, Arrange | Concatenate) and readers[index] <= 1
+    return moves and all(readers[source] <= 2 for source in step.sources)

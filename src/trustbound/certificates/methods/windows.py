@@ -7,16 +7,55 @@ for all neurons of a map; only its coefficients are stored.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trustbound.certificates.graph.curves import Smooth
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution
-from trustbound.certificates.graph.operations import Shape
+from trustbound.certificates.graph.operations import Activation, Scale, Shape, Sum
 
 Pair = tuple[int, int]
+
+
+def span(graph: Graph, start: int) -> int:
+    """Return how many numbers rows hold at most on their way back from one position of step `start`.
+
+    >>> from trustbound.certificates.graph import read
+    >>> graph = read(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()), torch.rand(1, 1, 9, 9))
+    >>> span(graph, 1), span(graph, 2)
+    (9, 98)
+    """
+    key = f"span-{start}"
+    if not isinstance(found := graph.cache.get(key), int):
+        found = graph.cache[key] = _span(graph, start)
+    return found
+
+
+def _span(graph: Graph, start: int) -> int:
+    whole = len(graph.operations[start].shape) != 3
+    sides: dict[int, tuple[int, ...] | None] = {start: None if whole else (1, 1)}
+    most = 1
+    for index in range(start, -1, -1):
+        if index not in sides:
+            continue
+        step, side = graph.operations[index], sides[index]
+        held = step.features if side is None else min(step.features, step.shape[0] * math.prod(side))
+        most = max(most, held)
+        if side is not None and isinstance(step, Convolution) and step.groups == 1:
+            kernel = zip(side, step.stride, step.dilation, step.weight.shape[2:], strict=True)
+            side = tuple((length - 1) * s + d * (k - 1) + 1 for length, s, d, k in kernel)
+        elif not isinstance(step, Activation | Smooth | Scale | Sum):
+            side = None
+        for source in step.sources:
+            other = sides.get(source, side)
+            joined = None if side is None or other is None else tuple(map(max, side, other))
+            sides[source] = joined
+    return most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
