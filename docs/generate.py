@@ -3,6 +3,7 @@
 python docs/generate.py             write them
 python docs/generate.py --check     exit 1 when they are stale
 python docs/generate.py --picture RUN [RUN …] [--to NAME]   draw docs/bracket.svg, or NAME.svg, from finished audits
+python docs/generate.py --screen RUN          photograph the first screen of a report: docs/report.png (needs chromium)
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -153,15 +156,32 @@ def picture(runs: Sequence[str], name: str) -> None:
     (ROOT / "docs" / f"{name}.svg").write_text(bracket_picture(brackets, names=names), encoding="utf-8")
 
 
+def screen(run: str) -> None:
+    """Photograph the first screen of a finished audit's report, 1,280 × 800, in as few colours as it needs."""
+    from PIL import Image
+
+    target, page = ROOT / "docs" / "report.png", (Path(run) / "report.html").resolve()
+    with tempfile.TemporaryDirectory() as profile:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,800"]
+        shot = [f"--user-data-dir={profile}", f"--screenshot={target}", page.as_uri()]
+        subprocess.run(["chromium", *flags, *shot], check=True, capture_output=True)
+    picture = Image.open(target).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    picture.save(target, optimize=True)
+
+
 def main() -> None:
     """Write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--picture", nargs="+", metavar="RUN")
     parser.add_argument("--to", default="bracket", metavar="NAME")
+    parser.add_argument("--screen", metavar="RUN")
     options = parser.parse_args()
     if options.picture:
         picture(options.picture, options.to)
+        return
+    if options.screen:
+        screen(options.screen)
         return
     wanted = {
         README: filled(README, tables()),
