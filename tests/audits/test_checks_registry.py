@@ -26,8 +26,8 @@ from trustbound.threat import Access, Threat
 NAMES = (
     "determinism saturated-output logit-scale-invariance gradient-rate broken-graph finite-differences "
     "monotone-budget black-box-beats-white-box search-exhausted best-against-last incomplete-optimisation "
-    "silent-success transfer-success set-and-box eight-bit-rounding input-range model-restored label-order sample-size "
-    "train-test-overlap disjoint-verdicts"
+    "silent-success transfer-success set-and-box eight-bit-rounding input-range model-restored label-order "
+    "preprocessing sample-size train-test-overlap disjoint-verdicts"
 ).split()
 
 
@@ -57,7 +57,7 @@ def test_the_table_itself_does_not_import_torch():
         f"spec = importlib.util.spec_from_file_location('table', {registry.__file__!r})\n"
         "table = sys.modules['table'] = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(table)\n"
-        "assert len(table.CHECKS) == 21\n"
+        "assert len(table.CHECKS) == 22\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -45,7 +45,7 @@ def test_json_is_one_object_and_nothing_else(trustbound, weights, tmp_path):
         0 <= bracket["lower_interval"][0] <= bracket["lower"] <= bracket["upper"] <= bracket["upper_interval"][1] <= 1
     )
     assert bracket["upper"] - bracket["lower"] == pytest.approx(bracket["unknown"] / 24)
-    assert len(said["checks"]) == 21
+    assert len(said["checks"]) == 22
     for check in said["checks"]:
         assert set(check) >= {"name", "verdict", "value", "advice"}
         assert check["verdict"] in {"PASS", "WARN", "FAIL", "SKIP"}

@@ -287,6 +287,20 @@ CHECKS = Registry(
         "than a point of accuracy and twice as many right answers as the given order on the classes concerned.",
     ),
     CheckRow(
+        name="preprocessing",
+        target=_ROOM + "preprocessing:Preprocessing",
+        line="Would another usual preprocessing (mean and std, scale, BGR) make the model much more accurate?",
+        when="before",
+        scope="model",
+        severity="error",
+        unit="share of examples that another usual preprocessing gains",
+        warn=0.1,
+        fail=0.3,
+        reason="a network that is asked as it was trained gains nothing beyond chance; where a tenth of the examples "
+        "is gained, what is audited is probably another model than the one that was trained. A FAIL needs twice as "
+        "many right answers where the two ways differ.",
+    ),
+    CheckRow(
         name="sample-size",
         target=_ROOM + "inputs:SampleSize",
         line="Are there enough examples for the precision that the shares are quoted with?",
