@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.fuzz_corners import brim, corner, gate
+from benchmarks.fuzz_products import attend, multiply, share, upsample
 
 if TYPE_CHECKING:
     from benchmarks.fuzz_networks import Builder
@@ -144,6 +145,8 @@ def factor(b: Builder) -> str:
 
 #: Networks of seeds from here on have smooth activations too; those before are what they always were.
 SMOOTH_FROM = 100_000
+#: From here on also waves, products of what depends on the input, normalisation, attention, transposed convolutions.
+PRODUCTS_FROM = 200_000
 
 
 def activate(b: Builder) -> None:
@@ -164,6 +167,9 @@ def activate(b: Builder) -> None:
         f"h = F.softplus(h, {b.chance.choice((1.0, 2.0))})",
         "h = h.tanh_()",
     ]
+    if b.seed >= PRODUCTS_FROM:
+        smooth += ["h = h.sin()", "h = torch.cos(h)", f"h = torch.sin({b.chance.choice((0.3, 5.0))} * h)"]
+        smooth += ["h = F.hardsigmoid(h)", "h = F.hardswish(h)"]
     kinds = (plain, plain, inplace, smooth)
     b.emit(b.chance.choice(b.chance.choice(kinds)))
 
@@ -412,7 +418,7 @@ def odd(b: Builder) -> None:
     b.emit(b.chance.choice(lines))
 
 
-def moves(family: str) -> dict[Move, float]:
+def moves(family: str, seed: int) -> dict[Move, float]:
     """Return the moves of a family, with how often each is drawn."""
     common: dict[Move, float] = {activate: 4, activate_part: 1.5, arithmetic: 0.7, odd: 0.05}
     more: dict[str, dict[Move, float]] = {
@@ -427,6 +433,8 @@ def moves(family: str) -> dict[Move, float]:
     }
     if family == "mixed":
         common = {**common, through_view: 1, stretch: 0.3, recentre: 0.4}
+    if seed >= PRODUCTS_FROM:
+        common = {**common, multiply: 1.5, share: 1.5, attend: 1, upsample: 1 if family == "conv" else 0.3}
     return {**common, **more[family]}
 
 

@@ -138,7 +138,7 @@ class Builder:
         self._again()
         lines.normalise(self)
         if not self.complete:
-            moves = lines.moves(self.kind)
+            moves = lines.moves(self.kind, self.seed)
             coarse = torch.finfo(self.dtype).eps > 1e-4
             for _ in range(chance.randint(1, 4) if coarse and self.family != "views" else chance.randint(2, 9)):
                 chance.choices(list(moves), list(moves.values()))[0](self)

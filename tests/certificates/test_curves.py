@@ -20,13 +20,30 @@ CURVES = {
     "sigmoid": curves.SIGMOID,
     "tanh": curves.TANH,
     "silu": curves.SILU,
+    "sine": curves.SINE,
+    "cosine": curves.COSINE,
     "elu": curves.ELU,
     "gelu": curves.GELU,
     "gelu-tanh": curves.GELU_TANH,
     "softplus": softplus(1.0, 20.0),
     "steep softplus": softplus(5.0, 12.0),
 }
+
+
+class Wave(nn.Module):
+    """A sine or a cosine of several periods, as networks of coordinates have them."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs):
+        return self.function(3 * inputs)
+
+
 MODULES = {
+    "sine": Wave(torch.sin),
+    "cosine": Wave(torch.cos),
     "sigmoid": nn.Sigmoid(),
     "tanh": nn.Tanh(),
     "silu": nn.SiLU(),
@@ -48,8 +65,12 @@ def test_derivatives_are_below_their_bounds_and_near_them(name):
     assert 0.95 * curve.bend < float(second.abs().max()) <= curve.bend * (1 + 1e-12)
     assert float(curve.function(torch.zeros(1)).abs()) <= 1
     falls = bool((first < -1e-12).any())
-    assert falls == (curve.turn is not None)
-    if falls:
+    assert falls == curve.falls
+    if curve.crest is not None:
+        waves = 2 * torch.pi * torch.arange(-3, 4) + curve.crest
+        assert torch.equal(curve.function(waves).round(), torch.ones(7))
+        assert torch.equal(curve.function(waves + torch.pi).round(), -torch.ones(7))
+    elif falls:
         assert ((first > 0) == (points > curve.turn))[(points - curve.turn).abs() > 1e-6].all()
 
 
@@ -71,6 +92,8 @@ def test_float64_kernels_agree_with_scipy():
         "tanh": np.tanh(points),
         "silu": points * expit(points),
         "elu": np.where(points > 0, points, np.expm1(np.minimum(points, 0))),
+        "sine": np.sin(points),
+        "cosine": np.cos(points),
         "gelu": points * 0.5 * (1 + erf(points / np.sqrt(2))),
         "softplus": np.logaddexp(0, points),
         "steep softplus": np.logaddexp(0, 5 * points) / 5,
@@ -138,6 +161,17 @@ def test_lines_come_near_the_convex_envelope(name):
         assert (reached <= best + 5e-3 * spread).all()
         apart = curve.bend * ((high - low) / supporting_lines.CELLS).square() / 4
         assert (reached >= best - 0.04 * spread - apart).all()
+
+
+def test_over_many_periods_a_wave_lies_between_its_constants():
+    low = torch.tensor([[-40.0, 0.0, 1.0]], dtype=torch.float64)
+    high = torch.tensor([[60.0, 7.0, 1e6]], dtype=torch.float64)
+    found = relax_smooth(Smooth(sources=(0,), shape=(3,), curve=curves.SINE), Bounds(low=low, high=high))
+    assert not found.below[:, [0, 2]].any()
+    assert not found.above[:, [0, 2]].any()
+    middle = (low + high) / 2
+    assert (found.below * middle + found.floor >= -1 - 1e-8).all()
+    assert (found.above * middle + found.shift <= 1 + 1e-8).all()
 
 
 def test_limits_that_are_no_numbers_give_no_lines():

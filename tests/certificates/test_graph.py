@@ -116,12 +116,12 @@ def test_transpose_and_absolute_are_what_they_say(name):
 
 REFUSED = {
     "Mish": (nn.Sequential(nn.Flatten(), nn.Linear(108, 4), nn.Mish(), nn.Linear(4, 2)), r"no proof: 2 \(Mish\)"),
-    "softmax": (nn.Sequential(nn.Flatten(), nn.Linear(108, 2), nn.Softmax(1)), r"no proof: 2 \(Softmax\)"),
-    "product": (Forward(lambda m, x: x * x, 108), r"forward \(mul\): a product of two values"),
-    "matrix product": (Forward(lambda m, x: x @ x, 108), r"forward \(matmul\): a product of two values"),
+    "softmax of the batch": (Forward(lambda m, x: x.softmax(0), 108), r"forward \(softmax\): over the batch"),
+    "a cube": (Forward(lambda m, x: x**3, 108), r"forward \(pow\): a power other than 2"),
+    "matrix times inputs": (Forward(lambda m, x: torch.eye(6) @ x, 108), r"forward \(matmul\): a matrix × inputs"),
     "quotient": (Forward(lambda m, x: 1 / (x + 1), 108), r"no proof: forward \(\w+\)"),
     "batch mean": (Forward(lambda m, x: x - x.mean(0, keepdim=True), 108), "over the batch"),
-    "group norm": (Forward(lambda m, x: F.group_norm(x, 1), 108), r"\(group_norm\)"),
+    "instance norm": (Forward(lambda m, x: F.instance_norm(x), 108), r"\(instance_norm\)"),
     "chance": (Forward(lambda m, x: x + torch.rand(3, 6, 6), 108), "a random number"),
     "integers": (
         Forward(lambda m, x: (x * 8).int().to(m.weight.dtype), 108),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from benchmarks import fuzz_plants as plants
 from benchmarks.certificate_fuzz import summarise, trial
-from benchmarks.fuzz_lines import SMOOTH_FROM
+from benchmarks.fuzz_lines import PRODUCTS_FROM, SMOOTH_FROM
 from benchmarks.fuzz_networks import FAMILIES, make
 
 SHARE, PARTS = 152, 4
@@ -37,6 +37,15 @@ def test_certificates_of_networks_with_smooth_activations_hold():
     assert not [record for record in records if record["violations"] or "error" in record]
     lines = "\n".join(make(record["seed"]).text for record in records)
     assert sum(word in lines for word in ("sigmoid", "tanh", "silu", "gelu", "elu", "softplus", "abs")) > 2
+
+
+def test_certificates_of_networks_with_products_and_shares_hold():
+    records = [trial(seed) for seed in range(PRODUCTS_FROM, PRODUCTS_FROM + 8)]
+    assert not [record for record in records if record["violations"] or "error" in record]
+    assert sum(record.get("certified", 0) > 0 for record in records) > 3
+    lines = "\n".join(make(record["seed"]).text for record in records)
+    words = ("softmax", "_norm", "ConvTranspose", "dot_product", "h * h", "@", ".sin(", ".cos(", "square", "hard")
+    assert sum(word in lines for word in words) > 3
 
 
 @pytest.mark.parametrize(

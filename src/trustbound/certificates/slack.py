@@ -35,6 +35,7 @@ from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.gathering import Cast, Gather
 from trustbound.certificates.graph.kernels import operand_roundoff
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
+from trustbound.certificates.graph.normalisation import Root, Softmax
 from trustbound.certificates.graph.operations import (
     Activation,
     Arrange,
@@ -45,6 +46,8 @@ from trustbound.certificates.graph.operations import (
     Scale,
     Sum,
 )
+from trustbound.certificates.graph.products import Product
+from trustbound.certificates.graph.transposed_convolution import TransposedConvolution
 
 #: Roundings beside the sum itself: a bias, folded constants, batch norm, the subtraction of limits.
 _BESIDE = 16
@@ -83,11 +86,12 @@ def vanished(terms: int) -> float:
     return math.sqrt(terms * torch.finfo(torch.float64).smallest_normal)
 
 
-def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+def disturbance(step: Operation, sizes: Sequence[Tensor], most: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Return the magnitudes that a step sums, (B, *F), and how far its computed values are from exact ones.
 
-    `sizes` holds the largest magnitudes (B, *F) of each operand as it is computed. The second part is None where
-    the step rounds nothing, and infinite or NaN where nothing is known.
+    `sizes` holds the largest magnitudes (B, *F) of each operand as it is computed, `most` the largest values of the
+    step itself where its rounding is relative to them. The second part is None where the step rounds nothing, and
+    infinite or NaN where nothing is known.
 
     Reference   Higham, Accuracy and Stability of Numerical Algorithms, 2002, equation 3.5.
 
@@ -100,6 +104,10 @@ def disturbance(step: Operation, sizes: Sequence[Tensor]) -> tuple[Tensor, Tenso
     if not isinstance(step, Linear):
         if isinstance(step, Smooth):
             return _smooth(step, sizes[0])
+        if isinstance(step, Product):
+            return _product(step, sizes)
+        if isinstance(step, Softmax | Root):
+            return _relative(step, sizes[0], most)
         summed = sizes[0] if sizes[0].shape[1:] == step.shape else step.apply(sizes[0])
         if isinstance(step, Activation) and step.slope and step.dtype is not None:
             slope = torch.full_like(summed, step.slope)
@@ -131,6 +139,37 @@ def _smooth(step: Smooth, size: Tensor) -> tuple[Tensor, Tensor | None]:
     return summed, curve.roundoff(size, step.dtype)
 
 
+def _product(step: Product, sizes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return what `disturbance` does, for a product: its planes add three parts and what they are moved by."""
+    reached = step.apply(*sizes)
+    if step.dtype is None:
+        return 4 * reached, None
+    factor = growth(step.terms, step.dtype)
+    if step.dtype == torch.float32 and step.matrix:
+        cut = operand_roundoff(reached.device, False)
+        factor += cut * (2 + cut) * (1 + factor)
+    peaks = sizes[0].flatten(1).amax(1) + sizes[1].flatten(1).amax(1)
+    lost = underflow(step.terms, step.dtype) * (1 + peaks).reshape(-1, *[1] * len(step.shape))
+    error = factor * reached + lost
+    return 4 * reached, error.masked_fill(reached + error >= torch.finfo(step.dtype).max, math.inf)
+
+
+def _relative(step: Softmax | Root, size: Tensor, most: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return what `disturbance` does, for steps whose kernels are off by shares of their results."""
+    if isinstance(step, Softmax):
+        most = torch.ones_like(size) if most is None else most
+        summed = (1 + 4 * size.amax(-1, keepdim=True)).expand_as(size)
+    else:
+        most = torch.full_like(size, step.least**-0.5) if most is None else most
+        summed = 8 * most
+    if step.dtype is None:
+        return summed, None
+    kind = torch.finfo(step.dtype)
+    share = step.relative(step.dtype) if isinstance(step, Softmax) else 16 * kind.eps
+    error = share * most + 16 * kind.smallest_normal
+    return summed, error.masked_fill((size >= kind.max / 8) | (most >= kind.max / 8), math.inf)
+
+
 def _exact(step: Linear) -> bool:
     """Say whether a step moves numbers, or stores them in a precision that holds each of them."""
     return step.exact if isinstance(step, Cast) else isinstance(step, Arrange | Concatenate | Gather)
@@ -160,8 +199,8 @@ def _factor(step: Linear, device: torch.device) -> float:
     if isinstance(step, LogSoftmax):  # no sum of products: the few roundings that the logits do not share
         return step.terms * torch.finfo(step.dtype).eps
     factor = growth(step.terms, step.dtype)
-    if step.dtype == torch.float32 and isinstance(step, Dense | Convolution):
-        cut = operand_roundoff(device, isinstance(step, Convolution))
+    if step.dtype == torch.float32 and isinstance(step, Dense | Convolution | TransposedConvolution):
+        cut = operand_roundoff(device, not isinstance(step, Dense))
         factor += cut * (2 + cut) * (1 + factor)
     return factor
 

@@ -150,7 +150,7 @@ class Certifier(ABC):
         if not len(region):
             nothing = specification.new_zeros(specification.shape[:2])
             return LowerBound(value=nothing, run=nothing)
-        each = 8 * (8 * sum(step.features for step in graph.operations) + 4 * specification[0].numel())
+        each = 8 * (8 * sum(step.held for step in graph.operations) + 4 * specification[0].numel())
         each += 8 * 2 * specification.shape[1] * graph.operations[graph.operations[-1].sources[0]].features
         rows = torch.arange(len(region), device=specification.device)
         with torch.no_grad():

@@ -7,9 +7,8 @@ import math
 from trustbound.audits.stages.context import Context
 from trustbound.audits.work_units.subject import Subject
 from trustbound.certificates.graph import Graph
-from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
-from trustbound.certificates.graph.operations import Activation, MaxPool
+from trustbound.certificates.graph.operations import Activation, Input, Linear
 from trustbound.certificates.methods.tree_reading import NO_TREES
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.threat import Misclassify, Target, Threat
@@ -69,8 +68,8 @@ def _of_trees(subject: Subject, threat: Threat, refusal: str) -> tuple[list[str]
 
 
 def activations(graph: Graph) -> int:
-    """How many numbers of an example a backward bound may have to ask about: those that activations take."""
-    return sum(step.features for step in graph.operations if isinstance(step, Activation | Smooth | MaxPool))
+    """How many numbers of an example a backward bound may have to ask about: those that steps that are bent take."""
+    return sum(step.features for step in graph.operations if not isinstance(step, Linear | Input))
 
 
 def _has_slopes(graph: Graph) -> bool:

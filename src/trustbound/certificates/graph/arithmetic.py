@@ -10,6 +10,7 @@ from torch import Tensor
 
 from trustbound.certificates.graph.node_index import Arguments, NodeIndex, constant_only, depends
 from trustbound.certificates.graph.operations import Activation, Scale, Sum
+from trustbound.certificates.graph.products import product
 
 if TYPE_CHECKING:
     from trustbound.certificates.graph.translation import Translator
@@ -38,6 +39,19 @@ def clamp(translator: Translator, given: Arguments) -> NodeIndex:
     index = _exactly(translator, index, -1.0, high if low is None else high - low, size)
     index = translator.add(Activation, index, dtype=torch.float64)
     return translator.add(Scale, index, scale=_number(translator, -1.0), bias=high, bias_size=size)
+
+
+def hard_sigmoid(translator: Translator, given: Arguments) -> NodeIndex:
+    """Write relu6(x + 3) / 6 as limits of x / 6 + 1/2, charged for a product and a sum."""
+    index = translator.cast(given["self"])
+    half = _number(translator, 0.5)
+    index = translator.add(Scale, index, scale=_number(translator, 1 / 6), bias=half, bias_size=half)
+    return clamp(translator, {"self": index, "min": 0.0, "max": 1.0})
+
+
+def hard_swish(translator: Translator, given: Arguments) -> NodeIndex:
+    """Write x · relu6(x + 3) / 6 as a product."""
+    return product(translator, given["self"], hard_sigmoid(translator, given))
 
 
 def absolute(translator: Translator, given: Arguments) -> NodeIndex:
@@ -129,10 +143,10 @@ def reversed_subtract(translator: Translator, given: Arguments) -> NodeIndex:
 
 
 def multiply(translator: Translator, given: Arguments) -> NodeIndex:
-    """Write a product with a constant."""
+    """Write a product with a constant, or of two values that depend on the input."""
     left, right = given["self"], given["other"]
     if isinstance(left, NodeIndex) and isinstance(right, NodeIndex):
-        raise translator.refusal("a product of two values that depend on the input")
+        return product(translator, left, right)
     index, factor = (left, right) if isinstance(left, NodeIndex) else (right, left)
     return _affine(translator, index, factor, None)
 

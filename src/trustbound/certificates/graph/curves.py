@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,6 +26,7 @@ class Curve:
     steepness   |f'| is nowhere above it, so that |f(x)| ≤ |f(0)| + steepness · |x|; |f(0)| is at most 1.
     bend        |f''| is nowhere above it, where there is one.
     turn        where f turns from falling to rising; None where it never falls.
+    crest       where f is 1, once in 2π, half of which further it is −1; None where it is no wave.
     jump        how far the kernel may be from the function beside its rounding.
     """
 
@@ -32,7 +34,13 @@ class Curve:
     steepness: float
     bend: float
     turn: float | None = None
+    crest: float | None = None
     jump: float = 0.0
+
+    @property
+    def falls(self) -> bool:
+        """Whether f falls anywhere."""
+        return self.turn is not None or self.crest is not None
 
     def roundoff(self, sizes: Tensor, dtype: torch.dtype) -> Tensor:
         """Bound what the kernel of a type is off by at numbers of at most these magnitudes."""
@@ -57,15 +65,26 @@ class Smooth(Operation):
         """Apply the function."""
         return self.curve.function(operands[0])
 
-    def limits(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    def limits(self, *limits: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least and the largest value between two limits, rounded outward."""
+        low, high = limits
         ends = self.apply(low), self.apply(high)
         least, most = torch.minimum(*ends), torch.maximum(*ends)
+        if self.curve.crest is not None:
+            most = most.masked_fill(_meets(low, high, self.curve.crest), 1.0)
+            least = least.masked_fill(_meets(low, high, self.curve.crest + math.pi), -1.0)
         if self.curve.turn is not None:
             turn = torch.full_like(low, self.curve.turn)
             least = torch.where((low < turn) & (turn < high), self.apply(turn), least)
         slack = self.curve.roundoff(torch.maximum(low.abs(), high.abs()), low.dtype)
         return least - slack, most + slack
+
+
+def _meets(low: Tensor, high: Tensor, place: float) -> Tensor:
+    """Say where a place that comes again each 2π may lie between two limits, or beside them by rounding."""
+    room = 1e-12 * (1 + torch.maximum(low.abs(), high.abs()))
+    first, last = ((limit - place) / (2 * math.pi) for limit in (low - room, high + room))
+    return last.floor() >= first.ceil()
 
 
 def _softplus(beta: float, threshold: float) -> Callable[[Tensor], Tensor]:
@@ -88,6 +107,8 @@ def softplus(beta: float, threshold: float) -> Curve | None:
 SIGMOID = Curve(function=torch.sigmoid, steepness=0.25, bend=0.0963)
 TANH = Curve(function=torch.tanh, steepness=1.0, bend=0.77)
 SILU = Curve(function=F.silu, steepness=1.1, bend=0.5, turn=-1.2784645427610738)
+SINE = Curve(function=torch.sin, steepness=1.0, bend=1.0, crest=math.pi / 2)
+COSINE = Curve(function=torch.cos, steepness=1.0, bend=1.0, crest=0.0)
 ELU = Curve(function=F.elu, steepness=1.0, bend=1.0)
 GELU = Curve(function=F.gelu, steepness=1.13, bend=0.798, turn=-0.7517915246935645)
 #: The approximation of GELU by tanh: its derivatives were bounded on a grid, and the tests do so again.

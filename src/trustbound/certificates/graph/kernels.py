@@ -9,6 +9,7 @@ import torch
 
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution
+from trustbound.certificates.graph.transposed_convolution import TransposedConvolution
 from trustbound.errors import UnsupportedError
 
 #: The unit roundoff to which a switch lets kernels cut the operands of float32 products; of what is not listed
@@ -69,7 +70,8 @@ def check_kernels(graph: Graph) -> None:
         raise UnsupportedError(
             f"no proof: the rounding of kernels on {kind!r} devices is not known; certify a copy on the CPU"
         )
-    wide = [step for step in graph.operations if isinstance(step, Convolution) and math.prod(step.weight.shape[2:]) > 1]
+    convolutions = [step for step in graph.operations if isinstance(step, Convolution | TransposedConvolution)]
+    wide = [step for step in convolutions if math.prod(step.weight.shape[2:]) > 1]
     if not wide:
         return
     if kind == "cuda" and torch.backends.cudnn.enabled:

@@ -9,21 +9,32 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trustbound.certificates.graph import arithmetic
-from trustbound.certificates.graph.curves import ELU, GELU, GELU_TANH, SIGMOID, SILU, TANH, Curve, Smooth, softplus
+from trustbound.certificates.graph.attention import attention
+from trustbound.certificates.graph.curves import (
+    COSINE,
+    ELU,
+    GELU,
+    GELU_TANH,
+    SIGMOID,
+    SILU,
+    SINE,
+    TANH,
+    Curve,
+    Smooth,
+    softplus,
+)
 from trustbound.certificates.graph.data_movement import move
 from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense, Mean
-from trustbound.certificates.graph.node_index import Arguments, NodeIndex, constant_only, depends
+from trustbound.certificates.graph.moved_batch import permuted
+from trustbound.certificates.graph.node_index import Arguments, NodeIndex, constant_only, depends, pair
+from trustbound.certificates.graph.normalisation import NORMALISATIONS
 from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, LogSoftmax, MaxPool, Scale
+from trustbound.certificates.graph.products import matrix_product, power
+from trustbound.certificates.graph.transposed_convolution import transposed_convolution
 
 if TYPE_CHECKING:
     from trustbound.certificates.graph.translation import Translator
-
-
-def _pair(value: Any, count: int) -> tuple[int, ...]:
-    """Return one number per spatial axis."""
-    numbers = [value] if isinstance(value, int) else list(value)
-    return tuple(int(number) for number in (numbers * count if len(numbers) == 1 else numbers))
 
 
 def _linear(translator: Translator, given: Arguments) -> NodeIndex:
@@ -42,8 +53,10 @@ def _dense(translator: Translator, index: Any, weight: Any, bias: Any) -> NodeIn
 def _product(translator: Translator, given: Arguments) -> NodeIndex:
     left: Any = given["self"]
     right: Any = given.get("other", given.get("mat2"))
+    if depends(right) and depends(left):
+        return matrix_product(translator, left, right)
     if depends(right):
-        raise translator.refusal("a product of two values that depend on the input")
+        raise translator.refusal("a matrix × inputs")
     if right.ndim != 2:
         raise translator.refusal("a product that is not inputs × matrix")
     return _dense(translator, left, right.mT, None)
@@ -57,12 +70,12 @@ def _addmm(translator: Translator, given: Arguments) -> NodeIndex:
 
 
 def _convolution(translator: Translator, given: Arguments) -> NodeIndex:
+    if given.get("transposed"):
+        return transposed_convolution(translator, given)
     constant_only(translator, given, "weight", "bias")
     weight, index = given["weight"].double(), given["input"]
     count = weight.ndim - 2
-    if given.get("transposed"):
-        raise translator.refusal("a transposed convolution")
-    dilation, padding = _pair(given["dilation"], count), given["padding"]
+    dilation, padding = pair(given["dilation"], count), given["padding"]
     if isinstance(padding, str):
         whole = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, weight.shape[2:], strict=True)]
         if any(total % 2 for total in whole):
@@ -75,8 +88,8 @@ def _convolution(translator: Translator, given: Arguments) -> NodeIndex:
         weight=weight,
         bias=bias,
         bias_size=None if bias is None else bias.abs(),
-        stride=_pair(given["stride"], count),
-        padding=_pair(padding, count),
+        stride=pair(given["stride"], count),
+        padding=pair(padding, count),
         dilation=dilation,
         groups=given["groups"],
         extent=translator.extent(index),
@@ -172,8 +185,8 @@ def _pooled(translator: Translator, index: NodeIndex, shape: tuple[int, ...]) ->
 def _average_pool(translator: Translator, given: Arguments) -> NodeIndex:
     """Write the pool as a convolution of each channel alone; short windows at the edge get a larger factor."""
     index, shape = _planes(translator, given["self"], 2)
-    kernel = _pair(given["kernel_size"], 2)
-    stride, padding = _pair(given["stride"] or kernel, 2), _pair(given["padding"], 2)
+    kernel = pair(given["kernel_size"], 2)
+    stride, padding = pair(given["stride"] or kernel, 2), pair(given["padding"], 2)
     return _pooled(translator, _average(translator, index, shape, kernel, stride, padding, given), shape)
 
 
@@ -245,15 +258,15 @@ def _averaged(translator: Translator, given: Arguments) -> NodeIndex:
 
 def _max_pool(translator: Translator, given: Arguments) -> NodeIndex:
     index, shape = _planes(translator, given["self"], 2)
-    kernel = _pair(given["kernel_size"], 2)
+    kernel = pair(given["kernel_size"], 2)
     found = translator.add(
         MaxPool,
         index,
         shape=shape,
         kernel=kernel,
-        stride=_pair(given["stride"] or kernel, 2),
-        padding=_pair(given["padding"], 2),
-        dilation=_pair(given["dilation"], 2),
+        stride=pair(given["stride"] or kernel, 2),
+        padding=pair(given["padding"], 2),
+        dilation=pair(given["dilation"], 2),
         ceil=bool(given["ceil_mode"]),
     )
     return _pooled(translator, found, shape)
@@ -273,7 +286,7 @@ def _reshape(translator: Translator, given: Arguments) -> NodeIndex:
     return translator.add(Arrange, index, extent=extent)  # type: ignore[arg-type]
 
 
-def _permute(translator: Translator, given: Arguments) -> NodeIndex:
+def _permute(translator: Translator, given: Arguments) -> Any:
     index = given["self"]
     extent = translator.extent(index)
     count = len(extent) + 1
@@ -284,7 +297,7 @@ def _permute(translator: Translator, given: Arguments) -> NodeIndex:
         first, second = given["dim0"] % count, given["dim1"] % count
         axes[first], axes[second] = axes[second], axes[first]
     if axes[0] != 0:
-        raise translator.refusal("the batch axis is moved")
+        return permuted(translator, index, axes)
     return translator.add(Arrange, index, extent=extent, axes=tuple(axes))
 
 
@@ -317,9 +330,10 @@ _TRAINING = ("_native_batch_norm_legit", "_native_batch_norm_legit_functional", 
 TABLE: dict[str, Callable[[Translator, Arguments], Any]] = {
     "linear": _linear,
     "matmul": _product,
-    "mm": _product,
+    **dict.fromkeys(("mm", "bmm"), _product),
     "addmm": _addmm,
     **dict.fromkeys(("conv1d", "conv2d", "conv3d", "convolution"), _convolution),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), transposed_convolution),
     "batch_norm": _batch_norm,
     "_native_batch_norm_legit_no_training": _normalise,
     **dict.fromkeys(_TRAINING, _batch_statistics),
@@ -327,6 +341,8 @@ TABLE: dict[str, Callable[[Translator, Arguments], Any]] = {
     "leaky_relu": _leaky,
     "sigmoid": _smooth(SIGMOID),
     "tanh": _smooth(TANH),
+    "sin": _smooth(SINE),
+    "cos": _smooth(COSINE),
     "silu": _smooth(SILU),
     "gelu": _gelu,
     "elu": _elu,
@@ -334,6 +350,11 @@ TABLE: dict[str, Callable[[Translator, Arguments], Any]] = {
     "abs": arithmetic.absolute,
     **dict.fromkeys(("clamp", "clamp_min", "clamp_max", "hardtanh"), arithmetic.clamp),
     "relu6": lambda translator, given: arithmetic.clamp(translator, {**given, "min": 0.0, "max": 6.0}),
+    **dict.fromkeys(("pow", "square"), power),
+    "scaled_dot_product_attention": attention,
+    **NORMALISATIONS,
+    "hardsigmoid": arithmetic.hard_sigmoid,
+    "hardswish": arithmetic.hard_swish,
     "add": arithmetic.add,
     "sub": arithmetic.subtract,
     "rsub": arithmetic.reversed_subtract,

@@ -61,7 +61,7 @@ class Dense(MatrixOperation):
         return (self.weight.abs() * operand.unsqueeze(-2)).amax(-1), True
 
 
-_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _BACKWARD: dict[int, Callable[..., Tensor]] = {
     1: gradients.conv1d_input,
     2: gradients.conv2d_input,
@@ -132,7 +132,7 @@ class Convolution(MatrixOperation):
         return peaks.reshape(-1, *[1] * (len(self.shape) - 1)).expand(self.shape), False
 
     def _convolve(self, operand: Tensor, weight: Tensor) -> Tensor:
-        convolve = _CONVOLUTIONS[weight.ndim - 2]
+        convolve = CONVOLUTIONS[weight.ndim - 2]
         return convolve(operand, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 

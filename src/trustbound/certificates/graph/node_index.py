@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -12,6 +13,14 @@ Arguments: TypeAlias = dict[str, Any]
 
 class NodeIndex(int):
     """Index of a step in the list: a value that depends on the input, as against a constant."""
+
+
+@dataclass(frozen=True)
+class MovedBatch:
+    """A value whose batch axis stands at another place for a while: a step with the axis first, and where it stands."""
+
+    index: NodeIndex
+    axis: int
 
 
 class Count(int):
@@ -29,7 +38,7 @@ def holds(value: Any, kind: type) -> bool:
 
 def depends(value: Any) -> bool:
     """Say whether a nested value holds the index of a node."""
-    return holds(value, NodeIndex)
+    return holds(value, NodeIndex) or holds(value, MovedBatch)
 
 
 def constant_only(translator: Translator, given: Arguments, *names: str) -> None:
@@ -37,3 +46,9 @@ def constant_only(translator: Translator, given: Arguments, *names: str) -> None
     for name in names:
         if depends(given.get(name)):
             raise translator.refusal(f"`{name}` depends on the input")
+
+
+def pair(value: Any, count: int) -> tuple[int, ...]:
+    """Return one number per spatial axis."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    return tuple(int(number) for number in (numbers * count if len(numbers) == 1 else numbers))

@@ -33,14 +33,20 @@ class Operation(ABC):
     def apply(self, *operands: Tensor) -> Tensor:
         """Compute the step for operands of shape (B, *F), in their dtype."""
 
-    def limits(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the least and the largest values of a step that never falls, for an operand between two limits."""
+    def limits(self, *ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and the largest values for those of each operand: here of a step of one that never falls."""
+        low, high = ends
         return self.apply(low), self.apply(high)
 
     @property
     def features(self) -> int:
         """How many numbers one example has after this step."""
         return math.prod(self.shape)
+
+    @property
+    def held(self) -> int:
+        """How many numbers of one example a relaxation of this step keeps, about."""
+        return self.features
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

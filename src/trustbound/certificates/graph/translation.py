@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from trustbound.certificates.graph import moved_batch
 from trustbound.certificates.graph.data_movement import MOVES, move
 from trustbound.certificates.graph.gathering import Cast
 from trustbound.certificates.graph.hidden_state import refuse_state
 from trustbound.certificates.graph.layer_rules import NOTHING, TABLE
-from trustbound.certificates.graph.node_index import Count, NodeIndex, depends, holds
+from trustbound.certificates.graph.node_index import Count, MovedBatch, NodeIndex, depends, holds
 from trustbound.certificates.graph.operations import Input, Operation
 from trustbound.errors import UnsupportedError
 
 SUPPORTED = (
-    "linear, convolution, batch norm in eval, ReLU, leaky ReLU, sigmoid, tanh, softplus, ELU, SiLU, GELU, abs, clamp, "
-    "average and max pool, mean, sum, slices, reshape, addition, constant scaling and a last log-softmax"
+    "linear, convolution and its transpose, batch, layer, group and root mean square norm, ReLU, leaky ReLU, sigmoid, "
+    "tanh, softplus, ELU, SiLU, GELU, hard sigmoid and swish, sine, cosine, abs, clamp, maximum, average and max pool, "
+    "mean, sum, slices, reshape, addition, products, squares, softmax, attention and a last log-softmax"
 )
 #: Precisions in which a step may be computed.
 PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -213,11 +215,15 @@ class Translator:
         if name not in SIZED | FACTORIES and holds(named, Count):
             raise self.refusal(_COUNTED)
         try:
-            if name in FACTORIES:
+            if holds(named, MovedBatch):
+                if name not in moved_batch.RULES or not isinstance(named.get("self"), MovedBatch):
+                    raise self.refusal("the batch axis is moved")
+                found = moved_batch.RULES[name](self, named)
+            elif name in FACTORIES:
                 self._sizes(args, kwargs)
                 like = torch.empty((self.rows, *self.extent(named["self"])), dtype=self.dtype, device=self.device)
                 return blank(name, target(like, *args[1:], **kwargs))
-            if name in MOVES:
+            elif name in MOVES:
                 found = move(self, target, named)
             elif name in TABLE:
                 found = TABLE[name](self, named)
@@ -271,6 +277,8 @@ class Translator:
         value: Any = self._node.meta.get("val")
         pairs: Any = zip(found, value, strict=False) if isinstance(found, tuple | list) else [(found, value)]
         for index, said in pairs:
+            if isinstance(index, MovedBatch) and not self._is_batch(said.shape[index.axis]):
+                raise self.refusal(f"a value {tuple(said.shape)} whose batch axis is lost")
             if not isinstance(index, NodeIndex):
                 continue
             step = self.operations[index]
@@ -281,6 +289,8 @@ class Translator:
         """Cut the list at the output, which must be one value that depends on the input."""
         if isinstance(outputs, tuple | list) and len(outputs) == 1:
             outputs = outputs[0]
+        if isinstance(outputs, MovedBatch):
+            raise UnsupportedError("no proof: outputs whose batch axis is not the first; transpose them back")
         if not isinstance(outputs, NodeIndex):
             raise UnsupportedError(
                 "certificates need a model that returns one tensor of logits (B, C) computed from its inputs; "

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from trustbound.certificates.graph.exporting import BATCH, Exactly
 from trustbound.certificates.graph.gathering import Cast, Gather
 from trustbound.certificates.graph.graph import Graph
-from trustbound.certificates.graph.operations import Arrange, Concatenate, Input, Linear, Operation
+from trustbound.certificates.graph.matrix_operations import Mean
+from trustbound.certificates.graph.normalisation import Centre
+from trustbound.certificates.graph.operations import Arrange, Concatenate, Input, Linear, Operation, Scale
+from trustbound.certificates.graph.products import Product
 from trustbound.certificates.graph.recording import Call, Recorder, check_same
 from trustbound.certificates.graph.trial_points import trial_points, values
 from trustbound.errors import UnsupportedError
@@ -169,17 +172,38 @@ def _differ(what: str, found: Tensor, listed: Tensor, allowed: Tensor, compared:
         )
 
 
+def _sizes(operations: Sequence[Operation], held: Sequence[Tensor]) -> list[Tensor]:
+    """Return the magnitudes of every step's values, of what is centred and divided by its spread before it cancelled.
+
+    Equal numbers less their mean are 0 but for what that rounds, which is then divided by next to nothing.
+    """
+    sizes, cancelled = [value.abs() for value in held], set[int]()
+    for index, step in enumerate(operations):
+        given = [sizes[source] for source in step.sources]
+        if isinstance(step, Centre):
+            sizes[index] = step.summed(*given)
+        elif not cancelled.isdisjoint(step.sources) and isinstance(step, Product):
+            sizes[index] = step.apply(*given)
+        elif not cancelled.isdisjoint(step.sources) and isinstance(step, Scale | Mean | Arrange | Concatenate | Gather):
+            sizes[index] = step.summed(*given)
+        else:
+            continue
+        cancelled.add(index)
+    return sizes
+
+
 def _scale(operations: Sequence[Operation], held: Sequence[Tensor]) -> Tensor:
     """Return the largest of what the last sums before the logits add up, for each point (N,)."""
+    sizes = _sizes(operations, held)
     scale = torch.zeros(len(held[0]), dtype=torch.float64, device=held[0].device)
     waiting = [len(operations) - 1]
     while waiting:
         step = operations[index := waiting.pop()]
         moves = isinstance(step, Arrange | Concatenate | Gather | Cast)
         if isinstance(step, Linear) and not moves:
-            summed = step.summed(*(held[source].abs() for source in step.sources))
+            summed = step.summed(*(sizes[source] for source in step.sources))
         else:
-            summed = held[index].abs()
+            summed = sizes[index]
             waiting += step.sources
         scale = torch.maximum(scale, summed.flatten(1).amax(1))
     return scale

@@ -118,7 +118,7 @@ class AlphaCrown(Certifier):
             return bounds
         low, high, single = bounds.low.clone(), bounds.high.clone(), network.single()
         ascent = Ascent(steps=self.limit_steps, step_size=self.step_size)
-        for rows, at in unstable_rows(unstable, _room(self.memory, network.graph)):
+        for rows, at in unstable_rows(unstable, _room(self.memory, network.graph), network.maps(index)):
             slopes = optimised_slopes(network, single, index, rows, ascent, torch.zeros(()))
             below, above = propagate_backward(network, index, rows, slopes=slopes).run.chunk(2, 1)
             low[at] = torch.fmax(low[at], below.reshape(low[at].shape))

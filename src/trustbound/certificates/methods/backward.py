@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution
 from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation, Scale, Sum
+from trustbound.certificates.graph.products import Product
+from trustbound.certificates.methods.bilinear import BilinearRelaxation, through_product
 from trustbound.certificates.methods.relaxations import LinearRelaxation, MaxPoolRelaxation
-from trustbound.certificates.methods.relaxed_network import RelaxedNetwork
+from trustbound.certificates.methods.relaxed_network import Relaxation, RelaxedNetwork
+from trustbound.certificates.methods.share_lines import ShareRelaxation, through_softmax
 from trustbound.certificates.methods.windows import Window
 from trustbound.certificates.region import Region
 from trustbound.certificates.slack import growth
@@ -150,13 +152,17 @@ def _concretise(region: Region, rows: Coefficients) -> Tensor:
 def _back(
     step: Operation,
     rows: Coefficients,
-    relaxation: LinearRelaxation | MaxPoolRelaxation | None,
+    relaxation: Relaxation | None,
     slopes: Tensor | None,
     graph: Graph,
 ) -> tuple[Tensor | None, list[Coefficients]]:
     """Return the constant (G, K) that a step adds, and the rows over each of its operands."""
-    if isinstance(step, Activation | Smooth) and isinstance(relaxation, LinearRelaxation):
+    if isinstance(relaxation, LinearRelaxation):
         return _through_relaxation(rows, relaxation, slopes)
+    if isinstance(step, Product) and isinstance(relaxation, BilinearRelaxation):
+        return through_product(step, rows.whole(step.shape), relaxation)
+    if isinstance(relaxation, ShareRelaxation):
+        return through_softmax(rows.whole(step.shape), relaxation)
     if isinstance(step, MaxPool) and isinstance(relaxation, MaxPoolRelaxation):
         return _through_max_pool(rows.whole(step.shape), relaxation, graph.operations[step.sources[0]].shape)
     if not isinstance(step, Linear):

@@ -19,7 +19,9 @@ from torch import Tensor
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.kernels import operand_roundoff
 from trustbound.certificates.graph.matrix_operations import MatrixOperation
+from trustbound.certificates.graph.normalisation import Root, Softmax
 from trustbound.certificates.graph.operations import Linear, MaxPool, Operation
+from trustbound.certificates.graph.products import Product
 from trustbound.certificates.methods.interval import Bounds
 from trustbound.certificates.slack import growth, underflow
 
@@ -30,11 +32,13 @@ PAYS, WIDEST = 1 << 20, 1 << 21
 def pays_in_single(graph: Graph) -> bool:
     """Say whether limits are worth going back for in float32, by kernels whose products are whole.
 
-    It hangs on the network alone: what is proven of an example does not depend on the batch around it.
+    Planes of products, shares and roots are kept in float64 alone. It hangs on the network alone: what is proven of an
+    example does not depend on the batch around it.
     """
     products = sum(step.features * step.terms for step in graph.operations if isinstance(step, MatrixOperation))
     whole = graph.device.type == "cpu" and operand_roundoff(graph.device) == 0
-    return whole and products >= PAYS and graph.widest <= WIDEST
+    planes = any(isinstance(step, Product | Softmax | Root) for step in graph.operations)
+    return whole and not planes and products >= PAYS and graph.widest <= WIDEST
 
 
 def noise(step: Operation, bounds: Bounds, shared: int) -> Tensor:
@@ -75,7 +79,7 @@ def single_underflow(step: Operation, found: Sequence[Bounds]) -> Tensor:
 
 
 def _terms(step: Operation) -> int:
-    return step.terms if isinstance(step, Linear) else 0
+    return step.terms if isinstance(step, Linear | Product) else 0
 
 
 def _magnitudes(bounds: Bounds) -> Tensor:

@@ -81,7 +81,8 @@ class Crown(Certifier):
         if bounds.tight or not bool(unstable.any()):
             return bounds
         low, high = bounds.low.clone(), bounds.high.clone()
-        for rows, at in unstable_rows(unstable, group_size(self.memory, network, index)):
+        size = group_size(self.memory, network, index)
+        for rows, at in unstable_rows(unstable, size, network.maps(index)):
             below, above = back_to_limits(network, index, rows).run.chunk(2, 1)
             low[at] = torch.fmax(low[at], below.reshape(low[at].shape))
             high[at] = torch.fmin(high[at], -above.reshape(high[at].shape))
@@ -110,12 +111,13 @@ def room(memory: int, graph: Graph) -> int:
     return max(2, memory // (8 * 8 * graph.widest))
 
 
-def unstable_rows(unstable: Tensor, room: int) -> Iterator[tuple[Coefficients, tuple[Tensor, ...]]]:
+def unstable_rows(unstable: Tensor, room: int, maps: bool) -> Iterator[tuple[Coefficients, tuple[Tensor, ...]]]:
     """Yield rows ± for the unstable neurons (B, *F) of a step, at most `room` at once, and where they stand in it.
 
+    With `maps` the step holds feature maps, whose neurons see a window each.
     The first half of the rows of each group is for limits from below, the second for those from above.
     """
-    return (_neurons if unstable.ndim == 4 else _features)(unstable, room)
+    return (_neurons if maps else _features)(unstable, room)
 
 
 def _neurons(unstable: Tensor, room: int) -> Iterator[tuple[Coefficients, tuple[Tensor, ...]]]:

@@ -98,21 +98,24 @@ def propagate(step: Operation, operands: Sequence[Bounds], region: Region) -> Bo
         ones = torch.ones_like(region.inputs[0])
         bounds = Bounds(low=region.low, high=region.high, centre=region.inputs, factor=ones, tight=True)
         return replace(bounds, summed=bounds.size)
-    summed, error = disturbance(step, [operand.size for operand in operands])
+    low = high = None
+    if not isinstance(step, Linear):
+        low, high = step.limits(*(end for operand in operands for end in (operand.low, operand.high)))
+    summed, error = disturbance(step, [operand.size for operand in operands], high)
     error, lost = split(error)
     for operand in operands:
         lost = operand.lost if lost is None else lost if operand.lost is None else lost | operand.lost
     rounded, noise = 0.0, torch.zeros_like(summed)
-    if isinstance(step, Linear):
+    if low is None or high is None:
+        assert isinstance(step, Linear)
         rounded = growth(step.terms)
         noise = rounded * summed
         middle = step.apply(*((operand.low + operand.high) / 2 for operand in operands))
         radius = step.absolute(*((operand.high - operand.low) / 2 for operand in operands)) + 2 * noise
         radius = radius * (1 + rounded) if error is None else (radius + error) * (1 + rounded)
         low, high = middle - radius, middle + radius
-    else:
-        low, high = step.limits(operands[0].low, operands[0].high)
-        low, high = (low, high) if error is None else (low - error, high + error)
+    elif error is not None:
+        low, high = low - error, high + error
     bounds = Bounds(low=low, high=high, summed=summed, error=error, lost=lost)
     if not isinstance(step, Linear) or len(operands) > 1:
         return bounds

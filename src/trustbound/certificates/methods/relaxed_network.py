@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from torch import Tensor
 
 from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
-from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Input, MaxPool, Operation
+from trustbound.certificates.graph.normalisation import Root, Softmax
+from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, Input, MaxPool, Operation, Scale
+from trustbound.certificates.graph.products import Product
 from trustbound.certificates.methods.backward_rounding import (
     noise,
     pays_in_single,
     single_noise,
     single_underflow,
 )
+from trustbound.certificates.methods.bilinear import BilinearRelaxation, relax_product
 from trustbound.certificates.methods.interval import Bounds, propagate
 from trustbound.certificates.methods.relaxations import (
     LinearRelaxation,
@@ -23,10 +27,14 @@ from trustbound.certificates.methods.relaxations import (
     relax_activation,
     relax_max_pool,
 )
+from trustbound.certificates.methods.share_lines import ShareRelaxation, relax_root, relax_softmax
 from trustbound.certificates.methods.supporting_lines import relax_smooth
 from trustbound.certificates.region import Region
 
-#: Numbers of a smooth step up to which each is worth a way back of its own.
+Relaxation: TypeAlias = LinearRelaxation | MaxPoolRelaxation | BilinearRelaxation | ShareRelaxation
+
+#: Steps that are lines nowhere, and up to how many numbers of an operand of theirs are worth a way back each.
+BENT = Smooth | Product | Softmax | Root
 WIDE = 4000
 
 
@@ -36,7 +44,7 @@ class RelaxedNetwork:
 
     Parameters
         bounds      the limits of every step.
-        relaxations of every activation and max pool.
+        relaxations of every step that is not linear.
         noises      (B, channels, 2), None for nothing: what a unit coefficient of each step loses to the rounding of a
                     way back, and to the network's own.
         vanished    (B,): what rows lose to underflow on the way back from each step, in all; empty in float64.
@@ -46,7 +54,7 @@ class RelaxedNetwork:
     graph: Graph
     region: Region
     bounds: list[Bounds] = field(default_factory=list)
-    relaxations: dict[int, LinearRelaxation | MaxPoolRelaxation] = field(default_factory=dict)
+    relaxations: dict[int, Relaxation] = field(default_factory=dict)
     noises: list[Tensor | None] = field(default_factory=list)
     vanished: list[Tensor] = field(default_factory=list)
     narrow: RelaxedNetwork | None = None
@@ -62,6 +70,13 @@ class RelaxedNetwork:
             vanished=[],
             narrow=None,
         )
+
+    def maps(self, index: int) -> bool:
+        """Say whether a step holds feature maps (C, H, W), and not matrices of several heads."""
+        step = self.graph.operations[index]
+        while isinstance(step, Scale):
+            step = self.graph.operations[step.sources[0]]
+        return len(step.shape) == 3 and not isinstance(step, Product | Softmax)
 
     def single(self) -> RelaxedNetwork:
         """Return the same in float32 and without noises: to search in, not to believe."""
@@ -83,34 +98,48 @@ def relax_network(
     """Go through a network step by step; the limits of an activation's operand are refined before it is relaxed.
 
     `refine` is given what is known of the steps so far, the operand's index, its limits, and where the activation is
-    no line between them (B, *F). Smooth steps that are wide are relaxed between the limits that they have: every neuron
-    of theirs would have to be refined, not only those on both sides of zero.
+    no line between them (B, *F). Steps that are wide and bent everywhere are relaxed between the limits that they have:
+    every neuron of theirs would have to be refined, not only those on both sides of zero.
     """
     narrow = RelaxedNetwork(graph=graph.single(), region=region) if pays_in_single(graph) else None
     network, readers = RelaxedNetwork(graph=graph, region=region, narrow=narrow), graph.readers
-    found = network.bounds
+    found, known = network.bounds, set[int]()
     for index, step in enumerate(graph.operations):
-        if isinstance(step, Activation | Smooth):
-            source = step.sources[0]
+        for source in dict.fromkeys(step.sources) if isinstance(step, Activation | BENT) else ():
             low, high = found[source].low, found[source].high
             bent = (low < 0) & (high > 0) if isinstance(step, Activation) else low < high
-            if isinstance(step, Activation) or step.features <= WIDE:
+            if isinstance(step, Activation) or (graph.operations[source].features <= WIDE and source not in known):
                 found[source] = refine(network, source, found[source], bent)
-            limits = found[source]
-            straight = relax_activation(step, limits) if isinstance(step, Activation) else relax_smooth(step, limits)
-            network.relaxations[index] = straight
-        elif isinstance(step, MaxPool):
-            network.relaxations[index] = relax_max_pool(step, found[step.sources[0]])
+            if not isinstance(step, Activation):
+                known.add(source)
+        relaxation = _relax(step, [found[source] for source in step.sources])
+        if relaxation is not None:
+            network.relaxations[index] = relaxation
         found.append(propagate(step, [found[source] for source in step.sources], region))
         silent = _silent(step, index, readers)
         shared = max((readers[source] for source in step.sources), default=0)
         network.noises.append(None if silent else noise(step, found[index], shared))
         if narrow is not None:
-            if index in network.relaxations:
-                narrow.relaxations[index] = network.relaxations[index].outward()
+            if isinstance(relaxation, LinearRelaxation | MaxPoolRelaxation):
+                narrow.relaxations[index] = relaxation.outward()
             narrow.noises.append(None if silent else single_noise(step, found[index], found, shared))
             narrow.vanished.append(single_underflow(step, found) + (narrow.vanished[-1] if index else 0.0))
     return network
+
+
+def _relax(step: Operation, operands: list[Bounds]) -> Relaxation | None:
+    """Return what stands in a step's place between the limits of its operands, None for a linear one."""
+    if isinstance(step, Activation):
+        return relax_activation(step, operands[0])
+    if isinstance(step, Smooth):
+        return relax_smooth(step, operands[0])
+    if isinstance(step, MaxPool):
+        return relax_max_pool(step, operands[0])
+    if isinstance(step, Product):
+        return relax_product(step, operands[0], operands[1])
+    if isinstance(step, Softmax):
+        return relax_softmax(step, operands[0])
+    return relax_root(step, operands[0]) if isinstance(step, Root) else None
 
 
 def _silent(step: Operation, index: int, readers: Sequence[int]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.curves import Curve, Smooth
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.methods.interval import Bounds
 from trustbound.certificates.methods.relaxations import LinearRelaxation
 
@@ -32,13 +32,14 @@ def relax_smooth(step: Smooth, operand: Bounds) -> LinearRelaxation:
     (True, True)
     """
     low, high = operand.low.flatten(), operand.high.flatten()
-    parts = [_lines(step.curve, *part) for part in zip(low.split(TOGETHER), high.split(TOGETHER), strict=True)]
+    parts = [_lines(step, *part) for part in zip(low.split(TOGETHER), high.split(TOGETHER), strict=True)]
     below, floor, above, shift = (torch.cat(part).reshape(operand.low.shape) for part in zip(*parts, strict=True))
     return LinearRelaxation(below=below, floor=floor, above=above, shift=shift)
 
 
-def _lines(curve: Curve, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _lines(step: Smooth, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return below, floor, above and shift for limits (N,); NaN where a limit is no finite number."""
+    curve = step.curve
     shares = torch.linspace(0.0, 1.0, CELLS + 1, dtype=low.dtype, device=low.device).unsqueeze(1)
     points = torch.lerp(low, high, shares)
     points[0], points[-1] = low, high
@@ -49,9 +50,17 @@ def _lines(curve: Curve, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Ten
     slack = curve.bend * width * width / 8 + 2 * curve.roundoff(size, low.dtype) * (1 + curve.steepness)
     below, floor = _under(points, values, middle, curve.steepness)
     above, shift = _under(points, -values, middle, curve.steepness)
-    floor, shift = floor - slack, slack - shift
-    known = floor.isfinite() & shift.isfinite() & (low <= high)
-    return tuple(part.where(known, torch.nan) for part in (below, floor, -above, shift))  # type: ignore[return-value]
+    known = (floor - slack).isfinite() & (shift - slack).isfinite() & (low <= high)
+    least, most = step.limits(low, high)
+    below, floor = _closer(below, floor - slack, middle, least)
+    above, shift = _closer(above, shift - slack, middle, -most)
+    return tuple(part.where(known, torch.nan) for part in (below, floor, -above, -shift))  # type: ignore[return-value]
+
+
+def _closer(slope: Tensor, constant: Tensor, middle: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a line below a curve, or the curve's least value where that is higher in the middle."""
+    flat = ~(slope * middle + constant >= least)
+    return slope.masked_fill(flat, 0.0), torch.where(flat, least, constant)
 
 
 def _under(points: Tensor, values: Tensor, middle: Tensor, steepness: float) -> tuple[Tensor, Tensor]:

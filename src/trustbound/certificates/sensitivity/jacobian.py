@@ -171,7 +171,7 @@ def _derivative(step: Operation, operand: Bounds) -> tuple[Tensor, Tensor]:
     # The derivative itself changes by no more than the bend; the kernel of the derivative rounds a little.
     reach = step.curve.bend * (high - low) / 2 + 1e-9 * (1 + steep)
     reach = reach.nan_to_num(math.inf)
-    floor = -steep if step.curve.turn is not None else 0.0
+    floor = -steep if step.curve.falls else 0.0
     return (there - reach).clamp(min=floor), (there + reach).clamp(max=steep)
 
 

@@ -11,6 +11,7 @@ from trustbound.certificates.graph.gathering import Cast
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Arrange, Concatenate, Input, Linear, MaxPool, Operation, Sum
+from trustbound.certificates.graph.transposed_convolution import TransposedConvolution
 from trustbound.certificates.sensitivity.gains import gains, norms, steepness
 
 if TYPE_CHECKING:
@@ -59,14 +60,16 @@ def _rows(graph: Graph, kinds: Sequence[str]) -> Iterator[LayerBound]:
         if not isinstance(step, Sum | Concatenate):
             linear = isinstance(step, Linear)
             upper = {norm: own[norm][index] if linear else steepness(step, norm) for norm in kinds}
-            if not isinstance(step, Dense | Convolution | MaxPool) and all(bound == 1.0 for bound in upper.values()):
+            if not isinstance(step, Dense | Convolution | TransposedConvolution | MaxPool) and all(
+                bound == 1.0 for bound in upper.values()
+            ):
                 continue
         name, kind = _named(step)
         yield LayerBound(
             name=name,
             kind=kind,
             size=_size(step),
-            stride=step.stride if isinstance(step, Convolution | MaxPool) else None,
+            stride=step.stride if isinstance(step, Convolution | TransposedConvolution | MaxPool) else None,
             upper=upper,
             gain={norm: so_far[norm][index] for norm in kinds},
         )
@@ -77,7 +80,7 @@ def _named(step: Operation) -> tuple[str, str]:
     parts = step.parts if isinstance(step, Linear) else ()
     (name, kind), *others = (one.where.removesuffix(")").split(" (", 1) for one in (step, *parts))
     kinds = list(dict.fromkeys([kind, *(other for _, other in others)]))
-    if isinstance(step, Convolution) and step.groups > 1 and "Pool" not in kind:
+    if isinstance(step, Convolution | TransposedConvolution) and step.groups > 1 and "Pool" not in kind:
         kinds[0] += f", {step.groups} groups"
     return name, " + ".join(kinds)
 
@@ -87,6 +90,8 @@ def _size(step: Operation) -> tuple[int, ...]:
         return tuple(step.weight.shape[::-1])
     if isinstance(step, Convolution):
         return (step.extent[0], *step.weight.shape[2:], step.weight.shape[0])
+    if isinstance(step, TransposedConvolution):
+        return (step.extent[0], *step.weight.shape[2:], step.shape[0])
     return step.kernel if isinstance(step, MaxPool) else step.shape
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense, Mean
 from trustbound.certificates.graph.operations import Linear, Scale, Shape
+from trustbound.certificates.graph.transposed_convolution import TransposedConvolution
 from trustbound.certificates.slack import growth, vanished
 
 NORMS = ("l2", "l1", "linf")
@@ -114,6 +115,8 @@ def operator_norm(step: Linear, extent: Shape, norm: str = "l2") -> float | None
     if isinstance(step, Convolution):
         small = min(step.features, math.prod(extent)) <= _BUILT and step.features * math.prod(extent) <= _ENTRIES
         return dense_norm(_matrix(step, extent)) if small else convolution_norm(step)
+    if isinstance(step, TransposedConvolution):
+        return convolution_norm(step.adjoint())
     if isinstance(step, Scale):
         return float(step.scale.abs().max()) * (1 + _OUTWARD)
     if isinstance(step, Gather):

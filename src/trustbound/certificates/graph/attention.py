@@ -1,0 +1,43 @@
+"""Scaled dot-product attention: products of what depends on the input, with a softmax between them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from trustbound.certificates.graph.node_index import Arguments, NodeIndex, depends
+from trustbound.certificates.graph.normalisation import Softmax
+from trustbound.certificates.graph.operations import Arrange, Scale
+from trustbound.certificates.graph.products import matrix_product
+
+if TYPE_CHECKING:
+    from trustbound.certificates.graph.translation import Translator
+
+
+def attention(translator: Translator, given: Arguments) -> NodeIndex:
+    """Write softmax(Q Kᵀ / √d) V, each step in the module's precision.
+
+    Kernels that take keys in blocks scale what they have summed so far by exponentials of differences of maxima: those
+    roundings are among the softmax's, which is charged for each of its terms.
+    """
+    if given["attn_mask"] is not None or given["is_causal"] or given.get("enable_gqa"):
+        raise translator.refusal("attention with a mask, or with fewer heads of keys than of queries")
+    if given["dropout_p"] > 0:
+        raise translator.refusal("dropout in attention; call model.eval()")
+    query, key, value = (given[name] for name in ("query", "key", "value"))
+    if not all(isinstance(part, NodeIndex) and depends(part) for part in (query, key, value)):
+        raise translator.refusal("attention to constants")
+    extent, count = translator.extent(key), len(translator.shape) + 1
+    turned = (*extent[:-2], extent[-1], extent[-2])
+    axes = (*range(count - 2), count - 1, count - 2)
+    key = translator.add(Arrange, translator.cast(key), shape=turned, extent=extent, axes=axes)
+    shape = (*translator.extent(query)[:-1], extent[-2])
+    scores = matrix_product(translator, query, key, shape)
+    scale = given.get("scale")
+    factor = 1 / math.sqrt(extent[-1]) if scale is None else float(scale)
+    constant = torch.tensor(factor, dtype=torch.float64, device=translator.device)
+    scores = translator.add(Scale, scores, shape=shape, scale=constant)
+    shares = translator.add(Softmax, scores, shape=shape)
+    return matrix_product(translator, shares, value)
