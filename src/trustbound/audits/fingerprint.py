@@ -12,6 +12,7 @@ import numpy as np
 
 from trustbound.data.labelled import LabelledSet
 from trustbound.errors import InputError
+from trustbound.model.defences.stand_ins import StandIn
 from trustbound.model.files.contents import contents_digest
 from trustbound.model.wrapping import Model
 from trustbound.record.box import Limit
@@ -88,7 +89,7 @@ def described(
         "loaded": _loaded(model),
         "adaptation": [
             model.adaptation.draws,
-            sorted(model.adaptation.stand_ins),
+            sorted(_stand_in(path, call) for path, call in model.adaptation.stand_ins.items()),
             model.adaptation.detector is not None,
         ],
         "training": None if training is None else training.sha256,
@@ -103,6 +104,11 @@ def described(
         "device": str(model.device),
         "dtype": str(model.dtype),
     }
+
+
+def _stand_in(path: str, call: Any) -> str:
+    """A module that has a stand-in, and which, where it has a name."""
+    return f"{path}={call.name}" if isinstance(call, StandIn) else path
 
 
 def _loaded(model: Model) -> Any:

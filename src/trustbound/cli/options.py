@@ -62,6 +62,28 @@ def model_options(function: F) -> F:
     )
 
 
+def defence_options(function: F) -> F:
+    """What an attacker who knows the defence does about it, beside what the model declares itself."""
+    return _stack(
+        [
+            click.option(
+                "--draws",
+                type=click.IntRange(min=1),
+                help="A model that answers at random: answers that are averaged at each look (EOT).",
+            ),
+            click.option(
+                "--stand-in",
+                "stand_ins",
+                multiple=True,
+                metavar="MODULE=NAME",
+                help="A module without a useful gradient: what stands in for it in the backward pass (BPDA), identity, "
+                "relu, sigmoid, softplus or tanh; may be repeated.",
+            ),
+        ],
+        function,
+    )
+
+
 def data_options(function: F) -> F:
     """--data and how to read it."""
     return _stack(
@@ -133,7 +155,8 @@ def read_model(options: dict[str, Any]) -> Model:
 
     take = functools.partial(options.pop)
     box, access = take("model_box"), take("access")
-    return load_model(
+    draws, stand_ins = options.pop("draws", None), options.pop("stand_ins", ())
+    model = load_model(
         take("model"),
         weights=take("weights"),
         arguments=take("arguments"),
@@ -147,6 +170,11 @@ def read_model(options: dict[str, Any]) -> Model:
         classes=take("classes"),
         task=take("task"),
     )
+    if draws is not None or stand_ins:
+        from trustbound.model.defences.stand_ins import declare
+
+        declare(model, draws=draws, stand_ins=stand_ins)
+    return model
 
 
 def read_data(options: dict[str, Any], seed: int, model: Model | None = None) -> LabelledSet:

@@ -26,6 +26,6 @@ def flat(name: str) -> UnsupportedError:
     """The error of a model through which no gradient flows."""
     return UnsupportedError(
         f"no gradient flows from the outputs of {name} to its inputs: an operation breaks the graph. Declare a "
-        "differentiable stand-in (Adaptation(stand_ins={'module.path': …})), or use an attack that needs scores only, "
-        "such as square."
+        "differentiable stand-in (--stand-in module.path=identity, Adaptation(stand_ins={'module.path': …})), or use "
+        "an attack that needs scores only, such as square."
     )

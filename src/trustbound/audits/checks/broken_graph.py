@@ -194,7 +194,8 @@ def _advice(worst: BlockedGradient | None) -> str:
     if worst is None or not worst.path:
         return (
             "put the operation that stops the gradient into a module of its own, then declare a differentiable "
-            "stand-in for it (Adaptation(stand_ins={'path': …}), BPDA)."
+            "stand-in for it (--stand-in path=identity, Adaptation(stand_ins={'path': …}), BPDA)."
         )
     stand_in = "lambda inputs: inputs" if worst.same_shape else "a smooth version of it"
-    return f"declare Adaptation(stand_ins={{{worst.path!r}: {stand_in}}}) (BPDA) and attack again."
+    command = f"--stand-in {worst.path}=identity, in Python " if worst.same_shape else ""
+    return f"declare {command}Adaptation(stand_ins={{{worst.path!r}: {stand_in}}}) (BPDA) and attack again."

@@ -126,7 +126,7 @@ def other_ways(model: Model, data: Tensor, inputs: Tensor) -> dict[str, Tensor]:
     ways: dict[str, Tensor] = {}
     if model.mean is not None or model.std is not None:
         ways[_AS_STORED] = undo(inputs)
-    if np.ndim(model.box.low) == 0 and np.ndim(model.box.high) == 0 and float(model.box.low) == 0.0:
+    if np.ndim(model.box.low) == 0 == np.ndim(model.box.high) and float(model.box.low) == 0.0 < float(model.box.high):
         high = float(model.box.high)
         unit = inputs / high
         for name, (usual_mean, usual_std) in _USUAL[channels].items():

@@ -171,7 +171,7 @@ class SilentSuccess(EvaluationCheck[After]):
             value=lost / len(sample),
             finding=f"{len(listener.heard)} model calls were heard; {lost} of {len(sample)} examples were "
             f"adversarial on the path and not returned, {unconfirmed} more did not repeat",
-            advice="the model is random: its successes do not repeat, so declare Adaptation(draws=…)."
+            advice="the model is random: its successes do not repeat, so declare it (--draws, Adaptation(draws=…))."
             if unconfirmed
             else "this is a defect of the search: report it with the model and the seed.",
             evidence={"rows": passed.nonzero()[:, 0].tolist(), "unconfirmed": unconfirmed},

@@ -128,6 +128,7 @@ def _advice(live: list[str], *, declared: bool, refused: bool) -> str:
     if declared:
         return "the randomness is declared and averaged over; raise `draws` until verdicts stop changing."
     return (
-        "a random defence must be attacked in expectation: declare Adaptation(draws=…), or fix its randomness. "
+        "a random defence must be attacked in expectation: declare it (--draws, Adaptation(draws=…)), or fix its "
+        "randomness. "
         "Single runs of it over-state robustness."
     )

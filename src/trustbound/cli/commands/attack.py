@@ -12,6 +12,7 @@ from trustbound.attacks.registry import ATTACKS
 from trustbound.cli.options import (
     as_json,
     data_options,
+    defence_options,
     json_object,
     model_options,
     read_data,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @click.command("attack")
 @click.argument("name", type=click.Choice(ATTACKS.names))
 @model_options
+@defence_options
 @data_options
 @threat_option
 @click.option("--params", help="The attack's own parameters as JSON, e.g. '{\"steps\": 100}'.")

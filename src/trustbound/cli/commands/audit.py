@@ -15,6 +15,7 @@ import click
 from trustbound.cli.options import (
     as_json,
     data_options,
+    defence_options,
     model_options,
     read_data,
     read_model,
@@ -34,6 +35,7 @@ _ENGINES = "Where it is computed: " + "; ".join(f"{row.name}, {row.line}" for ro
 
 @click.command("audit")
 @model_options
+@defence_options
 @data_options
 @threat_option
 @click.option(
