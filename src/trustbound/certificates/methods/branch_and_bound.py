@@ -60,7 +60,7 @@ class BranchAndBound(Certifier):
                 classes, and rows asked for one by one, have the bound of `alpha-crown`.
 
     Parameters
-        timeout     seconds for an example, from where its first ReLU is split; infinity for no limit.
+        timeout     seconds for an example that bounds alone leave open, its limits included; infinity for no limit.
         max_nodes   parts of an example, at most.
         steps       ascent steps for a part.
         candidates  neurons of which both halves are tried before one is split.
@@ -129,6 +129,7 @@ class BranchAndBound(Certifier):
         `groups` (R,), ascending from 0, says which rows belong together: of a group one row above 0 is enough, another
         one in each part, and its bound (G,) is that of the best row of each part. Without groups each row counts.
         """
+        started = time.monotonic()
         own = torch.arange(len(rows), device=rows.device) if groups is None else groups
         network = AlphaCrown(memory=self.memory, limit_steps=FIRST_STEPS).limits(graph, region)
         lost = network.bounds[-1].lost
@@ -143,6 +144,7 @@ class BranchAndBound(Certifier):
             replay=replay,
             at_once=max(2, min(AT_ONCE, at_once)),
             groups=own,
+            ends=started + self.timeout,
         )
         closed = search.run()
         found = [closed[group] for group in range(len(closed))]
@@ -161,13 +163,14 @@ class _Search:
     replay: Callable[[Tensor], bool] | None
     at_once: int
     groups: Tensor
+    ends: float
     heap: list[tuple[float, int, Domains]] = field(default_factory=list)
     closed: dict[int, LowerBound] = field(default_factory=dict)
     nodes: int = 0
 
     def run(self) -> dict[int, LowerBound]:
         """Split until all groups are proven, a point breaks one, or time or nodes run out: the bound of each."""
-        certifier, started = self.certifier, time.monotonic()
+        certifier = self.certifier
         ticket = itertools.count()
         every = self.groups.unique()
         rows = (self.groups == every.unsqueeze(1)).to(torch.int8).argmax(1)
@@ -176,7 +179,7 @@ class _Search:
         hopeless = not bool(whole.value.isfinite().all())  # what overflows overflows in every part
         # Signs, slopes and multipliers of an open part.
         room = HELD * certifier.memory // (9 * max(1, self.tree.neurons))
-        while self.heap and not hopeless and time.monotonic() - started < certifier.timeout:
+        while self.heap and not hopeless and time.monotonic() < self.ends:
             count = min(self.at_once, len(self.heap), (certifier.max_nodes - self.nodes) // 2)
             if count < 1 or len(self.heap) > room:
                 break

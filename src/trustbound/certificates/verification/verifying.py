@@ -289,6 +289,8 @@ class _Proof:
     def _split_relus(self, graph: Graph, groups: Tensor) -> bool:
         if not all(isinstance(step, Activation | Linear) or not step.sources for step in graph.operations):
             return False
+        if self.decision.expired():
+            return False
         left = max(0.0, self.decision.ends - time.monotonic())
         rows = torch.eye(graph.classes, dtype=torch.float64, device=graph.device)
         certifier = BranchAndBound(timeout=left, max_nodes=10**9)
