@@ -230,12 +230,47 @@ def test_softmax_kernels_are_off_by_less_than_half_of_what_is_charged(dtype):
         assert (off <= charged / 2 + 16 * torch.finfo(dtype).smallest_normal).all()
 
 
+class Encoder(nn.Module):
+    """torch's own encoder of a transformer, whose attention lays heads beside the batch."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True, **options)
+        self.mixed = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, inputs):
+        hidden = self.layer(inputs)
+        found, _ = self.mixed(hidden, inputs, hidden)
+        return (found + hidden).flatten(1)
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_first": True, "activation": "gelu"}], ids=str)
+def test_torchs_own_transformers_are_read_and_bounded(options):
+    torch.manual_seed(0)
+    model = Encoder(**options).eval().requires_grad_(False)
+    inputs = torch.rand(3, 3, 4)
+    graph = read(model, inputs)
+    torch.testing.assert_close(graph(inputs.double()).float(), model(inputs), rtol=1e-4, atol=1e-5)
+    region = Region.around(inputs, (0.0, 1.0), "linf", 0.01)
+    rows = torch.eye(12, dtype=torch.float64).repeat(3, 1, 1)
+    crown, found = Crown().bounds(graph, region, rows), interval_bounds(graph, region)[-1]
+    for seed in range(40):
+        points = torch.lerp(
+            region.low, region.high, torch.rand(inputs.shape, generator=torch.Generator().manual_seed(seed)).double()
+        )
+        logits = model(points.float()).double()
+        assert ((logits >= found.low) & (logits <= found.high) & (logits >= crown.run)).all()
+    assert (model(inputs) - crown.run < 1.0).all()
+
+
 REFUSED = {
     "softmax over the batch": lambda x, w, b: x.softmax(0),
     "a mask": lambda x, w, b: F.scaled_dot_product_attention(x, x, x, is_causal=True),
     "an eps of zero": lambda x, w, b: F.layer_norm(x, (4,), eps=0.0),
     "parts along the batch": lambda x, w, b: x.permute(1, 0, 2)[:, 0] + x[:, 0],
-    "the batch axis is moved": lambda x, w, b: (x.permute(1, 0, 2) * 2.0).permute(1, 0, 2),
+    "the batch axis is moved": lambda x, w, b: (x.permute(1, 0, 2) + 2.0).permute(1, 0, 2),
+    "the batch axis is cut": lambda x, w, b: x.reshape(3, -1, 4).permute(1, 0, 2),
+    "heads that are laid before the batch": lambda x, w, b: x.permute(1, 0, 2).reshape(-1, 4).reshape(-1, 3, 4),
 }
 
 

@@ -26,7 +26,7 @@ from trustbound.certificates.graph.curves import (
 from trustbound.certificates.graph.data_movement import move
 from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense, Mean
-from trustbound.certificates.graph.moved_batch import permuted
+from trustbound.certificates.graph.moved_batch import permuted, reshaped
 from trustbound.certificates.graph.node_index import Arguments, NodeIndex, constant_only, depends, pair
 from trustbound.certificates.graph.normalisation import NORMALISATIONS
 from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, LogSoftmax, MaxPool, Scale
@@ -276,13 +276,15 @@ def _max_pool_with_indices(translator: Translator, given: Arguments) -> tuple[An
     return (_max_pool(translator, given), None)
 
 
-def _reshape(translator: Translator, given: Arguments) -> NodeIndex:
+def _reshape(translator: Translator, given: Arguments) -> Any:
     index = given.get("self", given.get("input"))
+    if not translator.batched:
+        return reshaped(translator, index)
     if isinstance(translator.operations[index], Gather):  # type: ignore[index]
-        return move(translator, translator.target, given)  # type: ignore[no-any-return]
+        return move(translator, translator.target, given)
     extent = translator.extent(index)  # type: ignore[arg-type]
     if extent == translator.shape:
-        return index  # type: ignore[return-value]
+        return index
     return translator.add(Arrange, index, extent=extent)  # type: ignore[arg-type]
 
 

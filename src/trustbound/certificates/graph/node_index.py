@@ -17,10 +17,14 @@ class NodeIndex(int):
 
 @dataclass(frozen=True)
 class MovedBatch:
-    """A value whose batch axis stands at another place for a while: a step with the axis first, and where it stands."""
+    """A value whose batch axis is not its first, or is laid together with others.
+
+    `index` is a step with the batch axis first and the others in the value's order; of each axis of the value `groups`
+    says which sizes it is made of, 0 standing for the batch.
+    """
 
     index: NodeIndex
-    axis: int
+    groups: tuple[tuple[int, ...], ...]
 
 
 class Count(int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -135,6 +136,18 @@ class Translator:
             raise self.refusal(f"a value of shape {shape} that loses the batch axis")
         return tuple(int(size) for size in shape[1:])
 
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes of the current node's value as it was recorded, with as many examples as it was exported with."""
+        sizes = self.value.shape
+        return [int(size.node.hint) if isinstance(size, torch.SymInt) else int(size) for size in sizes]
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first axis of the current node's value is the batch's."""
+        shape = self.value.shape
+        return len(shape) == 0 or self._is_batch(shape[0])
+
     def _is_batch(self, size: Any) -> bool:
         """Say whether a size is that of the batch axis, without asking it for a number."""
         return bool((size.node.expr if isinstance(size, torch.SymInt) else size) == self.batch)
@@ -216,7 +229,7 @@ class Translator:
             raise self.refusal(_COUNTED)
         try:
             if holds(named, MovedBatch):
-                if name not in moved_batch.RULES or not isinstance(named.get("self"), MovedBatch):
+                if name not in moved_batch.RULES:
                     raise self.refusal("the batch axis is moved")
                 found = moved_batch.RULES[name](self, named)
             elif name in FACTORIES:
@@ -277,13 +290,19 @@ class Translator:
         value: Any = self._node.meta.get("val")
         pairs: Any = zip(found, value, strict=False) if isinstance(found, tuple | list) else [(found, value)]
         for index, said in pairs:
-            if isinstance(index, MovedBatch) and not self._is_batch(said.shape[index.axis]):
+            if isinstance(index, MovedBatch) and not self._fits(index, said.shape):
                 raise self.refusal(f"a value {tuple(said.shape)} whose batch axis is lost")
             if not isinstance(index, NodeIndex):
                 continue
             step = self.operations[index]
             if step.dtype != said.dtype or step.shape != tuple(said.shape[1:]) or not self._is_batch(said.shape[0]):
                 raise self.refusal(f"a value {said.dtype} {tuple(said.shape)} read as {step.dtype} {step.shape}")
+
+    def _fits(self, value: MovedBatch, shape: Any) -> bool:
+        """Say whether axes have the sizes that were recorded, for whatever number of examples."""
+        told = [math.prod(self.batch if side == 0 else side for side in group) for group in value.groups]
+        found = [size.node.expr if isinstance(size, torch.SymInt) else size for size in shape]
+        return len(told) == len(found) and all(bool(one == other) for one, other in zip(told, found, strict=True))
 
     def _finish(self, outputs: Any) -> list[Operation]:
         """Cut the list at the output, which must be one value that depends on the input."""
