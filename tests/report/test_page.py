@@ -345,11 +345,11 @@ def test_gallery_shows_the_pixels(specimens):
 def test_gallery_of_rows_is_a_table_and_without_arrays_a_sentence(specimens):
     record, arrays = specimens.light(shape=(30,))
     page = Page(render(record, gallery=arrays))
-    table = next(t for t in page.tables if t["caption"].startswith("The 8 largest changes"))
+    table = next(t for t in page.tables if t["caption"].startswith("The 5 largest changes"))
     first = max(record.gallery, key=lambda each: each.adversarial_confidence)
     change = arrays[f"adversarial/{first.key}"] - arrays[f"clean/{first.key}"]
-    assert set(int(row[0]) for row in table["rows"][1:]) <= set(np.argsort(-np.abs(change))[:8].tolist()) | {
-        i for i in range(30) if abs(abs(change[i]) - np.sort(np.abs(change))[-8]) < 1e-6
+    assert set(int(row[0]) for row in table["rows"][1:]) <= set(np.argsort(-np.abs(change))[:5].tolist()) | {
+        i for i in range(30) if abs(abs(change[i]) - np.sort(np.abs(change))[-5]) < 1e-6
     }
     assert "image" not in page.tags
     without = Page(render(record))
@@ -365,6 +365,41 @@ def test_the_gallery_shows_each_picture_once_the_most_confident_first(specimens)
     assert re.findall(r"(linf:0.1|l2:0.5), size", text).count("l2:0.5") == 2
     sure = [float(each) for each in re.findall(r"digit \d, ([\d.]+)\u00a0%", text)[1::2]]
     assert sure == sorted(sure, reverse=True)
+
+
+def test_columns_are_called_by_their_names(specimens):
+    from trustbound.record.audit import ColumnRadius
+
+    record, arrays = specimens.light(shape=(3,))
+    columns = (
+        ColumnRadius(name="age", radius=2.0),
+        ColumnRadius(name="sex", radius=0.0, kind="immutable"),
+        ColumnRadius(name="income", radius=0.3),
+    )
+    bracket = dataclasses.replace(
+        record.brackets[0], columns=columns, change="any change of each column by up to 5% of its range (age ±2 …)"
+    )
+    page = Page(render(dataclasses.replace(record, brackets=(bracket,)), gallery=arrays))
+    assert "Each column changed by up to 5% of its range (sex kept as it is): between" in page.sections["verdict"]
+    table = next(t for t in page.tables if t["caption"].startswith("The 3 largest changes"))
+    assert sorted(row[0] for row in table["rows"][1:]) == ["age", "income", "sex"]
+
+
+def test_a_model_that_shows_one_confidence_for_all_has_no_calibration_drawn(specimens):
+    scores = specimens.calibration_scores(0.9)
+    bins = tuple(
+        dataclasses.replace(each, count=scores.n if place == 3 else 0)
+        for place, each in enumerate(scores.reliability.bins)
+    )
+    same = dataclasses.replace(
+        scores,
+        mean_confidence=0.232,
+        mean_confidence_on_errors=0.232,
+        reliability=dataclasses.replace(scores.reliability, bins=bins),
+    )
+    report = dataclasses.replace(specimens.assessment(scale=False), clean=same, attacked=same)
+    record, _ = specimens.light(doubts={"linf:0.1": report})
+    assert "no confidence to be calibrated" in Page(render(record)).sections["calibration"]
 
 
 def test_large_galleries_stay_small(specimens):

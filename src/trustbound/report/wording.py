@@ -74,6 +74,12 @@ def withstanding(bracket: Bracket, what: Noun) -> str:
     Each pixel changed by up to 0.1: between 50.0 % and 75.0 % of 4 images withstand it
     """
     changed = re.sub(r"^any change of each (.+?) by up to ", r"each \1 changed by up to ", change_words(bracket, what))
+    if bracket.columns:  # how far each may go is told elsewhere
+        fixed = [column.name for column in bracket.columns if column.kind == "immutable"]
+        changed = changed.partition(" (")[0].partition(";")[0]
+        if fixed:
+            told = " and ".join(fixed) if len(fixed) < 3 else f"{len(fixed)} of them"
+            changed = f"{changed} ({told} kept as {'it is' if len(fixed) == 1 else 'they are'})"
     count = amount(bracket.n, what.one, what.many)
     if bracket.lower == bracket.upper:
         said = f"exactly {share(bracket.lower)} of {count} withstand it"

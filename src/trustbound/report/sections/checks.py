@@ -74,8 +74,8 @@ def check_value(check: Check) -> str:
     >>> check_value(Check(name="a", verdict="PASS", severity="note", value=0.25, finding="", unit="share of steps"))
     '25.0\\xa0% (share of steps)'
     """
-    shown = _shown(check)
-    return f"{shown} ({check.unit})" if shown and check.unit.startswith("share") else f"{shown} {check.unit}".strip()
+    shown, long = _shown(check), len(check.unit.split()) > 2
+    return f"{shown} ({check.unit})" if shown and long else f"{shown} {check.unit}".strip() if shown else ""
 
 
 def _shown(check: Check) -> str:

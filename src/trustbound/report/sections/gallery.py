@@ -30,7 +30,7 @@ from trustbound.report.wording import class_name, is_picture
 
 #: At most so many exhibits are shown; larger pictures than SIDE pixels are shown reduced.
 MOST, SIDE = 6, 112
-_FEATURES = 8
+_FEATURES = 5
 
 #: Colours of the classes of a map, told apart by colour-blind readers too (Okabe and Ito 2008); the first is dark.
 _PAINTS = (
@@ -143,7 +143,8 @@ def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) ->
     title = f"Example {exhibit.index}"
     if exhibit.label is not None and exhibit.adversarial_prediction is not None:
         title = f"{class_name(record, exhibit.label)} taken for {class_name(record, exhibit.adversarial_prediction)}"
-    note = f"{exhibit.threat}, size {number(exhibit.size)}, example {exhibit.index}."
+    which = "" if title.endswith(f" {exhibit.index}") and exhibit.label is None else f", example {exhibit.index}"
+    note = f"{exhibit.threat}, size {number(exhibit.size)}{which}."
     if exhibit.detail:
         note += f" {sentence(exhibit.detail)[:1].upper()}{sentence(exhibit.detail)[1:]}."
     clean, adversarial = (arrays.get(f"{part}/{exhibit.key}") for part in ("clean", "adversarial"))
@@ -151,7 +152,7 @@ def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) ->
         return ExhibitView(title=title, note=f"{note} The inputs were not at hand.")
     before, after = (np.nan_to_num(np.asarray(each, dtype=np.float32)) for each in (clean, adversarial))
     if not is_picture(before.shape):
-        return ExhibitView(title=title, note=note, table=_features(before, after))
+        return ExhibitView(title=title, note=note, table=_features(before, after, _columns(record, exhibit.threat)))
     low, high = record.model.box
     factor = magnification(after - before, high - low)
     said = (
@@ -221,8 +222,13 @@ def painted(values: Array) -> Array:
     return colours[np.where(known, numbers, len(_PAINTS))].transpose(2, 0, 1)
 
 
-def _features(before: Array, after: Array) -> Table:
-    """The features that changed most."""
+def _columns(record: AuditRecord, threat: str) -> tuple[str, ...]:
+    """The names of the columns of a table; empty where the record knows none."""
+    return next((tuple(one.name for one in b.columns) for b in record.brackets if b.threat == threat), ())
+
+
+def _features(before: Array, after: Array, names: tuple[str, ...]) -> Table:
+    """The features that changed most, by their names where every one has one."""
     flat, other = before.ravel(), after.ravel()
     change = other - flat
     order = np.argsort(-np.abs(change), kind="stable")[:_FEATURES]
@@ -231,7 +237,13 @@ def _features(before: Array, after: Array) -> Table:
         caption=f"The {len(order)} largest changes; {moved} of {amount(flat.size, 'feature')} changed.",
         head=("feature", "clean", "change", "adversarial"),
         rows=tuple(
-            (str(int(i)), number(float(flat[i])), number(float(change[i])), number(float(other[i]))) for i in order
+            (
+                names[i] if len(names) == flat.size else str(int(i)),
+                number(float(flat[i])),
+                number(float(change[i])),
+                number(float(other[i])),
+            )
+            for i in order
         ),
     )
 

@@ -54,7 +54,7 @@ def opening(record: AuditRecord) -> Opening:
     """The first screen of a record."""
     what = noun(record.model.input_shape)
     facts = (
-        *(() if subject(record) == record.model.name else (record.model.name,)),
+        *(() if record.model.name.endswith(subject(record)) else (record.model.name,)),
         record.data.name,
         amount(record.data.n, what.one, what.many),
         f"budget {record.budget}",
@@ -109,7 +109,7 @@ def _finding(record: AuditRecord, bracket: Bracket, what: Noun, place: int) -> F
             role="rule",
         ),
     )
-    clean = "clean accuracy" if task_of(record).calibrated else "right without it"
+    clean = "clean accuracy" if task_of(record).calibrated else "right when nothing is changed are"
     return Finding(
         threat=bracket.threat,
         sentence=f"{withstanding(bracket, what)}; {clean} {share(record.clean_accuracy)}.",

@@ -39,6 +39,11 @@ def calibration_section(record: AuditRecord) -> Section:
     if record.uncertainty is None:
         return Section(id="calibration", title=title, blocks=(missing(_unmeasured(record)),))
     states = _states(record)
+    if all(_constant(scores) for _, scores in states):
+        nothing = missing(
+            "The model is as sure of every answer as of any other: it shows no confidence to be calibrated."
+        )
+        return Section(id="calibration", title=title, blocks=(nothing,))
     said = "; ".join(
         f"{state}: {share(scores.mean_confidence)} sure on average and {share(scores.accuracy)} right, off by "
         f"{number(100 * scores.ece, 2)} points"
@@ -58,6 +63,13 @@ def calibration_section(record: AuditRecord) -> Section:
     if record.uncertainty.attacked is None:
         blocks.append(missing(_UNATTACKED))
     return Section(id="calibration", title=title, blocks=tuple(blocks))
+
+
+def _constant(scores: CalibrationScores) -> bool:
+    """Whether one and the same confidence was shown for right and wrong answers."""
+    filled = [each for each in scores.reliability.bins if each.count]
+    errors = scores.mean_confidence_on_errors
+    return len(filled) == 1 and errors is not None and abs(errors - (scores.mean_confidence or 0.0)) < 1e-9
 
 
 def reliability_section(record: AuditRecord) -> Section:
