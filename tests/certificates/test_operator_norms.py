@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,7 +14,12 @@ from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.matrix_operations import Convolution, Mean
 from trustbound.certificates.graph.operations import Scale
 from trustbound.certificates.sensitivity.gains import gains
-from trustbound.certificates.sensitivity.operator_norms import convolution_norm, dense_norm, operator_norm
+from trustbound.certificates.sensitivity.operator_norms import (
+    convolution_norm,
+    dense_norm,
+    largest_eigenvalue,
+    operator_norm,
+)
 
 
 def dense(step, extent):
@@ -63,6 +69,36 @@ def test_layers_small_enough_to_build_have_the_norms_of_their_matrices(case):
     for norm, order in (("l2", 2), ("l1", 1), ("linf", math.inf)):
         truth = float(torch.linalg.matrix_norm(matrix, order))
         assert truth <= operator_norm(step, step.extent, norm) <= (1 + 1e-8) * truth
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_large_matrices_are_proven_by_a_factor_and_never_below_the_truth(wide):
+    chance = torch.Generator().manual_seed(0)
+    weight = torch.randn(130, 200 if wide else 130, generator=chance, dtype=torch.float64)
+    truth = float(torch.linalg.svdvals(weight)[0])
+    assert truth <= dense_norm(weight) <= (1 + 1e-7) * truth
+    # Equal and clustered largest values, and none but zero.
+    left = torch.linalg.qr(weight[:, :130])[0]
+    for sizes in (torch.ones(130), torch.linspace(1 - 1e-12, 1, 130), torch.eye(130)[0], torch.zeros(130)):
+        matrix = left @ torch.diag(sizes.double()) @ left.T
+        truth = float(sizes.max())
+        assert truth * (1 - 1e-12) <= dense_norm(matrix) <= (1 + 1e-7) * truth + 1e-100
+
+
+def test_a_wide_convolution_of_zeros_has_none():
+    weight = torch.zeros(120, 100, 3, 3, dtype=torch.float64)
+    step = replace(convolution(3, 1, 1, 1, 1, side=4, channels=(100, 120)), weight=weight)
+    assert convolution_norm(step) < 1e-100
+    weight[5, 7, 1, 1] = 2.0
+    assert 2.0 <= convolution_norm(step) <= 2.0 + 1e-6
+
+
+def test_an_estimate_that_is_too_low_is_not_believed(monkeypatch):
+    import scipy.sparse.linalg
+
+    monkeypatch.setattr(scipy.sparse.linalg, "eigsh", lambda matrix, *given, **more: (np.array([0.5]), None))
+    grams = torch.diag(torch.linspace(0, 1, 120, dtype=torch.float64)).expand(3, -1, -1)
+    assert 1.0 <= largest_eigenvalue(grams) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])

@@ -168,8 +168,9 @@ def _derivative(step: Operation, operand: Bounds) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         centre = ((low + high) / 2).detach().nan_to_num(0.0).requires_grad_()
         (there,) = torch.autograd.grad(step.apply(centre).sum(), centre)
-    # The derivative itself changes by no more than the bend; the kernel of the derivative rounds a little.
-    reach = step.curve.bend * (high - low) / 2 + 1e-9 * (1 + steep)
+    # The derivative itself changes by no more than the bend. Its kernel rounds a little, and beyond a softplus's
+    # threshold it is off by what is left of the slope there: at most β times the jump, and the bend is β / 4.
+    reach = step.curve.bend * ((high - low) / 2 + 4 * step.curve.jump) + 1e-9 * (1 + steep)
     reach = reach.nan_to_num(math.inf)
     floor = -steep if step.curve.falls else 0.0
     return (there - reach).clamp(min=floor), (there + reach).clamp(max=steep)

@@ -112,7 +112,7 @@ def printed(rows: Sequence[LayerBound], kinds: Sequence[str]) -> str:
 
 
 def rounded_up(number: float, digits: int = 4) -> str:
-    """Return a number with few digits, never below it.
+    """Return a number with few digits, never below it by more than it was rounded outward.
 
     >>> rounded_up(3.00001), rounded_up(123456.7), rounded_up(0.5), rounded_up(math.inf)
     ('3.001', '1.235e+05', '0.5', 'inf')
@@ -121,7 +121,7 @@ def rounded_up(number: float, digits: int = 4) -> str:
         return f"{number:g}"
     unit = 10.0 ** (math.floor(math.log10(abs(number))) - digits + 1)
     shown = f"{number:.{digits}g}"
-    return shown if float(shown) >= number else f"{float(shown) + unit:.{digits}g}"
+    return shown if float(shown) >= number * (1 - math.copysign(1e-8, number)) else f"{float(shown) + unit:.{digits}g}"
 
 
 def frame(rows: Sequence[LayerBound], kinds: Sequence[str]) -> DataFrame:

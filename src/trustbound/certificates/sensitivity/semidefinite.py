@@ -92,7 +92,7 @@ def _chain(graph: Graph) -> _Layers:
             f"no LipSDP: it serves networks of at most {MOST} numbers in all hidden layers; got {sum(numbers[1:-1])}. "
             "Leave it out."
         )
-    weights = [_matrix(part, shape) for part, shape in zip(parts, sides, strict=False)]
+    weights = [_matrix(part, shape, graph.device) for part, shape in zip(parts, sides, strict=False)]
     if weights[0].shape[1] > weights[0].shape[0]:  # what lies outside of the first matrix's rows is not seen
         left, sizes, _ = torch.linalg.svd(weights[0], full_matrices=False)
         weights[0] = left * sizes
@@ -118,13 +118,13 @@ def _slopes(step: Operation) -> tuple[float, float]:
     raise UnsupportedError(f"no LipSDP: {step.where}: neither linear nor an activation of each number by itself")
 
 
-def _matrix(part: list[Linear], shape: tuple[int, ...]) -> Tensor:
+def _matrix(part: list[Linear], shape: tuple[int, ...], device: torch.device) -> Tensor:
     """The matrix of some linear steps, one after another."""
     size = math.prod(shape)
-    columns = torch.eye(size, dtype=torch.float64).unflatten(1, shape)
+    columns = torch.eye(size, dtype=torch.float64, device=device).unflatten(1, shape)
     for step in part:
         columns = replace(step, bias=None).apply(columns)
-    matrix: Tensor = columns.flatten(1).T
+    matrix: Tensor = columns.flatten(1).T.cpu()
     return matrix
 
 
