@@ -21,8 +21,10 @@ from trustbound.threat.random import Random
 _ORDER = {"l2": 2.0, "l1": 1.0, "linf": math.inf}
 #: Half the distance of the two inputs at the start and at the end, in widths of the box (l2: times √features).
 _LENGTHS = (0.1, 1e-3)
-#: How many starting points are climbed from to the end, and how many bytes one batch may hold, about.
-_CLIMBED, _MEMORY = 16, 2**27
+#: How many starting points are climbed from to the end, and how many pairs are measured in float64.
+_CLIMBED, _MEASURED = 16, 4
+#: Bytes that one batch may hold, about.
+_MEMORY = 2**27
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,7 +51,7 @@ def steepest_secant(
                 gradient in x sees over the pieces of a piecewise linear network, on each of which J is constant.
     Shapes      inputs (B, *F) in the box, from which the search starts.
     Cost        two forwards and backwards a step and pair; a third of the steps from all inputs, the others from the
-                16 best. The last pairs are measured in float64.
+                16 best. The 4 best pairs are measured in float64, at three lengths.
     Randomness  the first directions, a function of (key, input).
     Reference   Boyd, The power method for l^p norms, 1974, for the directions in l1 and l∞.
 
@@ -72,11 +74,14 @@ def steepest_secant(
     ]
     centres, unit, slopes = (torch.cat(columns) for columns in zip(*parts, strict=True))
     best = slopes.nan_to_num(-1.0).argsort(descending=True, stable=True)[:_CLIMBED]
+    parts = [
+        _climb(search, centres[part], unit[part], box, norm, range(first, steps), steps) for part in best.split(room)
+    ]
+    centres, unit, slopes = (torch.cat(columns) for columns in zip(*parts, strict=True))
     found = []
-    for part in best.split(room):
-        centre, along, _ = _climb(search, centres[part], unit[part], box, norm, range(first, steps), steps)
+    for row in slopes.argsort(descending=True, stable=True)[:_MEASURED].split(1):
         for share in (1.0, 0.1, 0.01):
-            pair = _pair(centre.double(), along.double(), share * _length(box, inputs, norm, 1.0), box)
+            pair = _pair(centres[row].double(), unit[row].double(), share * _length(box, inputs, norm, 1.0), box)
             found.append((*pair, _measure(graph, *pair, norm)))
     firsts, seconds, slopes = (torch.cat(columns) for columns in zip(*found, strict=True))
     top = int(slopes.argmax())
