@@ -12,6 +12,7 @@ from torch import nn
 from trustbound.certificates.graph import read
 from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.matrix_operations import Convolution, Mean
+from trustbound.certificates.graph.normalisation import Centre
 from trustbound.certificates.graph.operations import Scale
 from trustbound.certificates.sensitivity.gains import gains
 from trustbound.certificates.sensitivity.operator_norms import (
@@ -109,6 +110,28 @@ def test_matrices_of_any_scale_have_their_norm(scale, shape):
     assert truth <= dense_norm(weight) <= (1 + 1e-8) * truth + 1e-150
     assert dense_norm(0 * weight) == 0.0
     assert dense_norm(weight / 0) == math.inf
+
+
+@pytest.mark.parametrize("side", [3, 9])
+def test_transposed_convolutions_have_the_norm_of_their_matrix(side):
+    """Built where they are small; else that of the convolution whose transpose they are."""
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    layer = nn.ConvTranspose2d(4, 3, 3, stride=2, padding=1, output_padding=1).double()
+    layer.weight.data = weight
+    step = read(nn.Sequential(layer, nn.Flatten()), torch.rand(1, 4, side, side, dtype=torch.float64)).operations[1]
+    matrix = dense(replace(step, bias=None), step.extent)
+    for norm, order in (("l2", 2), ("l1", 1), ("linf", math.inf)):
+        truth = float(torch.linalg.matrix_norm(matrix, order))
+        assert (
+            truth
+            <= operator_norm(step, step.extent, norm)
+            <= (1 + (1e-8 if side == 3 or norm != "l2" else 0.05)) * truth
+        )
+
+
+def test_other_maps_are_bounded_by_rows_and_columns():
+    step = Centre(sources=(0,), shape=(3, 4))
+    assert 1.0 <= operator_norm(step, (3, 4)) <= 2.0
 
 
 def test_moves_and_factors_have_closed_forms():

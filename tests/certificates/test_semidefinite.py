@@ -72,6 +72,16 @@ def test_wider_inputs_convolutions_and_pools_are_read_as_matrices():
     assert "by LipSDP" in repr(found)
 
 
+class Sine(nn.Module):
+    def forward(self, inputs):
+        return inputs.sin()
+
+
+def test_waves_fall_as_steeply_as_they_rise():
+    network = dense(Sine)
+    assert steepest(network) <= lipsdp_of(network, 2)
+
+
 def test_slopes_that_are_taken_too_small_are_seen(monkeypatch):
     network = dense(nn.ReLU)
     monkeypatch.setattr(semidefinite, "_slopes", lambda step: (0.0, 0.3))

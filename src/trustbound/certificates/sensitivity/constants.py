@@ -143,10 +143,9 @@ def lipschitz(
     if isinstance(inputs, Tensor):
         check_fits(inputs, limits)
         points = torch.cat([placed(inputs.detach(), limits), drawn.to(inputs)])
-    graph = bare_logits(model if isinstance(model, Graph) else _read(model, points))
+    graph, layers = _read(model, points, kinds)
     if shape != graph.shape:
         raise InputError(f"`inputs` must have the features {graph.shape} of the network; got {shape}")
-    layers = layer_table(graph, kinds)
     local = None
     if asked is not None and isinstance(inputs, Tensor):
         local = local_constants(graph, inputs.to(graph.device), limits, asked)
@@ -231,12 +230,13 @@ def _drawn(shape: tuple[int, ...], box: Box, key: int) -> Tensor:
     return (low + (high - low) * random).clamp(low, high)
 
 
-def _read(model: nn.Module, points: Tensor) -> Graph:
-    """Read a module; say of one that attends why it has no constant."""
+def _read(model: nn.Module | Graph, points: Tensor, kinds: Sequence[str]) -> tuple[Graph, tuple[LayerBound, ...]]:
+    """Read a module and bound its layers; say of one that attends why it has no constant."""
     try:
-        return read(model, points)
+        graph = bare_logits(model if isinstance(model, Graph) else read(model, points))
+        return graph, layer_table(graph, kinds)
     except UnsupportedError as error:
-        named = _attention(model, points)
+        named = None if isinstance(model, Graph) else _attention(model, points)
         if named is None:
             raise
         raise UnsupportedError(

@@ -64,7 +64,7 @@ def stretched(step: Operation, own: float, before: Sequence[T], norm: str = "l2"
         return before[0] * abs(step.signs[0]) + before[1] * abs(step.signs[1])
     if isinstance(step, Concatenate):
         return _beside(before, norm)
-    if isinstance(step, Linear):
+    if isinstance(step, Linear) and len(before) == 1:
         return before[0] * own
     return before[0] * steepness(step, norm)
 
@@ -83,8 +83,9 @@ def steepness(step: Operation, norm: str = "l2") -> float:
     if isinstance(step, Smooth):
         return step.curve.steepness
     raise UnsupportedError(
-        f"no Lipschitz constant: {step.where}. Products of two values that depend on the input, as in dot-product "
-        "attention, have none (Kim et al. 2021, arXiv:2006.04710); replace the layer, or use crown"
+        f"no Lipschitz constant: {step.where} is no linear step, pool or activation of each number. Products of two "
+        "values that depend on the input, as in dot-product attention, have none (Kim et al. 2021, arXiv:2006.04710), "
+        "and norms over features none that is known here; replace the layer, or use crown"
     )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trustbound.certificates.graph.gathering import Gather
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense, Mean
-from trustbound.certificates.graph.operations import Linear, Scale, Shape
+from trustbound.certificates.graph.operations import Arrange, Linear, LogSoftmax, Scale, Shape
 from trustbound.certificates.graph.transposed_convolution import TransposedConvolution
 from trustbound.certificates.slack import growth, vanished
 
@@ -153,19 +153,24 @@ def operator_norm(step: Linear, extent: Shape, norm: str = "l2") -> float | None
         return _absolute_norm(step, extent, norm)
     if isinstance(step, Dense):
         return dense_norm(step.weight)
-    if isinstance(step, Convolution):
+    if isinstance(step, Convolution | TransposedConvolution):
         small = min(step.features, math.prod(extent)) <= _BUILT and step.features * math.prod(extent) <= _ENTRIES
-        return dense_norm(_matrix(step, extent)) if small else convolution_norm(step)
-    if isinstance(step, TransposedConvolution):
-        return convolution_norm(step.adjoint())
+        if small:
+            return dense_norm(_matrix(step, extent))
+        return convolution_norm(step.adjoint() if isinstance(step, TransposedConvolution) else step)
     if isinstance(step, Scale):
         return float(step.scale.abs().max()) * (1 + _OUTWARD)
     if isinstance(step, Gather):
         return math.sqrt(step.repeats) * (1 + _OUTWARD)
-    return math.sqrt(1 / step.terms) * (1 + _OUTWARD) if isinstance(step, Mean) else 1.0
+    if isinstance(step, Mean):
+        return math.sqrt(1 / step.terms) * (1 + _OUTWARD)
+    if isinstance(step, Arrange | LogSoftmax):
+        return 1.0
+    # Of any other map: the spectral norm is at most the root of the two.
+    return math.sqrt(_absolute_norm(step, extent, "l1") * _absolute_norm(step, extent, "linf")) * (1 + _OUTWARD)
 
 
-def _matrix(step: Convolution, extent: Shape) -> Tensor:
+def _matrix(step: Convolution | TransposedConvolution, extent: Shape) -> Tensor:
     """Build the matrix of a convolution, or its transpose, whichever takes fewer rows."""
     weight = step.weight
     if math.prod(extent) <= step.features:

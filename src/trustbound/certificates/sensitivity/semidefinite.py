@@ -114,7 +114,7 @@ def _slopes(step: Operation) -> tuple[float, float]:
         return min(step.slope, 1.0), max(step.slope, 1.0)
     if isinstance(step, Smooth):
         steep = step.curve.steepness
-        return (0.0 if step.curve.turn is None else -steep), steep
+        return (-steep if step.curve.falls else 0.0), steep
     raise UnsupportedError(f"no LipSDP: {step.where}: neither linear nor an activation of each number by itself")
 
 
