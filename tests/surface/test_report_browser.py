@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from trustbound.report import write_comparison
 from trustbound.report.leaderboard import boards
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -187,6 +188,22 @@ def test_the_first_screen_holds_sentences_figures_and_bars(pages, browser):
         ".map(each => parseFloat(getComputedStyle(each).fontSize))"
     )
     assert sizes[0] >= 2.5 * sizes[1], "the figures are what is seen first"
+
+
+@pytest.mark.parametrize("name", ["full", "bare", "comparison"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_tables_fit(name, width, pages, browser):
+    page = pages[0] / f"{name}.html"
+    if name == "comparison":  # the other side of the one of all pages holds names that no table has room for
+        record, _ = pages[1].record(("linf:0.1", "l2:0.5"))
+        page = write_comparison([record, record], pages[0] / "two.html", names=["plain", "hardened"])
+    show(browser, page, width=width)
+    browser.execute_script(OPEN_ALL)
+    wide = browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')].filter(each => each.scrollWidth > each.clientWidth + 1)"
+        ".map(each => each.getAttribute('aria-label'))"
+    )
+    assert wide == []
 
 
 def test_the_folded_page_is_short(pages, browser):

@@ -138,13 +138,13 @@ def _decide(
         scaled[inside] = logits[inside] / partial
     gain = nll(logits, labels) - nll(scaled, labels)
     mean, error = float(gain.mean()), float(gain.std()) / math.sqrt(n)
-    shown = f"cross-fitted NLL gain {mean:.4f} +- {error:.4f}"
+    shown = f"on examples that did not choose it the NLL falls by {mean:.4f} ± {error:.4f}"
     if not mean > NormalDist().inv_cdf(confidence) * error:
-        return False, f"do not scale: {shown} is not above chance"
+        return False, f"do not scale: {shown}, which is no more than chance"
     before, after = _ece(logits, labels, bins), _ece(scaled, labels, bins)
     if after > before:
         return False, f"do not scale: {shown}, but the ECE rises from {before:.4f} to {after:.4f}"
-    return True, f"scale: {shown}; cross-fitted ECE {before:.4f} -> {after:.4f}"
+    return True, f"scale: {shown}, and the ECE goes from {before:.4f} to {after:.4f}"
 
 
 def _ece(logits: Tensor, labels: Tensor, bins: int) -> float:

@@ -20,7 +20,7 @@ from trustbound.report.formatting import (
     share_with_interval,
 )
 from trustbound.report.sections.blocks import Block, Paragraph, Picture, Section, Table, missing
-from trustbound.report.wording import task_of, unmeasured
+from trustbound.report.wording import stopped, task_of, unmeasured
 
 _RISK_ROWS = 20
 _UNATTACKED = "Confidence under attack was not measured in this audit."
@@ -198,9 +198,10 @@ def _temperature(fit: TemperatureFit | None) -> list[Block]:
     """The advice on temperature scaling, with its effect."""
     if fit is None:
         return [missing("No temperature was fitted: too few examples to set some apart for it.")]
+    why = stopped(fit.reason.removeprefix("do not ").removeprefix("scale: "))
     advice = f"Scale: divide logits by {number(fit.temperature)}." if fit.scale else "Do not scale."
     return [
-        Paragraph(text=f"Temperature: {advice} {fit.reason}"),
+        Paragraph(text=f"Temperature: {advice} {why[:1].upper()}{why[1:]}"),
         Table(
             caption="Temperature fitted on one split, its effect measured on another.",
             head=("score", "before", f"after (temperature {number(fit.temperature)})"),
