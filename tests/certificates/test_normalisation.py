@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trustbound.certificates.graph import read
+from trustbound.certificates.graph import normalisation, read
 from trustbound.certificates.graph.normalisation import Centre, Root, Softmax, Spread
+from trustbound.certificates.methods import share_lines
 from trustbound.certificates.methods.backward import Coefficients
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Bounds, interval_bounds
@@ -49,6 +50,32 @@ def test_limits_of_shares_are_reached_at_corners():
     assert (most >= shares.amax(0)).all()
     torch.testing.assert_close(least, shares.amin(0), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(most, shares.amax(0), rtol=1e-9, atol=1e-12)
+
+
+def test_limits_of_many_shares_hold_what_limits_one_by_one_hold(monkeypatch):
+    for seed in range(3):
+        bounds = drawn(seed)
+        exact = STEP.limits(bounds.low, bounds.high)
+        with monkeypatch.context() as patch:
+            patch.setattr(normalisation, "PAIRED", 1)
+            found = STEP.limits(bounds.low, bounds.high)
+        assert (found[0] <= exact[0] * (1 + 1e-12)).all()
+        assert (found[1] >= exact[1] * (1 - 1e-12)).all()
+        near = (bounds.high - bounds.low).amax(1) < 1
+        torch.testing.assert_close(found[0][near], exact[0][near], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(found[1][near], exact[1][near], rtol=1e-9, atol=1e-12)
+
+
+def test_planes_that_would_hold_too_much_are_constants(monkeypatch):
+    monkeypatch.setattr(share_lines, "HELD", 1)
+    bounds = drawn(2)
+    planes, (least, most) = relax_softmax(STEP, bounds), STEP.limits(bounds.low, bounds.high)
+    assert torch.equal(planes.floor, least)
+    assert torch.equal(planes.shift, most)
+    rows = torch.ones(1, 1, COUNT, dtype=torch.float64)
+    constant, (back,) = through_softmax(Coefficients(owner=torch.tensor([7]), coefficients=rows), planes)
+    assert not back.coefficients.any()
+    torch.testing.assert_close(constant[0, 0], least[7].sum())
 
 
 def gaps(bounds: Bounds, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

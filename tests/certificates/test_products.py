@@ -173,6 +173,23 @@ def test_no_attack_breaks_what_is_certified(method, threat):
     assert not bool((proof.certified & found.success).any())
 
 
+def test_a_hard_swish_that_overflows_before_it_divides_proves_nothing():
+    """Its kernel multiplies by six at most, and divides then: beyond a sixth of the range it gives infinity."""
+    layer, last = nn.Linear(1, 16, bias=False), nn.Linear(16, 2)
+    nn.init.ones_(layer.weight)
+    with torch.no_grad():
+        last.weight.copy_(torch.tensor([[1e-30], [-1e-30]]).expand(2, 16))
+    model = nn.Sequential(layer, nn.Hardswish(), last).eval()
+    inputs = torch.full((1, 1), 5e37)
+    assert model(inputs).isfinite().all()
+    for method in ("interval", "crown"):
+        try:
+            proof = tb.certify(method, model, inputs, model(inputs).argmax(1), "linf:1e37", box=(0.0, 3e38))
+        except UnsupportedError:
+            continue
+        assert not bool(proof.certified.any()), method
+
+
 def test_lipschitz_constants_of_products_are_refused_by_name():
     model, inputs = gated()
     with pytest.raises(UnsupportedError, match="no Lipschitz constant: forward"):

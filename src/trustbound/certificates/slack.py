@@ -151,7 +151,7 @@ def _product(step: Product, sizes: Sequence[Tensor]) -> tuple[Tensor, Tensor | N
     peaks = sizes[0].flatten(1).amax(1) + sizes[1].flatten(1).amax(1)
     lost = underflow(step.terms, step.dtype) * (1 + peaks).reshape(-1, *[1] * len(step.shape))
     error = factor * reached + lost
-    return 4 * reached, error.masked_fill(reached + error >= torch.finfo(step.dtype).max, math.inf)
+    return 4 * reached, error.masked_fill((reached + error) * step.peak >= torch.finfo(step.dtype).max, math.inf)
 
 
 def _relative(step: Softmax | Root, size: Tensor, most: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -50,8 +50,8 @@ def hard_sigmoid(translator: Translator, given: Arguments) -> NodeIndex:
 
 
 def hard_swish(translator: Translator, given: Arguments) -> NodeIndex:
-    """Write x · relu6(x + 3) / 6 as a product."""
-    return product(translator, given["self"], hard_sigmoid(translator, given))
+    """Write x · relu6(x + 3) / 6 as a product; kernels divide last."""
+    return product(translator, given["self"], hard_sigmoid(translator, given), peak=6.0)
 
 
 def absolute(translator: Translator, given: Arguments) -> NodeIndex:

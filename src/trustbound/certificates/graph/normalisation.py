@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: Unit roundoffs, twice, that a softmax's exponentials, sum and quotient are off by beside its terms and their range.
 #: Kernels of torch for float32 take exponentials that are off by 20 units in the last place.
 ROUNDOFFS = 64
+#: Numbers of a softmax up to which the limits of each share are summed by themselves.
+PAIRED = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +41,7 @@ class Softmax(Operation):
     def limits(self, *ends: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least and the largest shares, rounded outward: each at a corner, 1 / Σ exp(xₖ − xⱼ)."""
         low, high = ends
-        least, most = 1 / self.sums(high, low), 1 / self.sums(low, high)
+        least, most = 1 / self.sums(high, low, 1.0), 1 / self.sums(low, high, -1.0)
         known = (low.isfinite() & high.isfinite()).all(-1, keepdim=True)
         slack = self.relative(torch.float64)
         least, most = least * (1 - slack), (most * (1 + slack)).clamp(max=1.0)
@@ -51,9 +53,18 @@ class Softmax(Operation):
         return self.features * self.shape[-1]
 
     @staticmethod
-    def sums(others: Tensor, own: Tensor) -> Tensor:
-        """Return 1 + Σ exp(othersₖ − ownⱼ) over k ≠ j, for each j of the last axis."""
-        return differences(others, own).exp().sum(-1)
+    def sums(others: Tensor, own: Tensor, side: float) -> Tensor:
+        """Bound 1 + Σ exp(othersₖ − ownⱼ) over k ≠ j, for each j of the last axis: from above for side 1, below for −1.
+
+        Of many numbers all are summed once and each is taken off; what that rounds is moved outward.
+        """
+        if own.shape[-1] <= PAIRED:
+            return differences(others, own).exp().sum(-1)
+        top = others.amax(-1, keepdim=True)
+        parts = (others - top).exp()
+        whole = parts.sum(-1, keepdim=True)
+        rounded = 8 * torch.finfo(own.dtype).eps * own.shape[-1] * whole
+        return 1 + (top - own).exp() * (whole - parts + side * rounded).clamp(min=0.0)
 
     def relative(self, dtype: torch.dtype) -> float:
         """Bound what a share that is computed in a precision is off by, relative to itself.

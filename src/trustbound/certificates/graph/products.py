@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class Product(Operation):
     """Two operands multiplied number by number, broadcast to `shape`, or with `matrix` as matrices (n, d) · (d, m).
 
+    `peak` says how many times larger than the product an intermediate may be.
+
     >>> step = Product(sources=(1, 2), shape=(1,))
     >>> step.limits(*(torch.tensor([[end]]) for end in (-1.0, 2.0, 3.0, 4.0)))
     (tensor([[-4.0000]]), tensor([[8.0000]]))
@@ -27,6 +29,7 @@ class Product(Operation):
     matrix: bool = False
     #: The length of the axis over which matrices are multiplied.
     inner: int = 1
+    peak: float = 1.0
 
     def apply(self, *operands: Tensor) -> Tensor:
         """Multiply."""
@@ -79,13 +82,13 @@ def _corners(low: Tensor, high: Tensor, other_low: Tensor, other_high: Tensor) -
     return torch.minimum(first, second), torch.maximum(third, fourth)
 
 
-def product(translator: Translator, first: Any, second: Any) -> NodeIndex:
+def product(translator: Translator, first: Any, second: Any, peak: float = 1.0) -> NodeIndex:
     """Write the product of two values that depend on the input, number by number."""
     extents = translator.extent(first), translator.extent(second)
     if len(extents[0]) != len(extents[1]):
         raise translator.refusal("a product of two values that broadcasts over axes that one of them lacks")
     left = translator.cast(first)
-    return translator.add(Product, left, left if second == first else translator.cast(second))
+    return translator.add(Product, left, left if second == first else translator.cast(second), peak=peak)
 
 
 def matrix_product(translator: Translator, first: Any, second: Any, shape: tuple[int, ...] | None = None) -> NodeIndex:

@@ -16,28 +16,31 @@ if TYPE_CHECKING:
     from trustbound.certificates.methods.backward import Coefficients
 
 
+#: Numbers of an example that planes of one step may hold.
+HELD = 1 << 23
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShareRelaxation:
     """For a softmax p over the last axis: Σ `below`ⱼₖ xₖ + `floor`ⱼ ≤ pⱼ ≤ Σ `above`ⱼₖ xₖ + `shift`ⱼ.
 
-    Shapes      floor, shift (B, *F); below, above (B, *F, n), n being the length of the last axis.
+    Shapes      floor, shift (B, *F); below, above (B, *F, n), n being the length of the last axis, or None for zeros.
     """
 
-    below: Tensor
     floor: Tensor
-    above: Tensor
     shift: Tensor
+    below: Tensor | None = None
+    above: Tensor | None = None
 
     def select(self, rows: Tensor) -> ShareRelaxation:
         """Return those of some examples."""
-        return ShareRelaxation(
-            below=self.below[rows], floor=self.floor[rows], above=self.above[rows], shift=self.shift[rows]
-        )
+        below, above = (None if part is None else part[rows] for part in (self.below, self.above))
+        return ShareRelaxation(below=below, floor=self.floor[rows], above=above, shift=self.shift[rows])
 
     def single(self) -> ShareRelaxation:
         """Return the same in float32."""
-        below, floor, above, shift = (part.float() for part in (self.below, self.floor, self.above, self.shift))
-        return ShareRelaxation(below=below, floor=floor, above=above, shift=shift)
+        below, above = (None if part is None else part.float() for part in (self.below, self.above))
+        return ShareRelaxation(below=below, floor=self.floor.float(), above=above, shift=self.shift.float())
 
 
 def relax_softmax(step: Softmax, operand: Bounds) -> ShareRelaxation:
@@ -46,7 +49,7 @@ def relax_softmax(step: Softmax, operand: Bounds) -> ShareRelaxation:
     With d = xₖ − xⱼ a share is 1 / S, S = Σ exp d. Below: S is under the sum T of the chords of its exponentials, and
     1 / T above its tangent where T is in the middle. Above: log S is convex and above its tangent plane, and the share
     exp(−log S) under the chord between its own limits. Where a plane is farther off in the middle than the share's own
-    limit, the limit is taken.
+    limit, the limit is taken; so it is for all shares of a step that would hold more than `HELD` numbers an example.
 
     Reference   Wei et al., Convex Bounds on the Softmax Function with Applications to Robustness Verification, 2023,
                 arXiv:2303.01713, equations 12 and 17, made linear.
@@ -62,6 +65,8 @@ def relax_softmax(step: Softmax, operand: Bounds) -> ShareRelaxation:
     low, high = operand.low, operand.high
     middle = (low + high) / 2
     least, most = step.limits(low, high)
+    if step.held > HELD:
+        return ShareRelaxation(floor=least, shift=most)
     same = torch.eye(low.shape[-1], dtype=torch.bool, device=low.device)
     # Roundings: a few of each number, of exponents as large as the operands, times what these exponents multiply.
     size = operand.size.amax(-1, keepdim=True)
@@ -137,10 +142,12 @@ def through_softmax(rows: Coefficients, planes: ShareRelaxation) -> tuple[Tensor
     given, owner = rows.coefficients, rows.owner
     negative = given.clamp(max=0)
     positive = given - negative
-    count = given.shape[-1]
-    below, above = (part[owner].reshape(len(owner), -1, count, count) for part in (planes.below, planes.above))
     floor, shift = (part[owner].flatten(1).unsqueeze(2) for part in (planes.floor, planes.shift))
     constant = (torch.bmm(positive.flatten(2), floor) + torch.bmm(negative.flatten(2), shift)).squeeze(2)
+    if planes.below is None or planes.above is None:
+        return constant, [replace(rows, coefficients=torch.zeros_like(given))]
+    count = given.shape[-1]
+    below, above = (part[owner].reshape(len(owner), -1, count, count) for part in (planes.below, planes.above))
     parts = [part.reshape(*given.shape[:2], -1, count) for part in (positive, negative)]
     back = torch.einsum("gkaj,gajc->gkac", parts[0], below) + torch.einsum("gkaj,gajc->gkac", parts[1], above)
     return constant, [replace(rows, coefficients=back.reshape(given.shape))]
