@@ -125,17 +125,18 @@ def main() -> None:
     settings = {name: getattr(options, name) for name in ("images", "epochs", "examples", "timeout")}
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     result = kept if kept.get("settings") == settings else {"settings": settings, "networks": {}}
-    for name in TRAININGS:
-        path = weights(name, options.epochs, options.examples)
-        held = result["networks"].setdefault(name, {"cells": {}})
-        held["accuracy"] = clean(path)
-        for method in options.method or METHODS:
+    paths = {name: weights(name, options.epochs, options.examples) for name in TRAININGS}
+    for name, path in paths.items():
+        result["networks"].setdefault(name, {"cells": {}})["accuracy"] = clean(path)
+    result |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    for method in options.method or METHODS:  # cheap ones first, of all networks
+        for name, path in paths.items():
+            cells = result["networks"][name]["cells"]
             for threat in THREATS:
-                if f"{threat} {method}" not in held["cells"]:
+                if f"{threat} {method}" not in cells:
                     found = measured(path, threat, method, options.images, options.timeout)
-                    held["cells"][f"{threat} {method}"] = found
-                    print(name, held["accuracy"], threat, method, found, flush=True)
-                    result |= {"torch": torch.__version__, "threads": torch.get_num_threads()}
+                    cells[f"{threat} {method}"] = found
+                    print(name, threat, method, found, flush=True)
                     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
         fill("certified-accuracy", table(result))
 

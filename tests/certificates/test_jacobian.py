@@ -72,7 +72,7 @@ def examine(model, graph, inputs, norm, radius):
     rows = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     found = jacobian_bounds(graph, region, interval_bounds(graph, region), rows)
     values, fall = torch.bmm(rows, model(inputs).unsqueeze(2)).squeeze(2), found.fall(region)
-    for points in sampled(region, 20):
+    for points in sampled(region, 12):
         points.requires_grad_()
         outputs = torch.bmm(rows, model(points).unsqueeze(2)).squeeze(2)
         assert (values - outputs <= fall + 1e-12).all()
@@ -108,7 +108,7 @@ def digits():
     return tb.wrap(model, box=(0.0, 1.0)), data.inputs, model(data.inputs).argmax(1)
 
 
-@pytest.mark.parametrize("threat", ["linf:0.02", "l2:0.1", "l1:0.3"])
+@pytest.mark.parametrize("threat", ["linf:0.02", "l2:0.1"])
 def test_the_certifier_proves_more_with_it_and_never_less(threat):
     model, inputs, labels = digits()
     plain = tb.certify("lipschitz", model, inputs, labels, threat)

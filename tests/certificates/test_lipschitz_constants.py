@@ -26,10 +26,10 @@ def dense(seed, activation=nn.ReLU):
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_bounds_enclose_the_constant_that_a_fine_grid_shows(seed, activation):
     network = dense(seed, activation)
-    side = torch.linspace(0, 1, 150, dtype=torch.float64)
+    side = torch.linspace(0, 1, 100, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
     jacobians = torch.vmap(torch.func.jacrev(network))(points).detach()
     found = tb.lipschitz(network, (2,), box=(0.0, 1.0), norms=NORMS)
@@ -136,11 +136,12 @@ def test_the_table_is_that_of_the_layers():
 
 
 def test_whole_architectures_have_a_table():
-    model = tb.wrap(build("resnet18", seed=0, input_shape=[3, 8, 8], classes=10, width=4), box=(0.0, 1.0), classes=10)
+    network = build("wrn-28-10", seed=0, input_shape=[3, 8, 8], classes=10, depth=10, width=1)
+    model = tb.wrap(network, box=(0.0, 1.0), classes=10)
     found = tb.lipschitz(model.eval(), (3, 8, 8), steps=3)
     assert 0 < found.lower["l2"] < found.upper["l2"] < math.inf
     joined = [row for row in found.layers if row.upper is None]
-    assert len(joined) == 8
+    assert len(joined) == 3
     # A sum of branches is what both come to, not their product.
     assert found.upper["l2"] == gains(read(model, torch.rand(1, 3, 8, 8)))[-1] * (1 + 1e-12)
 

