@@ -43,7 +43,6 @@ class Wave(nn.Module):
 
 MODULES = {
     "sine": Wave(torch.sin),
-    "cosine": Wave(torch.cos),
     "sigmoid": nn.Sigmoid(),
     "tanh": nn.Tanh(),
     "silu": nn.SiLU(),

@@ -40,9 +40,9 @@ def test_certificates_of_networks_with_smooth_activations_hold():
 
 
 def test_certificates_of_networks_with_products_and_shares_hold():
-    records = [trial(seed) for seed in range(PRODUCTS_FROM, PRODUCTS_FROM + 8)]
+    records = [trial(seed) for seed in range(PRODUCTS_FROM, PRODUCTS_FROM + 4)]
     assert not [record for record in records if record["violations"] or "error" in record]
-    assert sum(record.get("certified", 0) > 0 for record in records) > 3
+    assert sum(record.get("certified", 0) > 0 for record in records) > 1
     lines = "\n".join(make(record["seed"]).text for record in records)
     words = ("softmax", "_norm", "ConvTranspose", "dot_product", "h * h", "@", ".sin(", ".cos(", "square", "hard")
     assert sum(word in lines for word in words) > 3
