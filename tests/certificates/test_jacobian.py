@@ -118,6 +118,8 @@ def test_the_certifier_proves_more_with_it_and_never_less(threat):
     assert (local.margin > plain.margin + 1e-4).sum() > 20
     # On such small regions hardly any ReLU changes, and both are nearly exact.
     assert (local.margin <= crown.margin + 0.05).all()
+    pieces = tb.certify("lipschitz", model, inputs, labels, threat, local=True, memory=2**17)
+    torch.testing.assert_close(pieces.margin, local.margin, rtol=0, atol=1e-9)
     found = tb.attack("pgd", model, inputs, labels, threat, steps=20)
     outputs = model(found.adversarial).double()
     others = outputs.scatter(1, labels.unsqueeze(1), -math.inf).amax(1)

@@ -196,6 +196,7 @@ def test_what_has_no_constant_is_refused_by_name():
         ({"inputs": torch.zeros(3, 2, dtype=torch.int64)}, "float tensor"),
         ({"inputs": 2}, "or a shape"),
         ({"inputs": (2, 0)}, "or a shape"),
+        ({"inputs": torch.rand(3, 2).numpy()}, "got ndarray"),
         ({"inputs": 2 * torch.ones(1, 2)}, "box"),
     ],
 )

@@ -79,8 +79,9 @@ class Lipschitz(Certifier):
         error = growth(graph.widest + sum(s.terms for s in graph.operations if isinstance(s, Linear)))
         fall = far.unsqueeze(1) * loss
         if self.local:
-            inside = jacobian_bounds(graph, region, found, specification).fall(region)
-            fall = torch.fmin(fall, inside)
+            most = max(1, self.memory // (8 * 8 * graph.widest * len(region)))
+            inside = [jacobian_bounds(graph, region, found, rows).fall(region) for rows in specification.split(most, 1)]
+            fall = torch.fmin(fall, torch.cat(inside, 1))
         value = clean - (1 + error) * (fall + 2 * drift[..., 0])
         run = value - (1 + error) * drift[..., 1]
         return cheaper.better(LowerBound(value=value, run=run).unknown(lost))

@@ -214,12 +214,10 @@ def _shape(inputs: Tensor | Sequence[int]) -> tuple[int, ...]:
             came = f"{tuple(inputs.shape)} {inputs.dtype}"
             raise InputError(f"`inputs` must be a float tensor (B, *F) with B ≥ 1, or a shape; got {came}")
         return tuple(inputs.shape[1:])
-    try:
-        shape = tuple(inputs)
-    except TypeError:
-        shape = ()
+    shape = tuple(inputs) if isinstance(inputs, tuple | list) else ()
     if not shape or any(type(side) is not int or side < 1 for side in shape):
-        raise InputError(f"`inputs` must be a float tensor (B, *F), or a shape such as (1, 28, 28); got {inputs!r}")
+        came = repr(inputs) if isinstance(inputs, tuple | list | int) else type(inputs).__name__
+        raise InputError(f"`inputs` must be a float tensor (B, *F), or a shape such as (1, 28, 28); got {came}")
     return shape
 
 
