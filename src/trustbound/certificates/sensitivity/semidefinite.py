@@ -132,8 +132,8 @@ def _smallest(layers: _Layers) -> float:
     """The smallest ρ that is proven, in units in which the product of norms gives 1."""
     form = _Form(layers)
     variables = form.start()
-    best, pressure = float("inf"), 1.0
-    while True:
+    best, pressure = 1.0, 1.0
+    while form.barrier(variables, pressure) < math.inf:
         variables = form.centred(variables, pressure)
         if not form.proven(variables):
             return best
@@ -141,6 +141,7 @@ def _smallest(layers: _Layers) -> float:
         if form.count / pressure <= _GAP * best:
             return best
         pressure *= 8.0
+    return best
 
 
 class _Form:
@@ -205,9 +206,9 @@ class _Form:
         value = self.barrier(variables, pressure)
         for _ in range(60):
             gradient, curvature = self.slopes(variables, pressure)
-            step = torch.linalg.solve(curvature, -gradient)
+            step, failed = torch.linalg.solve_ex(curvature, -gradient)
             fall = -float(gradient @ step)
-            if not fall > 1e-9:
+            if int(failed) or not fall > 1e-9:
                 break
             length = 1.0
             while length > 1e-10:
