@@ -66,6 +66,33 @@ def wrong_slope() -> contextlib.AbstractContextManager[None]:
     return replaced("sound_slopes", change)
 
 
+def forgotten_remainder() -> contextlib.AbstractContextManager[None]:
+    """The planes of a product both at its middle, as if it were linear there."""
+
+    def change(old: Callable[..., Any]) -> Callable[..., Any]:
+        def relax_product(*given: Any) -> Any:
+            found = old(*given)
+            middle = (found.floor + found.shift) / 2
+            return replace(found, floor=middle, shift=middle)
+
+        return relax_product
+
+    return replaced("relax_product", change)
+
+
+def low_shares() -> contextlib.AbstractContextManager[None]:
+    """The plane above a softmax lower by a fiftieth, so that it cuts through what it should lie above."""
+
+    def change(old: Callable[..., Any]) -> Callable[..., Any]:
+        def relax_softmax(*given: Any) -> Any:
+            found = old(*given)
+            return replace(found, shift=found.shift - 0.02)
+
+        return relax_softmax
+
+    return replaced("relax_softmax", change)
+
+
 def forgotten_shift() -> contextlib.AbstractContextManager[None]:
     """The way back through a relaxation without what its upper line adds."""
 

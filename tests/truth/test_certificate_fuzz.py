@@ -54,6 +54,8 @@ def test_certificates_of_networks_with_products_and_shares_hold():
         (plants.unsound_relaxation, {"broken", "margin"}, range(500)),
         (plants.wrong_slope, {"broken", "margin"}, range(500)),
         (plants.forgotten_shift, {"broken", "margin"}, range(500)),
+        (plants.forgotten_remainder, {"broken", "margin"}, range(PRODUCTS_FROM, PRODUCTS_FROM + 100)),
+        (plants.low_shares, {"broken", "margin"}, range(PRODUCTS_FROM, PRODUCTS_FROM + 100)),
         (plants.lost_in_place, {"broken"}, range(500)),
         # Of the first 500 networks those that are made extreme: the others hold numbers of ordinary size.
         (plants.no_range, {"broken"}, range(FAMILIES.index("extreme"), 500, len(FAMILIES))),
@@ -61,7 +63,18 @@ def test_certificates_of_networks_with_products_and_shares_hold():
         (lambda: plants.less_rounding(1e-6), {"broken", "run"}, range(500)),
         (lambda: plants.less_rounding(0.0), {"broken"}, range(500)),
     ],
-    ids=["relaxation", "slope", "shift", "in-place", "overflow", "NaN proven", "rounding ÷ 1e6", "no rounding"],
+    ids=[
+        "relaxation",
+        "slope",
+        "shift",
+        "remainder",
+        "shares",
+        "in-place",
+        "overflow",
+        "NaN proven",
+        "rounding ÷ 1e6",
+        "no rounding",
+    ],
 )
 def test_planted_faults_are_found(plant, kinds, seeds):
     with plant():

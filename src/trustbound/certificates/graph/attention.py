@@ -26,6 +26,9 @@ def attention(translator: Translator, given: Arguments) -> NodeIndex:
         raise translator.refusal("attention with a mask, or with fewer heads of keys than of queries")
     if given["dropout_p"] > 0:
         raise translator.refusal("dropout in attention; call model.eval()")
+    if translator.device.type != "cpu":
+        # Those of other devices may take a number apart into several of a shorter type.
+        raise translator.refusal("attention whose kernels may cut their operands; certify a copy on the CPU")
     query, key, value = (given[name] for name in ("query", "key", "value"))
     if not all(isinstance(part, NodeIndex) and depends(part) for part in (query, key, value)):
         raise translator.refusal("attention to constants")
