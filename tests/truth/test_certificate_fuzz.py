@@ -45,7 +45,7 @@ def test_certificates_of_networks_with_products_and_shares_hold():
     assert sum(record.get("certified", 0) > 0 for record in records) > 1
     lines = "\n".join(make(record["seed"]).text for record in records)
     words = ("softmax", "_norm", "ConvTranspose", "dot_product", "h * h", "@", ".sin(", ".cos(", "square", "hard")
-    assert sum(word in lines for word in words) > 3
+    assert sum(word in lines for word in words) > 2
 
 
 @pytest.mark.parametrize(
