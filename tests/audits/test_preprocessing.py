@@ -103,6 +103,12 @@ def test_a_mean_and_std_given_beside_a_module_that_wants_none_are_told():
     assert check.verdict == "FAIL"
     assert "with inputs as they are stored, without mean and std (" in check.finding
     assert "leave out mean and std" in check.advice
+    rows, labels = wine("test")
+    given = look(trained(WAYS["columns of mean 0 and deviation 1"](rows), labels, 100), rows, labels)[0]
+    assert "with columns of mean 0 and deviation 1 (" in given.finding
+    standard = {"mean": rows.mean(0).tolist(), "std": rows.std(0, correction=0).tolist()}
+    twice = look(trained(rows, labels, 400), rows, labels, **standard)[0]
+    assert "with inputs as they are stored, without mean and std (" in twice.finding
     normalised = trained((digits("train")[0] - 0.3) / 0.35, digits("train")[1])
     assert look(normalised, *digits("test"), mean=[0.3], std=[0.35])[0].verdict == "PASS"
 

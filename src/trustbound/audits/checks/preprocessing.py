@@ -79,7 +79,7 @@ class Preprocessing(EvaluationCheck[Before]):
         chances = holm([excess_by_chance(gained, lost) for gained, lost in counts])
         strong = holm([excess_by_chance(gained, lost, ODDS) for gained, lost in counts])
         best = max(range(len(tried)), key=lambda place: counts[place][0] - counts[place][1], default=None)
-        said = f"accuracy {float(given.double().mean()):.1%} as given on {total} examples"
+        said = f"accuracy {float(given.double().mean()):.1%} as given on {total} example{'s' * (total != 1)}"
         if best is None or chances[best] >= LEVEL or counts[best][0] <= counts[best][1]:
             return Finding(
                 value=0.0,
@@ -116,16 +116,15 @@ def other_ways(model: Model, data: Tensor, inputs: Tensor) -> dict[str, Tensor]:
         inputs  (B, *F) of them, as they are stored.
     """
     undo = _undo(model)
+    declared = model.mean is not None or model.std is not None
+    ways = {_AS_STORED: undo(inputs)} if declared else {}
     if inputs.dim() == 2:
         variance, mean = torch.var_mean(data.float(), 0, correction=0)
         scaled = (inputs.float() - mean) / torch.where(variance > 0, variance.sqrt(), 1.0)
-        return {"columns of mean 0 and deviation 1": undo(scaled.to(inputs.dtype))}
+        return {**ways, "columns of mean 0 and deviation 1": undo(scaled.to(inputs.dtype))}
     channels = inputs.shape[1] if inputs.dim() == 4 else 0
     if channels not in _USUAL:
         return {}
-    ways: dict[str, Tensor] = {}
-    if model.mean is not None or model.std is not None:
-        ways[_AS_STORED] = undo(inputs)
     if np.ndim(model.box.low) == 0 == np.ndim(model.box.high) and float(model.box.low) == 0.0 < float(model.box.high):
         high = float(model.box.high)
         unit = inputs / high
