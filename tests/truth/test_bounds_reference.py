@@ -46,6 +46,28 @@ def dual(rows, inputs, low, high, norm, radius):
     return np.maximum(box, rows @ inputs - radius * size)
 
 
+def inside(rows, inputs, low, high, norm, radius):
+    """Minimise rows · x over the ball within the box limits: the steepest moves first, or by the ball's multiplier."""
+    if norm == "linf":
+        return dual(rows, inputs, low, high, norm, radius)
+    found = []
+    for row in rows:
+        size, limit = np.abs(row), np.where(row > 0, inputs - low, high - inputs)
+        if norm == "l1":
+            order = np.argsort(-size)
+            before = np.cumsum(limit[order]) - limit[order]
+            moves = np.clip(radius - before, 0, limit[order])
+            found.append(row @ inputs - size[order] @ moves)
+            continue
+        least, most = 1e-12, 1e12  # of the multiplier: moves shrink as it grows
+        for _ in range(200):
+            middle = np.sqrt(least * most)
+            moves = np.minimum(size / (2 * middle), limit)
+            least, most = (middle, most) if moves @ moves > radius**2 else (least, middle)
+        found.append(row @ inputs - size @ moves)
+    return np.array(found)
+
+
 def interval(layers, inputs, low, high, norm, radius, rows):
     """Push limits forward; the first layer by the dual norm; fuse the rows with the last layer."""
     start = (inputs, low, high, norm, radius)
@@ -97,7 +119,7 @@ def crown(layers, inputs, low, high, norm, radius, rows):
             shift = np.where(crossing, above - chord * above, 0.0)
             constant = constant + np.where(rows < 0, rows, 0.0) @ shift
             rows = rows * np.where(rows > 0, under, over)
-        return dual(rows, *start) + constant
+        return inside(rows, *start) + constant
 
     below, above = low, high
     for index, layer in enumerate(layers):
@@ -105,11 +127,11 @@ def crown(layers, inputs, low, high, norm, radius, rows):
         if isinstance(layer, tuple):
             if index == 0:
                 eye = np.eye(len(layer[1]))
-                below, above = back(eye, 1), -back(-eye, 1)
+                below, above = (sign * dual(sign * eye @ layer[0], *start) + layer[1] for sign in (1, -1))
             else:
                 below, above = limits(*layer, below, above)
             continue
-        unstable = np.flatnonzero((below < 0) & (above > 0)) if index > 1 else []
+        unstable = np.flatnonzero((below < 0) & (above > 0)) if index > (norm == "linf") else []
         if len(unstable):
             unit = np.eye(len(below))[unstable]
             below[unstable] = np.maximum(below[unstable], back(unit, index))

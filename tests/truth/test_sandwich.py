@@ -26,7 +26,7 @@ NUMBERS = {
 #: Certifiers that no audit runs by itself: tried at so many times the radius that CROWN proves, on so many examples.
 #: `make verify-all` finds their own radii, and tries every attack at these.
 DEAR = {
-    "alpha-crown": (1.003, 24, {}),
+    "alpha-crown": (1.002, 24, {}),
     "branch-and-bound": (1.01, 8, {"max_nodes": 60, "timeout": float("inf")}),
 }
 STRONG = ("apgd", "margin-pgd", "fmn")

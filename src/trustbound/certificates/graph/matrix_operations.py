@@ -24,8 +24,8 @@ class MatrixOperation(Linear):
         """Apply the map with squared weights to features without batch axis: squared row norms, weighted."""
 
     @abstractmethod
-    def largest(self, operand: Tensor) -> tuple[Tensor, bool]:
-        """Bound the largest |weight| · operand of each row; the flag says whether the bound is attained."""
+    def largest(self, operand: Tensor) -> Tensor:
+        """Bound the largest |weight| · operand of each row."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,9 +56,9 @@ class Dense(MatrixOperation):
         """Multiply by the squared matrix."""
         return F.linear(operand, self.weight.square())
 
-    def largest(self, operand: Tensor) -> tuple[Tensor, bool]:
+    def largest(self, operand: Tensor) -> Tensor:
         """Take the largest weighted entry of each row."""
-        return (self.weight.abs() * operand.unsqueeze(-2)).amax(-1), True
+        return (self.weight.abs() * operand.unsqueeze(-2)).amax(-1)
 
 
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -126,10 +126,10 @@ class Convolution(MatrixOperation):
         """Convolve with squared weights."""
         return self._convolve(operand.unsqueeze(0), self.weight.square()).squeeze(0)
 
-    def largest(self, operand: Tensor) -> tuple[Tensor, bool]:
-        """Bound by the channel's largest weight times the largest entry: not attained at every position."""
+    def largest(self, operand: Tensor) -> Tensor:
+        """Bound by the channel's largest weight times the largest entry."""
         peaks = self.weight.abs().flatten(1).amax(1) * operand.max()
-        return peaks.reshape(-1, *[1] * (len(self.shape) - 1)).expand(self.shape), False
+        return peaks.reshape(-1, *[1] * (len(self.shape) - 1)).expand(self.shape)
 
     def _convolve(self, operand: Tensor, weight: Tensor) -> Tensor:
         convolve = CONVOLUTIONS[weight.ndim - 2]
@@ -169,6 +169,6 @@ class Mean(MatrixOperation):
         """Average and divide by the count once more."""
         return operand.unsqueeze(0).mean(self.axes, keepdim=True).squeeze(0) / self._count
 
-    def largest(self, operand: Tensor) -> tuple[Tensor, bool]:
+    def largest(self, operand: Tensor) -> Tensor:
         """Divide the largest entry by the count."""
-        return operand.unsqueeze(0).amax(self.axes, keepdim=True).squeeze(0) / self._count, True
+        return operand.unsqueeze(0).amax(self.axes, keepdim=True).squeeze(0) / self._count

@@ -67,11 +67,11 @@ class TransposedConvolution(MatrixOperation):
         """Spread with squared weights."""
         return self._spread(operand.unsqueeze(0), self.weight.square()).squeeze(0)
 
-    def largest(self, operand: Tensor) -> tuple[Tensor, bool]:
-        """Bound by the channel's largest weight times the largest entry: not attained at every position."""
+    def largest(self, operand: Tensor) -> Tensor:
+        """Bound by the channel's largest weight times the largest entry."""
         grouped = self.weight.abs().flatten(2).amax(2).unflatten(0, (self.groups, -1)).amax(1)
-        peaks = grouped.flatten() * operand.max()
-        return peaks.reshape(-1, *[1] * (len(self.shape) - 1)).expand(self.shape), False
+        peaks: Tensor = grouped.flatten() * operand.max()
+        return peaks.reshape(-1, *[1] * (len(self.shape) - 1)).expand(self.shape)
 
     def adjoint(self) -> Convolution:
         """Return the convolution of which this one is the transpose, but for windows that are left over."""

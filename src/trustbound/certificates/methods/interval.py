@@ -131,15 +131,15 @@ def propagate(step: Operation, operands: Sequence[Bounds], region: Region) -> Bo
         return bounds
     if region.norm == "linf":
         return replace(bounds, tight=True)
-    rows, attained = (
-        (step.squares(only.factor.square()).sqrt() + vanished(step.terms), True)
+    rows = (
+        step.squares(only.factor.square()).sqrt() + vanished(step.terms)
         if region.norm == "l2"
         else step.largest(only.factor)
     )
     wide = region.radius.reshape(-1, *[1] * rows.ndim) * rows * (1 + rounded) + 2 * noise
     wide = wide if drift is None else wide + drift
     centre = step.apply(only.centre)
-    return replace(bounds, tight=attained).intersect(centre - wide, centre + wide)
+    return bounds.intersect(centre - wide, centre + wide)  # ball or box: rows that go back meet both at once
 
 
 def bound_specification(graph: Graph, region: Region, found: Sequence[Bounds], specification: Tensor) -> LowerBound:
