@@ -60,7 +60,7 @@ def every_row(network: RelaxedNetwork):
         if isinstance(step, Activation | Smooth):
             start = step.sources[0]
             shape = (len(network.region), *network.graph.operations[start].shape)
-            for rows, _ in unstable_rows(torch.ones(shape, dtype=torch.bool), 10_000):
+            for rows, _ in unstable_rows(torch.ones(shape, dtype=torch.bool), 10_000, network.maps(start)):
                 yield start, rows
             mixed = torch.randn(shape[0], 8, *shape[1:], generator=torch.Generator().manual_seed(2)).double()
             yield start, Coefficients(owner=torch.arange(shape[0]), coefficients=mixed)
