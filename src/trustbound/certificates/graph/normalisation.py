@@ -146,12 +146,15 @@ class Spread(Linear):
     """A mean of squares plus a small number; its second operand, what was squared before it was centred, has no weight.
 
     It is there for what kernels round that sum squares of distances from a mean of which they only know the first
-    numbers: (n + c) u (v + √v · mean |x|), and the square of (n + c) u · mean |x|.
+    numbers: (n + c) u (v + √v · mean |x|), and the square of (n + c) u · mean |x|. With `raw` they may take the square
+    of the mean off the mean of squares instead, as torch's group norm does of maps whose channels lie last in memory:
+    what that rounds is a share of the mean of squares itself, however little of it is left.
 
     Reference   Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance, 1983, table 1.
     """
 
     extent: Shape
+    raw: bool = False
 
     def apply(self, *operands: Tensor) -> Tensor:
         """Add the small number."""
@@ -172,7 +175,8 @@ class Spread(Linear):
         assert self.bias_size is not None
         away = sizes[1].mean(-1, keepdim=True)
         unit = self.terms * torch.finfo(self.dtype or torch.float64).eps
-        return sizes[0] + self.bias_size + 2 * away * sizes[0].sqrt() + unit * away.square()
+        found = sizes[0] + self.bias_size + 2 * away * sizes[0].sqrt() + unit * away.square()
+        return found + 4 * sizes[1].square().mean(-1, keepdim=True) if self.raw else found
 
     def transpose(self, coefficients: Tensor) -> tuple[Tensor, ...]:
         """Pass on to the mean of squares."""
@@ -197,7 +201,7 @@ def softmax(translator: Translator, given: Arguments) -> NodeIndex:
 
 
 def _normalised(
-    translator: Translator, index: NodeIndex, flat: tuple[int, ...], eps: float, centred: bool
+    translator: Translator, index: NodeIndex, flat: tuple[int, ...], eps: float, centred: bool, raw: bool = False
 ) -> NodeIndex:
     """Write numbers (B, *flat) less their mean over the last axis, divided by their deviation, step by step.
 
@@ -213,7 +217,7 @@ def _normalised(
     squares = translator.add(Product, index, index, shape=flat)
     mean = translator.add(Mean, squares, shape=single, axes=(len(flat),), extent=flat)
     shift = torch.tensor(eps, dtype=torch.float64, device=translator.device)
-    spread = translator.add(Spread, mean, given, shape=single, extent=flat, bias=shift, bias_size=shift)
+    spread = translator.add(Spread, mean, given, shape=single, extent=flat, bias=shift, bias_size=shift, raw=raw)
     # In bfloat16 eps itself is stored by up to a quarter of a percent lower.
     root = translator.add(Root, spread, shape=single, least=0.99 * eps)
     return translator.add(Product, index, root, shape=flat)
@@ -265,7 +269,7 @@ def group_norm(translator: Translator, given: Arguments) -> NodeIndex:
     shape, groups = translator.shape, int(given["num_groups"])
     flat = (groups, math.prod(shape) // groups)
     index = _arranged(translator, translator.cast(given["input"]), flat)
-    index = _normalised(translator, index, flat, float(given["eps"]), centred=True)
+    index = _normalised(translator, index, flat, float(given["eps"]), centred=True, raw=True)
     return _weighed(translator, _arranged(translator, index, shape), given["weight"], given["bias"], len(shape) - 1)
 
 
