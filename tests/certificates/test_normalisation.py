@@ -330,3 +330,19 @@ def test_group_norm_of_channels_that_lie_last_is_charged_for_what_its_kernel_can
         bound = Interval().margins(graph, region, torch.full((len(inputs),), label))
         assert (bound.run <= sign * run).all()
         assert (bound.value <= sign * exact).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_root_mean_square_norm_whose_eps_is_left_open_takes_that_of_torch(dtype):
+    # Torch takes float32's for shorter types too: a mean of squares of 2e-4 is far below bfloat16's own.
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.RMSNorm(4), nn.Linear(4, 3)).to(dtype)
+    inputs = (torch.rand(12, 4) * torch.tensor([[1.0]] * 8 + [[0.02], [0.01], [1e-3], [1e-4]])).to(dtype)
+    graph = read(network, inputs)
+    with torch.no_grad():
+        run = network(inputs).double()
+    share = torch.finfo(dtype).eps * 8
+    assert ((graph(inputs.double()) - run).abs() <= share * (1 + run.abs())).all()
+    region, labels = Region.around(inputs, (0.0, 1.0), "linf", 0.0), run.argmax(1)
+    margin = run.gather(1, labels.unsqueeze(1)) - run
+    assert (Interval().margins(graph, region, labels).run <= margin.scatter(1, labels.unsqueeze(1), 9.0).amin(1)).all()

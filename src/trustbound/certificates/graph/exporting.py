@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._sympy.symbol import SymT, symbol_is_type
 
+from trustbound.certificates.graph.normalisation import own_eps
 from trustbound.certificates.graph.recording import Call, Recorder, as_if_it_ran, check_same
 from trustbound.errors import UnsupportedError
 
@@ -251,6 +252,11 @@ class Exactly(fx.Interpreter):
             return self.env[self.wanted]
         if n.op == "call_function" and ("assert" in str(n.target) or "constrain" in str(n.target)):
             return None
+        if n.target is torch.ops.aten.rms_norm.default and len(n.args) < 4 and n.kwargs.get("eps") is None:
+            # Left open, eps is that of the precision in which the module computes.
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            kwargs = {**kwargs, "eps": own_eps(n.all_input_nodes[0].meta["val"].dtype)}
+            return self.call_function(n.target, args, kwargs)
         return super().run_node(n)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:

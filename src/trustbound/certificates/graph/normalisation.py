@@ -246,10 +246,19 @@ def layer_norm(translator: Translator, given: Arguments) -> NodeIndex:
 
 
 def root_mean_square_norm(translator: Translator, given: Arguments) -> NodeIndex:
-    """Write the same without the mean taken off."""
-    eps = given["eps"]
-    given = {**given, "eps": torch.finfo(translator.dtype).eps if eps is None else eps}
+    """Write the same without the mean taken off; an eps that is left open hangs on the precision of what comes."""
+    if given["eps"] is None:
+        given = {**given, "eps": own_eps(translator.operations[given["input"]].dtype or translator.dtype)}
     return _over_last(translator, given, centred=False)
+
+
+def own_eps(dtype: torch.dtype) -> float:
+    """Return what torch adds to a mean of squares where no eps is given: of shorter types that of float32, their sums'.
+
+    >>> own_eps(torch.bfloat16) == torch.finfo(torch.float32).eps
+    True
+    """
+    return torch.finfo(dtype if dtype == torch.float64 else torch.float32).eps
 
 
 def _over_last(translator: Translator, given: Arguments, centred: bool) -> NodeIndex:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from trustbound.certificates.graph.exporting import BATCH, OTHERS, Exactly, Exported, export
 from trustbound.certificates.graph.folding import fold
 from trustbound.certificates.graph.graph import Graph
+from trustbound.certificates.graph.normalisation import own_eps
 from trustbound.certificates.graph.operations import Input, LogSoftmax, Operation
 from trustbound.certificates.graph.translation import PRECISIONS, Translator
 from trustbound.certificates.graph.validation import Modules, compare
@@ -115,7 +116,11 @@ def _copies(model: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Module 
     if dtype == torch.float64:
         return own, None
     try:
-        return own, _copy(own).double()
+        double = _copy(own).double()
+        for part in double.modules():
+            if isinstance(part, nn.RMSNorm) and part.eps is None:
+                part.eps = own_eps(dtype)
+        return own, double
     except Exception:
         return own, None  # the program and the module in its own precision are compared all the same
 
