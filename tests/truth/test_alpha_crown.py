@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linprog
-from tests.truth.test_bounds_reference import CASES, dense_layers, dual
+from tests.truth.test_bounds_reference import CASES, dense_layers, inside
 from torch import nn
 
 from trustbound.certificates import certify
@@ -44,7 +44,7 @@ def at_fixed_slopes(layers, limits, slopes, multipliers, start, rows):
         constant = constant + np.where(rows < 0, rows, 0.0) @ np.where(crossing, above - chord * above, 0.0)
         rows = rows * np.where(rows > 0, np.where(crossing, under, flat), chord) + added
         relu -= 1
-    return dual(rows, *start) + constant
+    return inside(rows, *start) + constant
 
 
 @pytest.mark.parametrize("norm", list(RADII))

@@ -15,6 +15,7 @@ from trustbound.certificates.methods.backward import Coefficients, propagate_bac
 from trustbound.certificates.methods.crown import Crown, unstable_rows
 from trustbound.certificates.methods.relaxations import LinearRelaxation
 from trustbound.certificates.methods.relaxed_network import RelaxedNetwork
+from trustbound.certificates.methods.slopes import Ascent, optimised_slopes
 from trustbound.certificates.region import Region
 
 
@@ -114,3 +115,17 @@ def test_limits_are_those_of_float64_but_for_rounding(monkeypatch):
     assert narrow.narrow is not None
     for one, other in zip(narrow.bounds, wide.bounds, strict=True):
         assert float((one.low - other.low).abs().max()) < 1e-3 * float(other.size.max())
+
+
+@pytest.mark.parametrize("name", ["forked", "dense"])
+def test_bounds_with_slopes_of_their_own_are_below_exact_ones(name):
+    network = relaxed(MODELS[name]())
+    exact, single = exactly(network), network.single()
+    for start, rows in every_row(network):
+        slopes = optimised_slopes(network.narrow, single, start, rows, Ascent(steps=2, step_size=0.5), torch.zeros(()))
+        found = propagate_backward(network.narrow, start, rows.single(), slopes=slopes)
+        wide = {index: slope.double() for index, slope in slopes.items()}
+        rows = replace(rows, coefficients=rows.coefficients.float().double())
+        gap = propagate_backward(exact, start, rows, slopes=wide).value - found.run
+        assert bool((gap >= 0).all())
+        assert all(slope.dtype == torch.float32 for slope in slopes.values())

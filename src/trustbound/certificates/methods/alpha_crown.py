@@ -11,7 +11,7 @@ from torch import Tensor
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.operations import Activation
 from trustbound.certificates.methods.backward import Coefficients, propagate_backward
-from trustbound.certificates.methods.crown import Crown, unstable_rows
+from trustbound.certificates.methods.crown import Crown, back_to_limits, unstable_rows
 from trustbound.certificates.methods.interval import Bounds, bound_specification
 from trustbound.certificates.methods.relaxed_network import RelaxedNetwork, relax_network
 from trustbound.certificates.methods.slopes import Ascent, optimised_slopes
@@ -26,7 +26,8 @@ class AlphaCrown(Certifier):
     """Climb CROWN's bound over the lower slopes of unstable ReLUs, every row with slopes of its own.
 
     Bound       Lower. Deterministic: holds for every input of the region; never below `crown`, so never below
-                `interval`. The climb is in float32; what is returned is evaluated afresh in float64 at the best slopes.
+                `interval`. The climb is in float32; what is returned is evaluated afresh in float64 at the best slopes
+                (limits as `crown` does).
     Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1.
     Update      slopes <- clip(slopes + step_size · Adam(gradient of the bound), slope of the ReLU below zero, 1);
                 first for the limits of every layer's unstable neurons, layer by layer, then for the rows.
@@ -119,8 +120,8 @@ class AlphaCrown(Certifier):
         low, high, single = bounds.low.clone(), bounds.high.clone(), network.single()
         ascent = Ascent(steps=self.limit_steps, step_size=self.step_size)
         for rows, at in unstable_rows(unstable, _room(self.memory, network.graph), network.maps(index)):
-            slopes = optimised_slopes(network, single, index, rows, ascent, torch.zeros(()))
-            below, above = propagate_backward(network, index, rows, slopes=slopes).run.chunk(2, 1)
+            slopes = optimised_slopes(network.narrow or network, single, index, rows, ascent, torch.zeros(()))
+            below, above = back_to_limits(network, index, rows, slopes).run.chunk(2, 1)
             low[at] = torch.fmax(low[at], below.reshape(low[at].shape))
             high[at] = torch.fmin(high[at], -above.reshape(high[at].shape))
         return replace(bounds, low=low, high=high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -99,11 +99,13 @@ def group_size(memory: int, network: RelaxedNetwork, index: int) -> int:
     return max(2, min(memory // (8 * each), NEAR // each))
 
 
-def back_to_limits(network: RelaxedNetwork, index: int, rows: Coefficients) -> LowerBound:
-    """Bound rows over a step that is no output: in float32 where that pays."""
+def back_to_limits(
+    network: RelaxedNetwork, index: int, rows: Coefficients, slopes: Mapping[int, Tensor] | None = None
+) -> LowerBound:
+    """Bound rows over a step that is no output: in float32 where that pays. `slopes` are those of that precision."""
     if network.narrow is None:
-        return propagate_backward(network, index, rows)
-    return propagate_backward(network.narrow, index, rows.single())
+        return propagate_backward(network, index, rows, slopes=slopes)
+    return propagate_backward(network.narrow, index, rows.single(), slopes=slopes)
 
 
 def room(memory: int, graph: Graph) -> int:

@@ -84,7 +84,7 @@ def optimised_slopes(
 
 
 def sound_slopes(network: RelaxedNetwork, index: int, slopes: Tensor, rows: Coefficients) -> Tensor:
-    """Return slopes in float64 that lie below the activation: any between its own and 1, where it is unstable.
+    """Return slopes that lie below the activation: any between its own and 1, where it is unstable.
 
     Below zero α z ≤ slope · z for α ≥ slope, above it α z ≤ z for α ≤ 1: no other slope may be chosen, and where the
     activation is stable none but its own line's.
@@ -92,7 +92,7 @@ def sound_slopes(network: RelaxedNetwork, index: int, slopes: Tensor, rows: Coef
     relaxation = network.relaxations[index]
     assert isinstance(relaxation, LinearRelaxation)
     below, above = rows.local(relaxation.below), rows.local(relaxation.above)
-    return torch.where(below != above, slopes.double().clamp(_least(network, index), 1.0), below)
+    return torch.where(below != above, slopes.to(below.dtype).clamp(_least(network, index), 1.0), below)
 
 
 def _starting(single: RelaxedNetwork, met: dict[int, Coefficients]) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
