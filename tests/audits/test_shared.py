@@ -95,7 +95,7 @@ def test_it_is_read_back_told_in_json_and_drawn_in_the_report(audited):
     from trustbound.report.sections.gallery import read_gallery
 
     page = render(kept, gallery=read_gallery(run))
-    assert "Shared perturbations" in page
+    assert "One change for all inputs" in page
     assert f"The perturbation of uap under {THREAT}, magnified" in page
     # Without it there is no such section.
     assert "Shared perturbations" not in render(dataclasses.replace(kept, shared=()))
