@@ -238,13 +238,14 @@ def told(situation: Situation, folder: Path) -> dict[str, Any]:
     if situation.name == "table":
         command += ["--label-column", "label"]
     command += ["--run", str(folder / situation.name)]
+    shown = " ".join(["trustbound", "audit", *situation.arguments()]).replace(str(WEIGHTS), "benchmarks/weights")
     load_before = os.getloadavg()[0]
     sketch, sketched = _timed([*command, "--dry-run"])
     record, seconds = _timed(command)
     brackets = record["brackets"]
     return {
         "said": situation.said,
-        "command": " ".join(["trustbound", "audit", *situation.arguments()]),
+        "command": shown,
         "announced": round(60 * sketch["likely_minutes"], 1) if situation.time is None else situation.time,
         "taken": round(seconds, 1),
         "dry_run": round(sketched, 1),

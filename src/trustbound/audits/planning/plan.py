@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ class Plan:
     """The steps with their largest cost, and the price of an evaluation, measured on one batch.
 
     Evaluations are upper limits: examples that break early, or are proven, cost less. Proofs are counted in seconds.
+    `before` is what starting, reading the model and trying a few examples took: an audit does so again.
     """
 
     budget: str
@@ -35,6 +37,7 @@ class Plan:
     forward_seconds: float
     backward_cost: float
     overhead: float = 0.0
+    before: float = 0.0
 
     @property
     def cost(self) -> Cost:
@@ -52,7 +55,7 @@ class Plan:
         proofs = sum(line.seconds * share for line, share in zip(self.lines, shares, strict=True))
         calls = sum(line.calls for line in self.lines)
         seconds = self.forward_seconds * (forwards + self.backward_cost * backwards) + proofs + self.overhead * calls
-        return Cost(forwards=forwards, backwards=backwards, seconds=seconds)
+        return Cost(forwards=forwards, backwards=backwards, seconds=seconds + self.before)
 
     def seconds(self, line: Line) -> float:
         """What a step likely takes."""
@@ -74,6 +77,7 @@ class Plan:
         for line in self.lines:
             counts = f"{line.examples:>9}{line.forwards:>12,}{line.backwards:>12,}{self.seconds(line):>9.1f} s"
             rows.append(f"{line.threat:<{wide}}{line.stage:<{steps}}{line.attack:<18}{counts}")
+        rows.append(f"{'start and trial':<{wide + steps}}{'':<18}{'':>33}{self.before:>9.1f} s")
         cost = self.cost
         rows.append(
             f"budget {self.budget}, {self.examples} examples: at most {cost.forwards:,} forwards and "
@@ -91,6 +95,7 @@ class Plan:
             "stages": [vars(line) for line in self.lines],
             "forwards": cost.forwards,
             "backwards": cost.backwards,
+            "before_seconds": self.before,
             "minutes": cost.seconds / 60,
             "likely_minutes": self.likely.seconds / 60,
         }
@@ -103,14 +108,17 @@ def plan(
     budget: str,
     curve: int | None,
     batch_size: int | None = None,
+    began: float | None = None,
 ) -> Plan:
-    """Lay out the steps and try a few examples.
+    """Lay out the steps and try a few examples; `began` is when the command did, by `time.perf_counter`.
 
     Cost        one batch of forwards and backwards, the reading of the model for proofs, and for each threat some
                 seconds of an attack and of proofs.
     """
     subject = Subject(model=model, data=data, threats={str(threat): threat for threat in threats})
-    return _plan(subject, _tried(subject, budget, batch_size), budget, curve)
+    began = time.perf_counter() if began is None else began
+    tried = _tried(subject, budget, batch_size)
+    return replace(_plan(subject, tried, budget, curve), before=time.perf_counter() - began)
 
 
 def announced(

@@ -109,7 +109,7 @@ def audit_command(
         before = chosen_before(folder, data, seed)
         budget, data = before or choose(model, data, parsed, seconds(time_limit), curve, seed, batch_size)
     if dry_run:
-        sketch = plan(model, data, parsed, budget, curve, batch_size)
+        sketch = plan(model, data, parsed, budget, curve, batch_size, began)
         click.echo(as_json(sketch.document()) if json_output else sketch.text())
         return
     try:
