@@ -10,7 +10,7 @@ from benchmarks.certificate_fuzz import summarise, trial
 from benchmarks.fuzz_lines import PRODUCTS_FROM, SMOOTH_FROM
 from benchmarks.fuzz_networks import FAMILIES, make
 
-SHARE, PARTS = 152, 4
+SHARE, PARTS = 96, 4
 
 
 @pytest.fixture(autouse=True)
