@@ -11,6 +11,7 @@ from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import interval_bounds
 from trustbound.certificates.region import Region
 from trustbound.certificates.sensitivity.operator_norms import operator_norm
+from trustbound.errors import UnsupportedError
 from trustbound.threat.random import Random
 
 FORMS = [
@@ -96,3 +97,16 @@ def test_no_attack_breaks_what_is_certified(method):
     found = tb.attack("pgd", tb.wrap(model, box=(0, 1), classes=4), inputs, labels, threat, restarts=3)
     assert bool(proof.certified.any())
     assert not bool((proof.certified & found.success).any())
+
+
+def test_an_output_without_numbers_is_refused_by_name():
+    class Empty(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.head = nn.ConvTranspose2d(1, 1, 1, stride=1, padding=(1, 0)), nn.Linear(1, 2)
+
+        def forward(self, inputs):
+            return self.head(self.up(inputs).sum((2, 3)))
+
+    with pytest.raises(UnsupportedError, match=r"an output of shape \(B, 1, 0, 4\), without numbers"):
+        read(Empty().half(), torch.rand(2, 1, 2, 4).half())

@@ -98,6 +98,8 @@ def transposed_convolution(translator: Translator, given: Arguments) -> NodeInde
     count = weight.ndim - 2
     if len(translator.shape) != count + 1:
         raise translator.refusal("a batch without an axis of channels")
+    if 0 in translator.shape:
+        raise translator.refusal(f"an output of shape (B, {', '.join(map(str, translator.shape))}), without numbers")
     bias = None if given["bias"] is None else given["bias"].double().reshape(-1, *[1] * count)
     return translator.add(
         TransposedConvolution,
