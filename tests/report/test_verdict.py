@@ -215,7 +215,7 @@ def test_findings_and_advice_are_sentences_of_their_own(specimens):
     record, _ = specimens.light()
     warned = dataclasses.replace(record.checks[1], finding="of 64 examples 3 broke,", advice="search longer")
     text = shown(dataclasses.replace(record, checks=(warned,)), 200)
-    assert ": of 64 examples 3 broke. search longer." in text
+    assert ": of 64 examples 3 broke. Search longer." in text
 
 
 def test_comparison(specimens, tmp_path):

@@ -10,7 +10,7 @@ from rich.text import Text
 from trustbound.record.audit import AuditRecord, Bracket
 from trustbound.report.formatting import amount, count, duration, interval, number, share
 from trustbound.report.verdict import judge, ordered_checks
-from trustbound.report.wording import legible, precision_words, stopped
+from trustbound.report.wording import as_sentence, legible, precision_words, stopped
 
 _STYLE = {"FAIL": "bold red", "WARN": "yellow", "PASS": "green", "SKIP": "dim"}
 _MARK = {"FAIL": "✗", "WARN": "!", "PASS": "✓", "SKIP": "–"}
@@ -109,6 +109,6 @@ def _checks(record: AuditRecord) -> list[RenderableType]:
         text.append(legible(each.name) + (f" ({legible(each.threat)})" if each.threat else ""), style="bold")
         text.append(f": {stopped(legible(each.finding))}")
         if each.advice:
-            text.append(f" {stopped(legible(each.advice))}", style="italic")
+            text.append(f" {as_sentence(legible(each.advice))}", style="italic")
         found.append(Padding(text, (0, 0, 0, 2)))
     return found

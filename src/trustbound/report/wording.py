@@ -119,6 +119,17 @@ def stopped(text: str) -> str:
     return said if not said or said[-1] in ".!?…" else f"{said}."
 
 
+def as_sentence(text: str) -> str:
+    """A text that follows a full stop: its first word has a capital, unless it is code.
+
+    >>> as_sentence("use 366 examples"), as_sentence("model.eval() first"), as_sentence("")
+    ('Use 366 examples.', 'model.eval() first.', '')
+    """
+    said = stopped(text)
+    plain = said.split(" ", 1)[0].rstrip(",.;:").isalpha()
+    return said[:1].upper() + said[1:] if plain else said
+
+
 def task_of(record: AuditRecord) -> TaskRow:
     """The row of the record's task; of a task that has none, what can be said of every task."""
     name = record.task.partition(":")[0]
