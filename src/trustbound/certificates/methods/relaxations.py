@@ -32,8 +32,7 @@ class LinearRelaxation:
         """Return the same in float32: constants rounded away, slopes to the nearest: the step's noise covers that."""
         # A constant that float32 cannot tell from 0 is lifted to where it can; 0, that of a stable ReLU, stays.
         least = torch.finfo(torch.float32).smallest_normal
-        shift = _up(torch.where(self.shift == 0, 0.0, self.shift + least))
-        shift = shift if self.floor is not None else torch.where(self.shift == 0, 0.0, shift)
+        shift = torch.where(self.shift == 0, 0.0, _up(self.shift + least))
         floor = None if self.floor is None else -_up(least - self.floor)
         return LinearRelaxation(below=self.below.float(), above=self.above.float(), shift=shift, floor=floor)
 
