@@ -545,7 +545,11 @@ def test_a_box_for_each_feature_comes_from_a_file(trustbound, tmp_path):
 def test_an_audit_that_is_told_to_end_keeps_what_it_has(trustbound, weights, tmp_path, name, code):
     line = ["audit", f"fc:{weights}", "--data", "digits", "--threat", "linf:0.05", "--budget", "thorough"]
     line += ["--run", str(tmp_path / "run"), "--curve", "0"]
-    with subprocess.Popen([sys.executable, "-m", "trustbound", *line], stderr=subprocess.PIPE, text=True) as process:
+    # A shell that runs the tests behind others has its children ignore SIGINT: they would hand that on.
+    heard = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    heard += "runpy.run_module('trustbound', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", heard, *line]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         store = tmp_path / "run" / "audit.sqlite"
         while process.poll() is None and not (store.exists() and kept(store)):
             time.sleep(0.05)
