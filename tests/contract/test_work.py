@@ -10,6 +10,11 @@ import torch
 import trustbound as tb
 from trustbound.attacks.registry import ATTACKS
 from trustbound.attacks.suites import SUITES, rounds, suite
+from trustbound.audits.checks.context import Before, Evidence
+from trustbound.audits.checks.examine import examine
+from trustbound.audits.checks.gradient_attacks import planned
+from trustbound.audits.stages.verdicts import Round
+from trustbound.audits.work_units.draws import derived_key
 from trustbound.audits.work_units.execute import execute
 from trustbound.audits.work_units.registry import KINDS
 from trustbound.audits.work_units.subject import Subject
@@ -59,6 +64,8 @@ UNITS = {
     "draws": attack("random", {"steps": 5}, "brightness:0.3"),
     "refused": attack("pgd", {"steps": 2}, "linf:0.1;access=scores"),
     "shared": unit("fit", method="uap", params={"passes": 2}, threat="linf:0.1"),
+    "check": unit("check", positions=(), method="determinism", threat="linf:0.1"),
+    "check of slopes": unit("check", positions=(), method="gradient-rate", threat="l2:0.4"),
     "interval": unit("proof", method="interval", threat="linf:0.1"),
     "crown": unit("proof", method="crown", threat="l2:0.4"),
     "no proof": unit("proof", method="crown", threat="brightness:0.3"),
@@ -71,6 +78,7 @@ def same(found, expected):
     """Bit for bit, but for what a clock says."""
     assert found.rows == expected.rows
     assert found.events == expected.events
+    assert found.document == expected.document
     timeless = dataclasses.replace(found.cost, seconds=0.0)
     assert timeless == dataclasses.replace(expected.cost, seconds=0.0)
     assert found.tensors.keys() == expected.tensors.keys()
@@ -113,6 +121,24 @@ def test_a_unit_leaves_model_and_randomness_as_they_were(subject, asked):
     assert all(weight.grad is None for weight in model.parameters())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+def test_a_check_is_given_what_the_search_found(subject):
+    broken = torch.zeros(24, dtype=torch.bool)
+    evidence = Evidence(broken=broken, certified=broken, rounds=(Round("last", tried=20, broke=5),))
+    asked = unit("check", positions=(), method="search-exhausted", threat="linf:0.1")
+    assert execute(asked, subject, (), evidence).document["value"] == 0.25
+
+
+def test_a_check_as_work_says_what_it_says_elsewhere(subject):
+    model, data, threat = subject.model, subject.data, subject.threats["l2:0.4"]
+    key, attacks = derived_key(5, "checks"), planned("quick", threat)
+    context = Before(model=model, inputs=data.inputs, labels=data.labels, threat=threat, key=key, attacks=attacks)
+    found = execute(UNITS["check of slopes"], subject, attacks)
+    examined = examine(context, ["gradient-rate"])
+    assert found.document == to_document(examined.checks[0])
+    assert found.cost.backwards == examined.cost.backwards > 0
+    assert found.cost.purposes.keys() == {"checks"}
 
 
 def test_findings_are_found(subject):

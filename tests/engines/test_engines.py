@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import trustbound as tb
+from trustbound.audits.stages.context import Context
+from trustbound.audits.work_units.subject import Subject
 from trustbound.engines import started
 from trustbound.engines.registry import ENGINES
 from trustbound.errors import InputError, MissingDependencyError
@@ -28,6 +30,12 @@ def test_in_process_carries_out_one_unit_when_its_result_is_asked_for():
     assert (next(results), done) == (10, [1])
     assert (list(results), done) == ([20, 30], [1, 2, 3])
     assert engine.events == []
+    assert engine.workers == 1
+
+
+def test_what_is_given_goes_to_every_unit():
+    engine = started("in-process", lambda unit, subject, first, last: unit * subject + first - last, 10)
+    assert list(engine.run([1, 2], 5, 3)) == [12, 22]
 
 
 @pytest.mark.parametrize("option", [{"workers": 2}, {"address": "auto"}])
@@ -77,3 +85,23 @@ def test_a_run_keeps_the_size_of_its_units(tmp_path):
     audit(unit_size=2)
     with pytest.raises(InputError, match="`unit_size` must be a whole number, at least 1; got 0"):
         audit(unit_size=0)
+
+
+def test_a_step_is_cut_for_the_workers_that_there_are(tmp_path):
+    """Into as many units as the engine asks for, none below a few dozen examples, all of them once."""
+    data = tb.LabelledSet(torch.rand(200, 4), torch.zeros(200, dtype=torch.int64))
+    asked = Subject(model=tb.wrap(torch.nn.Linear(4, 2)), data=data, threats={})
+    fixed = {"subject": asked, "engine": None, "budget": "quick", "seed": 0, "key": 1, "classes": 2, "store": None}
+    for size, parts, count, expected in (
+        (512, 1, 200, [200]),
+        (64, 1, 200, [64, 64, 64, 8]),
+        (512, 4, 200, [50, 50, 50, 50]),
+        (512, 16, 200, [32, 32, 32, 32, 32, 32, 8]),
+        (40, 4, 200, [40] * 5),
+        (512, 16, 0, []),
+        (20, 16, 50, [20, 20, 10]),
+    ):
+        context = Context(**fixed, control=torch.zeros(200, dtype=torch.bool), unit_size=size, parts=parts)
+        units = context._units("step", "clean", torch.arange(count), size)
+        assert [len(unit.positions) for unit in units] == expected
+        assert [position for unit in units for position in unit.positions] == list(range(count))

@@ -94,7 +94,8 @@ def audit(
         engine          "in-process", or "ray": work units side by side in `workers` processes of one thread each, on
                         this machine or on the cluster at `address`. Records have the same bits at equal unit size.
         seconds         that it may take: what pays least is left out, and the record's events name it.
-        unit_size       examples of a work unit, 512 in process and 32 on ray; a run that was begun keeps its own.
+        unit_size       examples of a work unit: 512, or on ray fewer where a worker would stand idle; a run that was
+                        begun keeps its own.
 
     Raises      InputError for examples that the model cannot serve and UnsupportedError for a threat that no attack
                 of the budget can serve, both before the search; RecordError for a run directory that cannot be
@@ -146,10 +147,12 @@ def audit(
         else:
             store = Store.open(run, request)
         exits.enter_context(store)
+        size, parts = _cut(store, engine, units.workers, unit_size)
         context = Context(
             subject=subject,
             engine=units,
-            unit_size=_unit_size(store, engine, unit_size),
+            unit_size=size,
+            parts=parts,
             budget=budget,
             seed=seed,
             key=key,
@@ -163,23 +166,22 @@ def audit(
         return _audit(context, count, training, command, left, keep=run is not None)
 
 
-def _unit_size(store: Store, engine: str, asked: int | None) -> int:
-    """Examples of a unit: a run goes on with those that it was begun with, whichever engine carries them out.
+def _cut(store: Store, engine: str, workers: int, asked: int | None) -> tuple[int, int]:
+    """Examples of a unit at most, and units of a step at least: a run goes on as it was begun, on whichever engine.
 
-    Raises      InputError where others are asked for.
+    Raises      InputError where other sizes are asked for.
     """
-
-    def chosen() -> int:
-        begun = bool(store.done(STEP))  # by a version that wrote nothing of it down
-        return ENGINES.find("in-process" if begun else engine).unit_size if begun or asked is None else asked
-
-    known = int(store.fact("unit-size", chosen))
-    if asked not in (None, known):
+    begun = bool(store.done(STEP))  # by a version that wrote nothing of it down
+    row = ENGINES.find("in-process" if begun else engine)
+    size = int(store.fact("unit-size", lambda: row.unit_size if begun or asked is None else asked))
+    parts = int(store.fact("unit-parts", lambda: 1 if begun or asked is not None else row.parts * workers))
+    if asked not in (None, size) or (asked is not None and parts > 1):
+        known = f"{size} examples a unit" if parts == 1 else f"at most {size} examples a unit, in {parts} units a step"
         raise InputError(
-            f"the run directory {store.run} was begun with {known} examples a unit; got unit_size={asked}. Leave it "
-            "out, or choose another run."
+            f"the run directory {store.run} was begun with {known}; got unit_size={asked}. Leave it out, or choose "
+            "another run."
         )
-    return known
+    return size, parts
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,20 +9,25 @@ from typing import Any, Protocol
 from trustbound.engines.registry import ENGINES, EngineRow
 from trustbound.errors import InputError, MissingDependencyError
 
-#: A pure function (unit, subject) → result, which another process can import.
-Execute = Callable[[Any, Any], Any]
+#: A pure function (unit, subject, *given) → result, which another process can import.
+Execute = Callable[..., Any]
 
 
 class Engine(Protocol):
     """Carries out units of work about one subject.
 
-    What is told of the way, a worker that died say, is added to `events`, which whoever asks may empty.
+    What is told of the way, a worker that died say, is added to `events`, which whoever asks may empty; `workers` is
+    how many units are carried out side by side.
     """
 
     events: list[str]
+    workers: int
 
-    def run(self, units: Sequence[Any]) -> Iterator[Any]:
-        """The result of each unit, in their order, whichever is finished first; an exception comes in its place."""
+    def run(self, units: Sequence[Any], *given: Any) -> Iterator[Any]:
+        """The result of each unit, in their order, whichever is finished first; an exception comes in its place.
+
+        What is given besides goes to `execute` with each of these units, and travels once.
+        """
 
     def close(self) -> None:
         """Let go of whatever was started."""

@@ -63,10 +63,10 @@ class Worker:
         self._sent = None
         return ""
 
-    def run(self, unit: Any) -> Any:
+    def run(self, unit: Any, *given: Any) -> Any:
         """The result of a unit, or what it raised."""
         try:
-            return self._execute(unit, self._subject)
+            return self._execute(unit, self._subject, *given)
         except Exception as error:
             error.add_note(f"in a worker:\n{traceback.format_exc()}")
             return Raised(_portable(error))
@@ -94,28 +94,29 @@ class OnRay:
                 "call ray.shutdown() before."
             )
         try:
-            self._hands = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
             self._check_room()
             self._sent = ray.put(sent)
-            self._workers = [self._hired() for _ in range(self._hands)]
-            self._load(self._workers)
+            self._hired = [self._hire() for _ in range(self.workers)]
+            self._load(self._hired)
         except BaseException:
             self.close()
             raise
 
-    def run(self, units: Sequence[Any]) -> Iterator[Any]:
-        """The result of each unit, in their order."""
+    def run(self, units: Sequence[Any], *given: Any) -> Iterator[Any]:
+        """The result of each unit, in their order; what is given to all of them is put into the store once."""
         waiting = deque(enumerate(units))
+        shared = [ray.put(one) for one in given]
         busy: dict[Any, tuple[int, Any, Any]] = {}
         held: dict[int, Any] = {}
-        blocked_gradients: Counter[int] = Counter()
-        idle = list(self._workers)
+        deaths: Counter[int] = Counter()
+        idle = list(self._hired)
 
         def hand_out(turn: int) -> None:
-            while idle and waiting and waiting[0][0] < turn + AHEAD * self._hands:
+            while idle and waiting and waiting[0][0] < turn + AHEAD * self.workers:
                 number, unit = waiting.popleft()
                 worker = idle.pop(0)
-                busy[worker.run.remote(unit)] = (number, unit, worker)
+                busy[worker.run.remote(unit, *shared)] = (number, unit, worker)
 
         for turn in range(len(units)):
             hand_out(turn)
@@ -128,8 +129,8 @@ class OnRay:
                 except RayTaskError:  # of Ray's own making: a worker catches what a unit raises
                     raise
                 except RayError as error:
-                    blocked_gradients[number] += 1
-                    idle.append(self._replaced(worker, unit, blocked_gradients[number], error))
+                    deaths[number] += 1
+                    idle.append(self._replaced(worker, unit, deaths[number], error))
                     waiting.appendleft((number, unit))
                 hand_out(turn)  # before anybody is given the result: keeping it takes time
             found = held.pop(turn)
@@ -140,21 +141,21 @@ class OnRay:
     def close(self) -> None:
         """Dismiss the workers, and shut down what was started here."""
         with contextlib.suppress(Exception):  # some are dead already
-            for worker in getattr(self, "_workers", ()):
+            for worker in getattr(self, "_hired", ()):
                 ray.kill(worker, no_restart=True)
-        self._workers = []
+        self._hired = []
         if self._own and ray.is_initialized():
             ray.shutdown()
 
     def _check_room(self) -> None:
         """Refuse workers that would wait for a core for ever."""
         cores = int(ray.cluster_resources().get("CPU", 0))
-        if self._hands > cores:
+        if self.workers > cores:
             raise InputError(
-                f"`workers` must be at most the cores of the Ray cluster, one for each; got {self._hands} for {cores}."
+                f"`workers` must be at most the cores of the Ray cluster, one for each; got {self.workers} for {cores}."
             )
 
-    def _hired(self) -> Any:
+    def _hire(self) -> Any:
         return ray.remote(num_cpus=1, max_restarts=0)(Worker).remote(self._sent)
 
     def _load(self, workers: Sequence[Any]) -> None:
@@ -169,18 +170,17 @@ class OnRay:
                 "the model as a file or as a class of an installed package, or use the engine in-process."
             )
 
-    def _replaced(self, worker: Any, unit: Any, blocked_gradients: int, error: RayError) -> Any:
+    def _replaced(self, worker: Any, unit: Any, deaths: int, error: RayError) -> Any:
         """A new worker in place of one that died with a unit."""
         name = getattr(unit, "step", "a unit")
-        if blocked_gradients >= DEATHS:
+        if deaths >= DEATHS:
             raise EngineError(
-                f"{blocked_gradients} workers died of the same unit of {name}: {_first(error)}. If memory ran out, "
-                "give fewer "
-                "workers or a smaller unit_size; what was finished is kept, and the same command goes on."
+                f"{deaths} workers died of the same unit of {name}: {_first(error)}. If memory ran out, "
+                "give fewer workers or a smaller unit_size; what was finished is kept, and the same command goes on."
             ) from error
         self.events.append(f"a worker died during {name}; its unit was carried out again")
-        new = self._hired()
-        self._workers[self._workers.index(worker)] = new
+        new = self._hire()
+        self._hired[self._hired.index(worker)] = new
         self._load([new])
         return new
 

@@ -13,7 +13,9 @@ class EngineRow:
 
     workers     whether it has workers, which may be elsewhere: how many, and at which address, can be asked for.
     extra       the extra to install for it; empty where none is needed.
-    unit_size   examples of a work unit unless told otherwise.
+    unit_size   examples of a work unit at most, unless told otherwise.
+    parts       units that a step is cut in for each worker, where each then still holds a few dozen examples: so that
+                no worker waits for the last.
     """
 
     name: str
@@ -22,6 +24,7 @@ class EngineRow:
     workers: bool
     extra: str
     unit_size: int
+    parts: int
 
 
 ENGINES = Registry(
@@ -33,6 +36,7 @@ ENGINES = Registry(
         workers=False,
         extra="",
         unit_size=512,
+        parts=1,
     ),
     EngineRow(
         name="ray",
@@ -40,6 +44,7 @@ ENGINES = Registry(
         line="units side by side in workers of one thread each, on this machine or a cluster; needs the extra [ray]",
         workers=True,
         extra="ray",
-        unit_size=32,
+        unit_size=512,
+        parts=8,
     ),
 )

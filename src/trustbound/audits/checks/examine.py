@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from trustbound.audits.checks.context import After, Before
 from trustbound.audits.checks.finding import EvaluationCheck, Finding
-from trustbound.audits.checks.registry import CHECKS
+from trustbound.audits.checks.registry import CHECKS, CheckRow
 from trustbound.record.audit import Check
 from trustbound.record.cost import Cost
 
@@ -36,6 +38,15 @@ def build(name: str, **params: Any) -> EvaluationCheck[Any]:
     return check
 
 
+def due(when: str, scope: str | None = None) -> list[CheckRow]:
+    """The checks before or after a search, of one scope or of both.
+
+    >>> [row.name for row in due("after", "model")]
+    ['model-restored']
+    """
+    return [row for row in CHECKS if row.when == when and scope in (None, row.scope)]
+
+
 def examine(context: Before, names: Iterable[str] | None = None, *, scope: str | None = None) -> Examined:
     """Run the checks that a context serves: `After` all of those behind the search, `Before` the others.
 
@@ -55,15 +66,13 @@ def examine(context: Before, names: Iterable[str] | None = None, *, scope: str |
     >>> examine(context, ["determinism", "broken-graph"]).verdict("broken-graph")
     'PASS'
     """
+    started = time.perf_counter()
     when = "after" if isinstance(context, After) else "before"
-    rows = (
-        [row for row in CHECKS if row.when == when and scope in (None, row.scope)]
-        if names is None
-        else [CHECKS.find(name) for name in names]
-    )
+    rows = due(when, scope) if names is None else [CHECKS.find(name) for name in names]
     looked = [build(row.name).look(context) for row in rows]
+    cost = sum((finding.cost for _, finding in looked), Cost()).all_for("checks")
     return Examined(
         checks=tuple(check for check, _ in looked),
         findings=tuple(finding for _, finding in looked),
-        cost=sum((finding.cost for _, finding in looked), Cost()),
+        cost=dataclasses.replace(cost, seconds=time.perf_counter() - started),
     )

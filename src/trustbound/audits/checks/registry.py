@@ -26,6 +26,7 @@ class CheckRow:
         warn, fail  the verdict is WARN above `warn` and FAIL above `fail`; None: that verdict is never given.
         reason      why the thresholds lie there.
         search      a failure makes the search doubtful, not what it found: it counts where a bound rests on it.
+        asks        whether it asks the model; the others read what the audit itself holds.
     """
 
     name: str
@@ -39,6 +40,7 @@ class CheckRow:
     fail: float | None
     reason: str
     search: bool = False
+    asks: bool = True
 
 
 _ROOM = "trustbound.audits.checks."
@@ -169,6 +171,7 @@ CHECKS = Registry(
         fail=0.1,
         reason="a round is dry, and ends a search that may go on, below 2 %; above a tenth the bound is that of the "
         "plan, not of the network.",
+        asks=False,
     ),
     CheckRow(
         name="best-against-last",
@@ -234,6 +237,7 @@ CHECKS = Registry(
         warn=0.0,
         fail=0.0,
         reason="a witness outside the set is no witness.",
+        asks=False,
     ),
     CheckRow(
         name="eight-bit-rounding",
@@ -260,6 +264,7 @@ CHECKS = Registry(
         warn=0.0,
         fail=0.0,
         reason="epsilon is measured in input units: on another scale it is another threat.",
+        asks=False,
     ),
     CheckRow(
         name="model-restored",
@@ -272,6 +277,7 @@ CHECKS = Registry(
         warn=0.0,
         fail=0.0,
         reason="numbers measured on a model that changed under way belong to no model.",
+        asks=False,
     ),
     CheckRow(
         name="label-order",
@@ -311,6 +317,7 @@ CHECKS = Registry(
         warn=1.0,
         fail=4.0,
         reason="above 1 the interval is wider than the claim; above 4 the claim has no basis.",
+        asks=False,
     ),
     CheckRow(
         name="train-test-overlap",
@@ -323,6 +330,7 @@ CHECKS = Registry(
         warn=0.0,
         fail=0.02,
         reason="any overlap deserves a word; up to 2 % occurs in published sets and moves no conclusion.",
+        asks=False,
     ),
     CheckRow(
         name="disjoint-verdicts",
@@ -335,5 +343,6 @@ CHECKS = Registry(
         warn=0.0,
         fail=0.0,
         reason="one of the two must be wrong, and both count in the bracket.",
+        asks=False,
     ),
 )

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trustbound.audits.checks.context import After, Before, Evidence
-from trustbound.audits.checks.examine import examine
+from trustbound.attacks import Attack
+from trustbound.audits.checks.context import Evidence
+from trustbound.audits.checks.examine import due, examine
 from trustbound.audits.checks.gradient_attacks import planned, ran
-from trustbound.audits.checks.registry import CHECKS
+from trustbound.audits.checks.registry import CHECKS, CheckRow
 from trustbound.audits.stages.clean import Clean
 from trustbound.audits.stages.context import Context
 from trustbound.audits.stages.verdicts import Verdicts
 from trustbound.audits.stages.white_and_black_box import sides
-from trustbound.audits.work_units.draws import derived_key
+from trustbound.audits.work_units.check import looked_at
+from trustbound.audits.work_units.unit import WorkUnit
 from trustbound.data.labelled import LabelledSet
 from trustbound.record.audit import Bracket, Check, StageFacts
 from trustbound.record.codec import from_document, to_document
@@ -32,17 +33,9 @@ def before_search(context: Context, training: LabelledSet | None) -> tuple[Check
     # The checks of the model as a whole run once, under the threat whose adversary sees most of it.
     most = max(range(len(context.threats)), key=lambda number: (context.threats[number].access, -number))
     for number, threat in enumerate(context.threats):
-        probe = Before(
-            model=context.model,
-            inputs=context.data.inputs.to(context.model.device),
-            labels=context.data.labels.to(context.model.device),
-            threat=threat,
-            key=derived_key(context.key, "checks"),
-            training=training,
-            attacks=planned(context.budget, threat, context.model.task),
-        )
-        scope = None if number == most else "threat"
-        checks += _kept(context, f"{threat}/checks-before", probe, scope)
+        attacks = planned(context.budget, threat, context.model.task)
+        rows = due("before", None if number == most else "threat")
+        checks += _kept(context, threat, f"{threat}/checks-before", rows, attacks, training=training)
     return checks
 
 
@@ -56,8 +49,7 @@ def after_search(
     fingerprint: dict[str, str],
 ) -> tuple[Check, ...]:
     """Examine the evidence of one threat's search."""
-    inputs = context.inputs(torch.arange(len(context.data))).cpu()
-    adversarial = inputs.clone()
+    adversarial = context.inputs(torch.arange(len(context.data))).cpu().clone()
     for position, witness in found.items():
         adversarial[position] = witness.to(adversarial.dtype)
     device = context.model.device
@@ -76,16 +68,8 @@ def after_search(
         rounds=tuple(verdicts.rounds),
         fingerprint=fingerprint,
     )
-    probe = After(
-        model=context.model,
-        inputs=inputs.to(device),
-        labels=context.data.labels.to(device),
-        threat=threat,
-        key=derived_key(context.key, "checks"),
-        evidence=evidence,
-        attacks=ran(context.budget, threat, facts, context.model.task),
-    )
-    return _kept(context, f"{threat}/checks-after", probe, None)
+    attacks = ran(context.budget, threat, facts, context.model.task)
+    return _kept(context, threat, f"{threat}/checks-after", due("after"), attacks, evidence)
 
 
 def weighed(checks: Sequence[Check], brackets: Sequence[Bracket]) -> tuple[Check, ...]:
@@ -108,16 +92,35 @@ def weighed(checks: Sequence[Check], brackets: Sequence[Bracket]) -> tuple[Check
     )
 
 
-def _kept(context: Context, step: str, probe: Before, scope: str | None) -> tuple[Check, ...]:
-    """Run checks once per run: a resumed audit reads them back."""
-    started = time.perf_counter()
+def _kept(
+    context: Context,
+    threat: Threat,
+    step: str,
+    rows: Sequence[CheckRow],
+    attacks: tuple[Attack, ...],
+    evidence: Evidence | None = None,
+    training: LabelledSet | None = None,
+) -> tuple[Check, ...]:
+    """Run checks once per run, each a unit of work where it asks the model: a resumed audit reads them back."""
+    asked = WorkUnit(step=step, shard=0, kind="check", positions=(), key=context.key, threat=str(threat))
+    units = [dataclasses.replace(asked, shard=number, method=row.name) for number, row in enumerate(rows)]
 
     def look() -> Any:
-        context.progress.begin(step, 1)
-        examined = examine(probe, scope=scope)
-        context.progress.advance(1)
-        spent = dataclasses.replace(examined.cost.all_for("checks"), seconds=time.perf_counter() - started)
-        return {"checks": [to_document(check) for check in examined.checks], "cost": to_document(spent)}
+        context.progress.begin(step, len(units))
+        askers = [unit for unit, row in zip(units, rows, strict=True) if row.asks]
+        answers = context.engine.run(askers, attacks, evidence)
+        documents, spent = [], Cost()
+        for unit, row in zip(units, rows, strict=True):  # in their order: the last of them looks at the model's state
+            if row.asks:
+                found = next(answers)
+                document, cost = found.document, found.cost
+            else:
+                examined = examine(looked_at(unit, context.subject, attacks, evidence, training), [row.name])
+                document, cost = to_document(examined.checks[0]), examined.cost
+            documents.append(document)
+            spent += cost
+            context.progress.advance(1)
+        return {"checks": documents, "cost": to_document(spent)}
 
     kept = context.store.fact(step, look)
     if not context.store.done(step):  # also after a run that was killed between the two

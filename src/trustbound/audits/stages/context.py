@@ -25,6 +25,9 @@ from trustbound.record.disk.atomic import write_atomically
 from trustbound.record.store import EvidenceRow, Store
 from trustbound.threat import Threat
 
+#: Examples that are worth a unit of their own: calls on fewer cost more for each.
+FEWEST = 32
+
 #: The step under which events of the engine are kept: they are about the way, not about what was found.
 ENGINE = "engine"
 
@@ -63,7 +66,9 @@ class Context:
     Parameters
         subject     the model, the examples in the order of their positions, and the threats.
         engine      carries out the units.
-        unit_size   examples of a unit: what a crash can cost, and how many rows one search keeps its calls full with.
+        unit_size   examples of a unit at most: what a crash can cost, and how many rows one search keeps its calls full
+                    with.
+        parts       units that a step is cut in at least, where each then holds `FEWEST` examples.
         key         63-bit key of all randomness.
         classes     that the model answers with.
         control     (N,) bool, that no proof skips, and no attack where proofs alone speak.
@@ -79,6 +84,7 @@ class Context:
     classes: int
     store: Store
     control: Tensor
+    parts: int = 1
     batch_size: int | None = None
     progress: Progress = field(default_factory=Silent)
     allowance: Allowance = field(default_factory=Unlimited)
@@ -150,7 +156,8 @@ class Context:
         units = self._units(step, "here", positions, self.unit_size)
         return self._finished(step, units, lambda units: map(work, units))
 
-    def _units(self, step: str, kind: str, positions: Tensor, examples: int) -> list[WorkUnit]:
+    def _units(self, step: str, kind: str, positions: Tensor, most: int) -> list[WorkUnit]:
+        examples = most if self.parts == 1 else min(most, max(FEWEST, -(-len(positions) // self.parts)))
         return [
             WorkUnit(
                 step=step,

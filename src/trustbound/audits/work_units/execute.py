@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from trustbound.audits.work_units.registry import KINDS
 from trustbound.audits.work_units.subject import Subject
 from trustbound.audits.work_units.unit import UnitResult, WorkUnit
 
 
-def execute(unit: WorkUnit, subject: Subject) -> UnitResult:
-    """What a unit finds about its subject.
+def execute(unit: WorkUnit, subject: Subject, *given: Any) -> UnitResult:
+    """What a unit finds about its subject, and about what is given besides to the kinds of work that need it.
 
     Nothing is written and nothing is said; the model is left as it came, and so is global randomness. The same unit
     gives the same bits on the same versions, threads and device, in whichever process, first or again; seconds alone
@@ -27,6 +28,6 @@ def execute(unit: WorkUnit, subject: Subject) -> UnitResult:
     >>> [row.position for row in execute(unit, subject).rows]
     [0, 2]
     """
-    result: UnitResult = KINDS.load(unit.kind)(unit, subject)
+    result: UnitResult = KINDS.load(unit.kind)(unit, subject, *given)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in result.tensors.items()}
     return dataclasses.replace(result, tensors=tensors)

@@ -9,7 +9,7 @@ from trustbound.registry import Registry
 
 @dataclass(frozen=True)
 class KindRow:
-    """One kind of work: its name, the function (unit, subject) → result, and one line about it."""
+    """One kind of work: its name, the function (unit, subject, …) → result, and one line about it."""
 
     name: str
     target: str
@@ -23,5 +23,6 @@ KINDS = Registry(
     KindRow("clean", _ROOM + "clean:clean", "what the model says without an attack"),
     KindRow("attack", _ROOM + "attack:attack", "one attack, each success measured again"),
     KindRow("fit", _ROOM + "shared:fit", "one perturbation fitted to all examples of the unit"),
+    KindRow("check", _ROOM + "check:check", "one check, of the model or of what the search found"),
     KindRow("proof", _ROOM + "proof:proof", "one certifier, at the threat's epsilon or at sizes of the examples"),
 )

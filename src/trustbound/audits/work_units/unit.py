@@ -83,9 +83,13 @@ class WorkUnit:
 
 @dataclass(frozen=True, kw_only=True)
 class UnitResult:
-    """What a work unit brings back: one row an example, its cost, and tensors on the CPU with one row an example."""
+    """What a work unit brings back: one row an example, its cost, and tensors on the CPU with one row an example.
+
+    A unit that is about no single example, but about all of them, brings back a document, as JSON holds it.
+    """
 
     rows: Sequence[EvidenceRow]
     cost: Cost
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     events: tuple[str, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict)
