@@ -310,7 +310,7 @@ def test_an_audit_never_takes_a_certificate_of_another_model():
         ({"noise_std": 0.1, "family": 0}, InputError, "`family` must be a whole number"),
         ({"noise_std": 0.1, "looks": 0}, InputError, "`looks` must be a whole number"),
         ({"noise_std": 0.1, "noise": "uniform"}, UnsupportedError, "uniform noise serves l1; got l2"),
-        ({"noise_std": 0.1, "threat": "linf:0.1"}, UnsupportedError, "smoothing serves the norms l2, l1; got linf"),
+        ({"noise_std": 0.1, "threat": "linf:0.1"}, UnsupportedError, "smoothing serves l2, l1; got linf"),
         ({"noise_std": 0.1, "threat": "l2:0.1;goal=target:1"}, UnsupportedError, "serves the goal misclassify"),
         ({"noise_std": 0.1, "labels": torch.full((9,), 7)}, InputError, "`labels` must be classes 0..2"),
         ({"noise_std": 0.1, "sigma": 0.1}, InputError, "smoothing takes noise_std, noise, draws"),

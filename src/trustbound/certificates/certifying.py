@@ -77,7 +77,7 @@ class CertificationResult:
 
 
 class Sampling(Protocol):
-    """A certifier that draws: it asks the model itself, and states how surely what it says holds."""
+    """A certifier that bounds no norm ball of a network's layers: it draws, or splits, or reads trees."""
 
     def certify(
         self,
@@ -90,6 +90,7 @@ class Sampling(Protocol):
         box: Box,
         batch_size: int | None,
         key: int,
+        task: Task,
     ) -> CertificationResult:
         """Certify inputs (B, *F) that were checked, each for its size (B,) and τ; `key` fixes every draw."""
 
@@ -133,10 +134,9 @@ def certify(
     certifier, known = resolve(name, **params)
     threat = _parsed(threat)
     norm, goal = threat.perturbations.norm, threat.goal.name
-    if norm not in known.norms:
-        came = threat.perturbations.name
+    if not known.serves(threat.perturbations):
         raise UnsupportedError(
-            f"no proof: {known.name} serves the norms {', '.join(known.norms)}; got {came}. Audit without a proof."
+            f"no proof: {known.name} serves {', '.join(known.sets)}; got {threat.perturbations.name}.{_others(threat)}"
         )
     if goal not in ("misclassify", "target"):
         raise UnsupportedError(
@@ -159,7 +159,9 @@ def certify(
     check_fits(inputs, limits)
     if not isinstance(certifier, Certifier):
         each, key = _sizes(sizes, threat, inputs, torch.device("cpu")), new_key(generator, seed)
-        return certifier.certify(model, inputs, labels, threat, each, box=limits, batch_size=batch_size, key=key)
+        return certifier.certify(
+            model, inputs, labels, threat, each, box=limits, batch_size=batch_size, key=key, task=task
+        )
     graph = model if isinstance(model, Graph) else read(model, inputs)
     check_kernels(graph)
     features = inputs[0].numel()
@@ -167,14 +169,7 @@ def certify(
         threat.perturbations.check(limits, tuple(inputs.shape[1:]))
     reach = _sizes(sizes, threat, inputs, graph.device)
     radius = threat.perturbations.extent(reach + threat.perturbations.tolerance(limits, features))
-    targets = threat.goal.bind(labels, graph.classes).targets if task.plain else None
-    if not task.plain:
-        task.check_fit(labels, (graph.classes,))
-        if graph.head != len(graph.operations) - 1:
-            raise UnsupportedError(
-                "no proof: the network ends in log-softmax, which is bounded for classes alone; the task is "
-                f"{task.name}"
-            )
+    targets = targets_of(graph, labels, threat, task)
     # A target that is the label itself cannot be reached by an attack: nothing is to be proven there.
     rows = torch.arange(len(inputs)) if targets is None else (targets != labels).nonzero()[:, 0].cpu()
     margin = torch.full((len(inputs),), float("nan"), dtype=torch.float64, device=graph.device)
@@ -206,6 +201,24 @@ def certify(
         falsified=falsified,
         witness=witness,
     )
+
+
+def targets_of(graph: Graph, labels: Tensor, threat: Threat, task: Task) -> Tensor | None:
+    """Return the classes (B,) that a goal wants, None where it wants none; refuse labels that do not fit a network."""
+    if task.plain:
+        return threat.goal.bind(labels, graph.classes).targets
+    task.check_fit(labels, (graph.classes,))
+    if graph.head != len(graph.operations) - 1:
+        raise UnsupportedError(
+            f"no proof: the network ends in log-softmax, which is bounded for classes alone; the task is {task.name}"
+        )
+    return None
+
+
+def _others(threat: Threat) -> str:
+    """Say what to do instead of a certifier that does not serve a threat."""
+    serving = [row.name for row in CERTIFIERS if row.serves(threat.perturbations)]
+    return f" Take {'one of ' * (len(serving) > 1)}{', '.join(serving)}." if serving else " Audit without a proof."
 
 
 def _sizes(sizes: Tensor | None, threat: Threat, inputs: Tensor, device: torch.device) -> Tensor:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trustbound.registry import Registry
+
+if TYPE_CHECKING:
+    from trustbound.threat.sets.perturbation_set import PerturbationSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +17,8 @@ class CertifierRow:
 
     quadratic   its time grows with the square of the network's activations.
     audited     audits run it among their proofs; the others are asked for by name.
-    layers      it bounds the layers of a network; the others bound what they say.
+    layers      it bounds the layers of a network over a norm ball; the others bound what they say.
+    changes     kinds of change by a few parameters that it serves, alone and one after another.
     """
 
     name: str
@@ -25,6 +30,23 @@ class CertifierRow:
     quadratic: bool = False
     audited: bool = True
     layers: bool = True
+    changes: tuple[str, ...] = ()
+
+    def serves(self, perturbations: PerturbationSet) -> bool:
+        """Whether it has proofs under a set of perturbations."""
+        if perturbations.norm:
+            return perturbations.norm in self.norms
+        return set(perturbations.name.split(",")) <= set(self.changes)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it is about the list of operations that a network is read into, not about a model as it answers."""
+        return self.layers or bool(self.changes)
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """All that it serves, by name."""
+        return (*self.norms, *self.changes)
 
 
 CERTIFIERS = Registry(
@@ -91,6 +113,17 @@ CERTIFIERS = Registry(
         norms=("linf",),
         deterministic=True,
         paper="Devos, Meert and Davis 2021, arXiv:2010.13880",
+        quadratic=True,
+        layers=False,
+    ),
+    CertifierRow(
+        name="parameter-splitting",
+        target="trustbound.certificates.methods.parameter_splitting:ParameterSplitting",
+        line="parameters split into cells, the pixels of each enclosed in a box that crown bounds",
+        norms=(),
+        changes=("rotation", "translation", "brightness"),
+        deterministic=True,
+        paper="Singh et al. 2019, 10.1145/3290354",
         quadratic=True,
         layers=False,
     ),

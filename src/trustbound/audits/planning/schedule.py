@@ -21,7 +21,10 @@ from trustbound.tasks.task import Task
 from trustbound.threat import Access, Misclassify, Threat
 
 #: Parts of an example at most, by number and not by the clock, so that the same is proven again.
-PARAMS: dict[str, dict[str, Any]] = {"branch-and-bound": {"max_nodes": 256, "timeout": 3600.0}}
+PARAMS: dict[str, dict[str, Any]] = {
+    "branch-and-bound": {"max_nodes": 256, "timeout": 3600.0},
+    "parameter-splitting": {"max_cells": 512},
+}
 
 
 @dataclass(frozen=True, kw_only=True)

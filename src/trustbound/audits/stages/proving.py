@@ -19,8 +19,8 @@ ACTIVATIONS = {"quick": 8_000, "standard": 40_000, "thorough": 400_000, "autoatt
 #: The same for tighter proofs, of what the others leave open; a budget that is not named runs none.
 TIGHTER = {"alpha-crown": {"standard": 2_000, "thorough": 40_000}, "branch-and-bound": {"thorough": 20_000}}
 
-#: How many times the work of `crown` an example takes in them.
-DEARER = {"alpha-crown": 8, "branch-and-bound": 64}
+#: How many times the work of `crown` an example takes in these, about.
+DEARER = {"alpha-crown": 8, "branch-and-bound": 64, "parameter-splitting": 64}
 
 #: Examples × squared activations of a work unit that goes back from each of them: about ten seconds on one core. Six
 #: multiplications with a requirement's rows take as long as one of these.
@@ -43,7 +43,7 @@ def certifiers(subject: Subject, threat: Threat, budget: str) -> tuple[list[str]
     left: list[str] = []
     units = activations(graph)
     for row in CERTIFIERS:
-        if threat.perturbations.norm not in row.norms or not row.layers:
+        if not row.serves(threat.perturbations) or not row.reads:
             continue
         if not row.audited:
             if _has_slopes(graph) and units <= TIGHTER.get(row.name, {}).get(budget, -1):
@@ -62,7 +62,7 @@ def _of_trees(subject: Subject, threat: Threat, refusal: str) -> tuple[list[str]
     """The certifier of tree ensembles, of a predictor that is one."""
     if why := subject.trees:
         return [], refusal if why == NO_TREES else why
-    if threat.perturbations.norm not in CERTIFIERS.find("trees").norms:
+    if not CERTIFIERS.find("trees").serves(threat.perturbations):
         return [], f"no proof: no certifier serves {threat.perturbations.name}, of trees"
     return ["trees"], ""
 
@@ -80,7 +80,7 @@ def _has_slopes(graph: Graph) -> bool:
 def at_least(subject: Subject, method: str) -> int:
     """Examples of the first block of proofs: some ten seconds of them, at least 16; all where they are cheap."""
     graph, quadratic = subject.readable.graph, CERTIFIERS.find(method).quadratic
-    if not CERTIFIERS.find(method).layers:
+    if not CERTIFIERS.find(method).reads:
         return 4 * TREES_AT_ONCE
     if graph is None or not quadratic:
         return len(subject.data)
@@ -94,7 +94,7 @@ def at_once(context: Context, method: str, count: int) -> int:
         count       examples in all, which are cut evenly.
     """
     graph = context.subject.readable.graph
-    if not CERTIFIERS.find(method).layers:
+    if not CERTIFIERS.find(method).reads:
         return min(context.unit_size, TREES_AT_ONCE)
     if graph is None:
         return context.unit_size

@@ -131,7 +131,7 @@ class Subject:
 
         Raises      UnsupportedError that says why there is no list.
         """
-        return self.graph if CERTIFIERS.find(certifier).layers else self.model
+        return self.graph if CERTIFIERS.find(certifier).reads else self.model
 
     @property
     def _few(self) -> Tensor:

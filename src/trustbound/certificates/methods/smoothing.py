@@ -23,7 +23,7 @@ from trustbound.model.wrapping import Model, wrap
 from trustbound.record.binomial import binomial_lower
 from trustbound.record.box import Box
 from trustbound.record.cost import Cost
-from trustbound.tasks.task import real
+from trustbound.tasks.task import Task, real
 from trustbound.threat.random import new_key
 from trustbound.threat.threat import Threat
 
@@ -149,6 +149,7 @@ class Smoothing:
         box: Box,
         batch_size: int | None,
         key: int,
+        task: Task,
     ) -> SmoothingResult:
         """CERTIFY for inputs (B, *F) that `certify` has checked: what is proven of them to their sizes (B,) and τ."""
         started = time.perf_counter()

@@ -19,6 +19,7 @@ from trustbound.certificates.region import Region
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.model.wrapping import Model
 from trustbound.record.box import Box
+from trustbound.tasks.task import Task
 from trustbound.threat import Threat
 
 
@@ -94,6 +95,7 @@ class TreeSearch:
         box: Box,
         batch_size: int | None,
         key: int,
+        task: Task,
     ) -> Any:
         """What is proven of inputs (B, *F) that `certify` has checked, to their sizes (B,) and τ."""
         from trustbound.certificates.certifying import CertificationResult

@@ -36,7 +36,7 @@ def _attacks() -> Listed:
 def _certifiers() -> Listed:
     from trustbound.certificates.registry import CERTIFIERS
 
-    return [{"name": row.name, "sets": " ".join(row.norms), "line": row.line} for row in CERTIFIERS]
+    return [{"name": row.name, "sets": " ".join(row.sets), "line": row.line} for row in CERTIFIERS]
 
 
 def _checks() -> Listed:

@@ -30,3 +30,10 @@ class Brightness(Pointwise):
     def apply(inputs: Tensor, theta: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The clipped sum."""
         return (inputs + theta.reshape(-1, *(1,) * (inputs.dim() - 1))).clamp(low, high)
+
+    @staticmethod
+    def limits(
+        lowest: Tensor, highest: Tensor, floor: Tensor, ceiling: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The clipped sums of the least, and of the largest."""
+        return Brightness.apply(lowest, floor, low, high), Brightness.apply(highest, ceiling, low, high)

@@ -38,3 +38,19 @@ class Rotation(Geometric):
         none, one = torch.zeros_like(angle), torch.ones_like(angle)
         rows = ((cosine, -sine, none), (sine, cosine, none), (none, none, one))
         return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+
+    @staticmethod
+    def looked(places: Tensor, spread: Tensor, floor: Tensor, ceiling: Tensor) -> tuple[Tensor, Tensor]:
+        """Around where the middle angle takes a place (x, y): h to either side moves x by |x| h²/2 + |y| h at most.
+
+        That is x cos t − y sin t − x for |t| ≤ h; and y likewise.
+        """
+        angle, half = (floor + ceiling) * (math.pi / 360.0), (ceiling - floor) * (math.pi / 360.0)
+        sine, cosine = angle.sin(), angle.cos()
+        x, y = places.unbind(2)
+        turned = torch.stack([cosine * x - sine * y, sine * x + cosine * y], dim=2)
+        half = half.unsqueeze(2)
+        moved = turned.abs() * half.square() / 2 + turned.abs().flip(2) * half
+        own = (cosine.abs().unsqueeze(2) + half).clamp(max=1.0) * spread
+        other = (sine.abs().unsqueeze(2) + half).clamp(max=1.0) * spread.flip(2)
+        return turned, moved + own + other

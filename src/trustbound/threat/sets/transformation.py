@@ -33,6 +33,13 @@ class Pointwise(Transformation):
     def apply(inputs: Tensor, theta: Tensor, low: Tensor, high: Tensor) -> Tensor:
         """The changed inputs (R, *F), inside the box, by θ (R, columns)."""
 
+    @staticmethod
+    @abc.abstractmethod
+    def limits(
+        lowest: Tensor, highest: Tensor, floor: Tensor, ceiling: Tensor, low: Tensor, high: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Limits, but for rounding, of what becomes of inputs between two (R, *F), by θ between two (R, columns)."""
+
 
 class Geometric(Transformation):
     """Moves pixels: it says for each place of the new picture where in the old one to look."""
@@ -41,6 +48,11 @@ class Geometric(Transformation):
     @abc.abstractmethod
     def back(theta: Tensor) -> Tensor:
         """(R, 3, 3): from (x, y, 1) in the new picture to the old, in pixels from the centre, x right and y down."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def looked(places: Tensor, spread: Tensor, floor: Tensor, ceiling: Tensor) -> tuple[Tensor, Tensor]:
+        """Where `back` takes places ± spread (R, N, 2), by any θ between two (R, columns): again places ± spread."""
 
 
 def resampled(pictures: Tensor, back: Tensor, fill: Tensor) -> Tensor:

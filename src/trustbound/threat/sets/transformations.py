@@ -98,7 +98,7 @@ class Transformations:
 
     def check(self, box: Box, shape: tuple[int, ...]) -> None:
         """Refuse inputs that a kind cannot change, and sizes that are a mistake of units."""
-        for (_, limit), kind in zip(self.parts, self._kinds(), strict=True):
+        for (_, limit), kind in zip(self.parts, self.kinds, strict=True):
             kind.check(limit, box, shape)
 
     def tolerance(self, box: Box, features: int) -> float:
@@ -127,7 +127,7 @@ class Transformations:
             self.epsilon if radius is None else radius, dtype=torch.float64, device=inputs.device
         ).expand(inputs.shape[0])
         low, high = box_limits(Box.of(box), inputs)
-        kinds = self._kinds()
+        kinds = self.kinds
         limits = [limit for (_, limit), kind in zip(self.parts, kinds, strict=True) for _ in range(kind.columns)]
         pace = torch.tensor(limits, dtype=torch.float64, device=inputs.device) / (self.epsilon or 1.0)
         return TransformationNeighbourhood(
@@ -140,7 +140,9 @@ class Transformations:
             kinds=kinds,
         )
 
-    def _kinds(self) -> tuple[type[Transformation], ...]:
+    @property
+    def kinds(self) -> tuple[type[Transformation], ...]:
+        """In the order in which they are applied."""
         return tuple(SETS.load(name) for name, _ in self.parts)
 
 

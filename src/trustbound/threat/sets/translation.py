@@ -35,3 +35,8 @@ class Translation(Geometric):
         """A shift by as much the other way."""
         still = torch.eye(3, dtype=theta.dtype, device=theta.device)
         return still - functional.pad(theta[:, :, None], (2, 0, 0, 1))
+
+    @staticmethod
+    def looked(places: Tensor, spread: Tensor, floor: Tensor, ceiling: Tensor) -> tuple[Tensor, Tensor]:
+        """As far the other way, and as uncertain as the shift is."""
+        return places - ((floor + ceiling) / 2).unsqueeze(1), spread + ((ceiling - floor) / 2).unsqueeze(1)
