@@ -95,3 +95,38 @@ def test_durations_are_said_as_people_do():
         "2 min",
         "2.2 h",
     ]
+
+
+@pytest.mark.parametrize("blocks", [(10.0, 20.0, 30.0), (60.0,), (30.0, 30.0)])
+def test_what_is_left_does_not_rise_when_a_further_block_begins(blocks):
+    """Of a line that was announced as 60 seconds, however many blocks it takes."""
+    clock = Clock()
+    left = Remaining({"t/first": 30.0, "t/proof-branch-and-bound": 60.0, "t/checks-after": 10.0}, clock=clock)
+    left.begin("t/first", 1)
+    clock.now = 30.0
+    left.advance(1)
+    told = [left.seconds()]
+    for number, seconds in enumerate(blocks, 1):
+        left.begin(f"t/proof-branch-and-bound-{number}", 10)
+        for _ in range(10):
+            clock.now += seconds / 10
+            left.advance(1)
+            told.append(left.seconds())
+            assert told[-1] == pytest.approx(70.0 - (clock.now - 30.0))
+    assert told == sorted(told, reverse=True)
+    left.begin("t/checks-after", 1)
+    assert left.seconds() == pytest.approx(10.0)
+
+
+def test_a_line_that_ends_with_its_first_block_is_over():
+    clock = Clock()
+    left = Remaining({"t/first": 30.0, "t/proof-branch-and-bound": 60.0, "t/checks-after": 10.0}, clock=clock)
+    left.begin("t/first", 1)
+    clock.now = 30.0
+    left.advance(1)
+    left.begin("t/proof-branch-and-bound", 4)
+    clock.now = 45.0
+    left.advance(4)
+    assert left.seconds() == pytest.approx(55.0)  # another block may come
+    left.begin("t/checks-after", 1)
+    assert left.seconds() == pytest.approx(10.0)

@@ -41,9 +41,16 @@ def announced(step: str, known: Mapping[str, float]) -> str:
     return step
 
 
+#: Lines that several steps may belong to: how many is known only when the last is done.
+_SEVERAL = re.compile(r"/(rounds|curve-runs|(curve-)?proof-.+)$")
+
+
 @dataclass(eq=False)
 class Remaining:
     """Seconds that are left of an audit: what was announced, at the pace that was seen.
+
+    A step of a line that several may belong to is no more of it than its time is of what was announced: what is left of
+    the line is there for the next block.
 
     >>> left = Remaining({"clean": 1.0, "linf:0.1/first": 3.0}, clock=iter([0.0, 1.0, 2.0]).__next__)
     >>> left.begin("clean", 10)
@@ -57,7 +64,11 @@ class Remaining:
     clock: Callable[[], float] = time.perf_counter
     _line: str = ""
     _share: float = 0.0
+    #: Of the step under way: what its line was done by, how much of it is done, and when the line began.
+    _base: float = 0.0
+    _count: int = 0
     _total: int = 1
+    _line_started: float = 0.0
     _started: float | None = None
     _behind: set[str] = field(default_factory=set)
     _worked: float = 0.0
@@ -69,15 +80,21 @@ class Remaining:
         line = announced(step, self.expected)
         if self._started is None:
             self._started = now
-        elif line != self._line:
+        if line != self._line:
             names = list(self.expected)
             self._behind |= {*names[: names.index(line) if line in self.expected else 0], self._line}
             self._worked += self._share * self.expected.get(self._line, 0.0)
-        self._line, self._share, self._total = line, 0.0, max(total, 1)
+            self._share, self._line_started = 0.0, now
+        self._line, self._base, self._count, self._total = line, self._share, 0, max(total, 1)
 
     def advance(self, count: int) -> None:
         """Some of the step's examples are finished."""
-        self._share = min(1.0, self._share + count / self._total)
+        self._count += count
+        share = self._base + (1.0 - self._base) * min(1.0, self._count / self._total)
+        if _SEVERAL.search(self._line) and self.expected.get(self._line):
+            passed = (self.clock() - self._line_started) / (self._pace * self.expected[self._line])
+            share = min(share, max(passed, self._share))
+        self._share = share
         worked = self._worked + self._share * self.expected.get(self._line, 0.0)
         # A tenth of what was announced is enough to tell how fast this machine is now.
         if self._started is not None and worked >= 0.1 * sum(self.expected.values()) > 0:
