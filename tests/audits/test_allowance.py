@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import trustbound as tb
-from trustbound.audits.stages.allowance import PLANNED, TimeLimit
+from trustbound.audits.stages.allowance import LEAST_SHARE, PLANNED, TimeLimit
 from trustbound.record.store import Store
 
 EXPECTED = {"t/first": 10.0, "t/wide": 20.0, "t/proof-crown": 30.0, "t/checks-after": 40.0}
@@ -67,6 +67,25 @@ def test_the_same_is_left_out_by_whoever_goes_on(store):
     assert limit(store, 1e9, clock).affords("t/proof-crown")
 
 
+def test_checks_draw_fewer_examples_before_the_search_is_cut(store):
+    """What later checks take is counted with the same share; the last of them see how much is left."""
+    expected = {"t/checks-before": 20.0, "t/first": 10.0, "t/wide": 20.0, "t/checks-after": 40.0}
+    clock, needed = Clock(), frozenset(expected) - {"t/wide"}
+    given = TimeLimit(store, expected, needed, 42.0 / PLANNED, clock=clock)
+    assert given.share("t/checks-before") == 0.5  # 10 + 10 + 20
+    clock.now = 20.0
+    assert not given.affords("t/wide")
+    assert given.share("t/checks-after") == 0.5
+    # Whoever goes on, at whatever time, draws the same.
+    again = TimeLimit(store, expected, needed, 1e9, clock=clock)
+    assert [again.share(f"t/checks-{when}") for when in ("before", "after")] == [0.5, 0.5]
+
+
+def test_the_least_share_is_drawn_whatever_the_time(store):
+    assert limit(store, 1e-3, Clock()).share("t/checks-after") == LEAST_SHARE
+    assert limit(store, 1e9, Clock()).share("u/checks-after") == 1.0
+
+
 @pytest.fixture(scope="module")
 def digits():
     training, test = (tb.load_data("digits", split=split) for split in ("train", "test"))
@@ -91,7 +110,9 @@ def test_no_time_at_all_leaves_the_first_search_the_controls_and_the_checks(digi
     assert record.curves == ()
     assert len([check for check in record.checks if check.verdict != "SKIP"]) > 10
     said = [event for event in record.events if "left out for time" in event]
-    assert [event.rpartition(": ")[2] for event in said] == ["wide", "near", "last", "rounds", "the curve"]
+    fewer = "75 % of the examples that checks {} the search draw"
+    searches = ["wide", "near", "last", "rounds", "the curve"]
+    assert [event.rpartition(": ")[2] for event in said] == [fewer.format("before"), *searches, fewer.format("after")]
     # Whoever goes on with all the time there is finds the same.
     again = tb.audit(tb.wrap(net), data, ["linf:0.03"], seconds=1e6, **asked)
     assert again.brackets == record.brackets
@@ -123,3 +144,49 @@ def test_what_was_done_before_is_not_left_out(digits, tmp_path):
     assert again.curves == whole.curves
     assert again.brackets == whole.brackets
     assert not [event for event in again.events if "left out" in event]
+
+
+def test_what_was_tried_before_is_not_tried_again(digits, monkeypatch):
+    """The choice of a budget reads the model and prices it; the audit that follows does neither."""
+    from trustbound.audits.planning import plan as planning
+    from trustbound.audits.work_units import subject
+
+    net, data = digits
+    model, tried, read = tb.wrap(net), [], []
+    pilot, reading = planning.pilot, subject.read
+    monkeypatch.setattr(planning, "pilot", lambda *rest, **more: (tried.append(rest), pilot(*rest, **more))[1])
+    monkeypatch.setattr(subject, "read", lambda *rest, **more: (read.append(rest), reading(*rest, **more))[1])
+    threat = tb.Threat.parse("linf:0.03")
+    budget, chosen, found = planning.choose(model, data, [threat], 0.5, 0, 0)
+    record = tb.audit(model, chosen, [threat], budget=budget, curve_examples=0, seconds=0.5, tried=found)
+    assert record.brackets[0].n == len(chosen)
+    assert len(tried) == len(read) == 1
+
+
+def test_a_certifier_that_no_time_is_left_for_is_priced_and_not_tried(digits, monkeypatch):
+    from trustbound.audits.planning import pilot as piloting
+    from trustbound.audits.stages import proving
+    from trustbound.audits.work_units.subject import Subject
+
+    net, data = digits
+    threat = tb.Threat.parse("linf:0.03")
+    subject = Subject(model=tb.wrap(net), data=data, threats={str(threat): threat})
+    tried = piloting.pilot(subject, limit=1.0)
+    asked = {str(threat): ["interval", "crown"]}
+    assert tried.proving(asked, 5.0).prospects[str(threat)].outlooks["crown"].certified > 0
+    monkeypatch.setattr(proving, "SECONDS_AT_ONCE", 1e9)
+    outlooks = tried.proving(asked, 5.0).prospects[str(threat)].outlooks
+    assert outlooks["interval"].seconds < 1.0
+    assert outlooks["crown"].seconds > 5.0
+    assert outlooks["crown"].certified == 0.0
+
+
+def test_examples_are_as_many_as_the_time_allows(digits):
+    from trustbound.audits.planning.plan import LEAST, choose
+
+    net, data = digits
+    threats = [tb.Threat.parse("linf:0.03")]
+    least = choose(tb.wrap(net), data, threats, 1e-3, 0, 0)
+    assert (least[0], len(least[1])) == ("quick", LEAST)
+    budget, chosen, _ = choose(tb.wrap(net), data, threats, 1e6, 0, 0)
+    assert (budget, len(chosen)) == ("thorough", len(data))

@@ -184,8 +184,8 @@ def test_time_chooses_what_fits_and_the_run_goes_on_with_it(trustbound, weights,
 
     honest = planning.pilot
 
-    def faster(*rest):
-        tried = honest(*rest)
+    def faster(*rest, **more):
+        tried = honest(*rest, **more)
         return replace(tried, forward=tried.forward / 50)
 
     monkeypatch.setattr(planning, "pilot", faster)

@@ -21,11 +21,12 @@ from trustbound.attacks.suites import suite
 from trustbound.audits.checks.restored import fingerprint
 from trustbound.audits.compatibility import check_fit
 from trustbound.audits.fingerprint import check_told_apart, described
-from trustbound.audits.planning.plan import announced
+from trustbound.audits.planning.pilot import Pilot
+from trustbound.audits.planning.plan import TRIAL, announced
 from trustbound.audits.planning.schedule import SecurityCurve, control_count, curve_count, steps
 from trustbound.audits.stages.allowance import TimeLimit
 from trustbound.audits.stages.bracket import Search
-from trustbound.audits.stages.checking import after_search, before_search, weighed
+from trustbound.audits.stages.checking import after_search, before_search, shortened_checks, weighed
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
 from trustbound.audits.stages.context import Context, Progress, Silent
 from trustbound.audits.stages.curve import curve
@@ -80,6 +81,7 @@ def audit(
     seconds: float | None = None,
     progress: Progress | None = None,
     command: str | None = None,
+    tried: Pilot | None = None,
 ) -> AuditRecord:
     """Bracket a model's robust accuracy under each threat and examine the evaluation itself.
 
@@ -94,6 +96,7 @@ def audit(
         engine          "in-process", or "ray": work units side by side in `workers` processes of one thread each, on
                         this machine or on the cluster at `address`. Records have the same bits at equal unit size.
         seconds         that it may take: what pays least is left out, and the record's events name it.
+        tried           what a trial of this model found before, in place of another one.
         unit_size       examples of a work unit: 512, or on ray fewer where a worker would stand idle; a run that was
                         begun keeps its own.
 
@@ -130,7 +133,8 @@ def audit(
     asked = _asked(threats, budget, model.task, data)
     if run is not None:
         check_told_apart(model, asked)
-    subject = Subject(model=model, data=data, threats={str(threat): threat for threat in asked})
+    named = {str(threat): threat for threat in asked}
+    subject = tried.subject.about(data, named) if tried else Subject(model=model, data=data, threats=named)
     count = curve_count(curve_examples, budget, len(data))
     key = derived_key(seed, "audit")
     with contextlib.ExitStack() as exits:
@@ -163,7 +167,7 @@ def audit(
             progress=progress or Silent(),
         )
         left = None if seconds is None else seconds - (time.perf_counter() - begun)
-        return _audit(context, count, training, command, left, keep=run is not None)
+        return _audit(context, count, training, command, left, tried, keep=run is not None)
 
 
 def _cut(store: Store, engine: str, workers: int, asked: int | None) -> tuple[int, int]:
@@ -207,6 +211,7 @@ def _audit(
     training: LabelledSet | None,
     command: str | None,
     seconds: float | None,
+    tried: Pilot | None,
     *,
     keep: bool,
 ) -> AuditRecord:
@@ -216,9 +221,9 @@ def _audit(
     same_answers(context)
     clean = clean_pass(context)
     scale = logit_scale(context)
-    price = float(store.fact("backward-cost", lambda: backward_cost(context)))
+    price = float(store.fact("backward-cost", lambda: tried.backward if tried else backward_cost(context)))
     if seconds is not None or not isinstance(context.progress, Silent):
-        told = store.fact("announced", lambda: _announced(context, curve_examples))
+        told = store.fact("announced", lambda: _announced(context, curve_examples, tried, seconds))
         expected = {name: float(likely) for name, (likely, _) in told.items()}
         context.progress.expect(expected)
         if seconds is not None:
@@ -226,12 +231,17 @@ def _audit(
             limit = TimeLimit(store, expected, needed, seconds - (time.perf_counter() - started))
             context = dataclasses.replace(context, allowance=limit)
     before = before_search(context, training)
+    shortened = [shortened_checks(context, f"{threat}/checks-before") for threat in context.threats]
     pictures: dict[str, Tensor] = {}
     answers = {
         str(threat): _answer(context, threat, clean, untouched, curve_examples, pictures) for threat in context.threats
     }
     found = list(answers.values())
-    untimely = tuple(f"{threat}: left out for time: {name}" for threat, one in answers.items() for name in one.untimely)
+    untimely = tuple(
+        f"{threat}: left out for time: {name}"
+        for (threat, one), early in zip(answers.items(), shortened, strict=True)
+        for name in (*early, *one.untimely)
+    )
     brackets = tuple(answer.bracket for answer in found)
     checks = weighed((*before, *(check for answer in found for check in answer.checks)), brackets)
     unsound = [position for answer in found for position in answer.unsound]
@@ -284,10 +294,13 @@ def _audit(
     return record
 
 
-def _announced(context: Context, curve_examples: int) -> dict[str, tuple[float, bool]]:
+def _announced(
+    context: Context, curve_examples: int, tried: Pilot | None, seconds: float | None
+) -> dict[str, tuple[float, bool]]:
     """What each step is likely to take; nothing where the model cannot be tried: a display ends no audit."""
+    limit = math.inf if seconds is None else TRIAL * seconds
     try:
-        return announced(context.subject, context.budget, curve_examples, context.batch_size)
+        return announced(context.subject, tried, context.budget, curve_examples, context.batch_size, limit)
     except TrustboundError:
         return {}
 
@@ -314,6 +327,7 @@ def _answer(
     curveless = any(isinstance(step, SecurityCurve) for step in planned) and not curves
     outputs = attacked_outputs(context, threat, verdicts, clean)
     found = witnesses(context, threat, verdicts)
+    after = f"{threat}/checks-after"
     pictures |= {f"shared/{facts.key}": one.float().cpu().contiguous() for facts, one in search.shared}
     return _Answer(
         bracket=search.bracket(),
@@ -326,7 +340,7 @@ def _answer(
         shared=[facts for facts, _ in search.shared],
         checks=after_search(context, threat, verdicts, clean, search.facts, found, untouched),
         unsound=verdicts.conflicts(),
-        untimely=[*search.untimely, *(["the curve"] if curveless else [])],
+        untimely=[*search.untimely, *(["the curve"] if curveless else []), *shortened_checks(context, after)],
     )
 
 

@@ -109,9 +109,14 @@ class HopSkipJump:
         return self.restarts * (self.tries + self.data_tries + 2 * _HALVINGS)
 
     @property
+    def drawn_per_step(self) -> int:
+        """Directions that a step asks about at once, on average over a restart."""
+        return math.ceil(sum(map(self._count, range(self.steps))) / self.steps)
+
+    @property
     def forwards_per_step(self) -> int:
         """Forwards of a step at most, on average over a restart."""
-        return math.ceil(sum(map(self._count, range(self.steps))) / self.steps) + 2 * _HALVINGS
+        return self.drawn_per_step + 2 * _HALVINGS
 
     def init(self, problem: Problem) -> JumpState:
         """Points that reach the goal, blended with the clean input, then on the boundary of the norm."""

@@ -31,6 +31,7 @@ class Attack(Protocol):
     steps, restarts     per restart; independent starts.
     initial_forwards    (optional) forwards that `prepare` and the starts ask for an example, 0 by default, and
     forwards_per_step   (optional) forwards that a step asks for, 1 by default: what a plan is priced with.
+    drawn_per_step      (optional) how many of them it asks for at once, 0 by default.
     infeasible_norms    (optional) the norms under which points outside the set are evaluated; they count for nothing.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -33,6 +34,7 @@ class Before:
         key         seeds every random choice of the checks.
         training    the training set, for the overlap check.
         attacks     the gradient attacks of the search; those of the quick budget when empty.
+        share       of the examples that checks draw, that they are to draw.
 
     >>> from trustbound.model.wrapping import wrap
     >>> from trustbound.threat import Threat
@@ -53,6 +55,7 @@ class Before:
     key: int = 0
     training: LabelledSet | None = None
     attacks: tuple[Attack, ...] = ()
+    share: float = 1.0
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -80,7 +83,8 @@ class Before:
         return self.attacks or planned("quick", self.threat, self.model.task)
 
     def sample(self: AnyBefore, limit: int) -> AnyBefore:
-        """At most `limit` examples, drawn by the key, in their old order."""
+        """At most `limit` examples, or the share of them that is asked for, drawn by the key, in their old order."""
+        limit = math.ceil(self.share * limit)
         if len(self) <= limit:
             return self
         rows = torch.randperm(len(self), generator=self.generator())[:limit].sort().values

@@ -17,21 +17,22 @@ BEFORE, AFTER = (102.0, 39.0), (214.0, 174.0)
 SAMPLE = 64
 
 
-def expected(when: str, attacks: Sequence[Attack], examples: int, standing: int) -> tuple[int, int]:
+def expected(when: str, attacks: Sequence[Attack], examples: int, standing: int, share: float = 1.0) -> tuple[int, int]:
     """Forwards and backwards of the checks "before" or "after" a search with gradient attacks.
 
     Parameters
         standing    examples that the search is expected to leave neither broken nor proven.
+        share       of the examples that checks draw, that they draw.
 
     >>> expected("before", [], 1000, 500)
     (6528, 2496)
     """
-    forwards, backwards = (min(examples, SAMPLE) * each for each in (BEFORE if when == "before" else AFTER))
+    forwards, backwards = (min(examples, share * SAMPLE) * each for each in (BEFORE if when == "before" else AFTER))
     if when == "after":
         repeated = LogitScaleInvariance()
         # At its own scale and the two outermost ones.
         runs = [at_most(attack) for attack in abridged(attacks, repeated.steps)]
-        sample = 3 * min(standing, repeated.examples)
+        sample = 3 * min(standing, share * repeated.examples)
         forwards += sample * sum(run[0] for run in runs)
         backwards += sample * sum(run[1] for run in runs)
     return round(forwards), round(backwards)

@@ -12,7 +12,7 @@ from trustbound.attacks.registry import ATTACKS
 from trustbound.audits.checks.expected import SAMPLE, expected
 from trustbound.audits.checks.gradient_attacks import planned
 from trustbound.audits.planning.pilot import Prospect
-from trustbound.audits.planning.pricing import CHECKS, at_most
+from trustbound.audits.planning.pricing import CHECKS, apart, at_most, calls
 from trustbound.audits.planning.schedule import (
     Attacks,
     Checks,
@@ -27,8 +27,13 @@ from trustbound.audits.planning.schedule import (
     control_count,
 )
 from trustbound.audits.stages.radii import ROUNDS
+from trustbound.audits.stages.radii import SAMPLE as RADII
+from trustbound.certificates.registry import CERTIFIERS
 from trustbound.tasks.task import Task
 from trustbound.threat import Threat
+
+#: Of the steps of an attack, the share after which an example that breaks has done so.
+EARLY = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +42,8 @@ class Line:
 
     `likely` is the share of these that is expected: what stands after the first attack on a few examples decides it,
     and that the first block of a stage is followed by others only while they pay. `calls` of the model are expected
-    one after another. An audit cannot do without what is `needed`, whatever time it has.
+    one after another; of the forwards, `crowded` ones fill theirs. An audit cannot do without what is `needed`,
+    whatever time it has.
     """
 
     threat: str
@@ -45,6 +51,7 @@ class Line:
     attack: str
     examples: int
     forwards: int = 0
+    crowded: int = 0
     backwards: int = 0
     seconds: float = 0.0
     likely: float = 1.0
@@ -59,6 +66,7 @@ class Pricing:
     Parameters
         examples    of the audit.
         correct     the share that is classified correctly.
+        checked     of the examples that checks draw, the share that they draw.
     """
 
     threat: Threat
@@ -67,6 +75,7 @@ class Pricing:
     examples: int
     correct: float
     prospect: Prospect
+    checked: float = 1.0
 
     def lines(self, steps: tuple[Step, ...]) -> list[Line]:
         """The lines of all steps, in order."""
@@ -80,9 +89,8 @@ class Pricing:
         right, stands = self.correct, self.prospect.standing
         match step:
             case Checks(when=when):
-                forwards, backwards = expected(
-                    when, planned(self.budget, self.threat, self.task), everything, math.ceil(self._left * everything)
-                )
+                attacks, standing = planned(self.budget, self.threat, self.task), math.ceil(self._left * everything)
+                forwards, backwards = expected(when, attacks, everything, standing, self.checked)
                 yield Line(
                     threat=str(self.threat),
                     stage=f"checks-{when}",
@@ -90,7 +98,7 @@ class Pricing:
                     examples=everything,
                     forwards=forwards,
                     backwards=backwards,
-                    calls=forwards // min(everything, SAMPLE),
+                    calls=forwards // math.ceil(min(everything, self.checked * SAMPLE)),
                     needed=True,
                 )
             case Trial(stage=stage, examples=most, opens=opens):
@@ -98,7 +106,8 @@ class Pricing:
                     half = step.half(smooth=smooth)
                     yield self._needed(half.name, *half.method(smooth=smooth), min(most, everything))
             case Attacks(stage=stage, first=True):
-                yield self._needed(stage.name, *stage.method(smooth=True), everything, right)
+                share = self.prospect.used * (stands + EARLY * (right - stands))  # what breaks stops then
+                yield self._needed(stage.name, *stage.method(smooth=True), everything, share)
             case Attacks(stage=stage):
                 chosen = min(stands * everything, max(stage.least, math.ceil(stage.share * stands * everything)))
                 share = min(1.0, (chosen + 0.5 * right * control) / everything)
@@ -108,11 +117,9 @@ class Pricing:
             case UntilDry():
                 yield self._rounds(step, before)
             case Proof(certifier=name, tighter=tighter):
-                share, block = stands + right * control / everything, self.prospect.blocks.get(name, everything)
-                share = self._left_by(name) if tighter else share
-                if not self.prospect.certified.get(name):
-                    share = min(share, block / everything)
-                line = self._proof(f"proof-{name}", name, everything, 1, share)
+                share = self._left_by(name) if tighter else stands + (right - stands) * control / everything
+                block = self.prospect.blocks.get(name, everything)
+                line = self._proof(f"proof-{name}", name, everything, 1, min(share, self._tried(name) / everything))
                 yield replace(line, needed=block >= everything)
             case Shared(attack=name, fitted=most):
                 method, fitted = ATTACKS.build(name), min(everything // 2, most)
@@ -136,14 +143,22 @@ class Pricing:
 
     def _left_by(self, certifier: str) -> float:
         """The share that stands and that no certifier before this one is expected to prove."""
-        names = list(self.prospect.certified)
+        known = self.prospect.outlooks
+        names = list(known)
         before = names[: names.index(certifier)] if certifier in names else names
-        return self.prospect.standing * (1.0 - max((self.prospect.certified[name] for name in before), default=0.0))
+        return self.prospect.standing * (1.0 - max((known[name].certified for name in before), default=0.0))
+
+    def _tried(self, certifier: str) -> float:
+        """Examples on which a certifier is likely tried: of a dear one a block, and as long as blocks pay, the next."""
+        known, block = self.prospect.outlooks.get(certifier), self.prospect.blocks.get(certifier, self.examples)
+        if known is None or known.certified:
+            return self.examples
+        return block if not known.near else 3 * block  # the second block has twice as many
 
     def _curve(self, curve: SecurityCurve) -> Iterator[Line]:
         """Radii, the search for the smallest change, and runs of fixed size, mostly one of them."""
         for name in curve.certifiers:
-            yield self._proof(f"curve-proof-{name}", name, curve.examples, ROUNDS, 0.75 * self.correct)
+            yield self._radii(name, curve)
         yield self._line("curve-attack", *curve.seeker, curve.examples, self.correct)
         most = 2 * math.ceil(math.log2(curve.points))
         runs = self._line("curve-runs", *curve.placed(smooth=True), curve.examples)
@@ -155,6 +170,14 @@ class Pricing:
             likely=likely,
             calls=3 * runs.calls,
         )
+
+    def _radii(self, name: str, curve: SecurityCurve) -> Line:
+        """Bounds of the curve's examples: three each where it can prove something at some size, one where it cannot."""
+        known = self.prospect.outlooks.get(name)
+        reach, likely = 1.0 if known is None else known.reach, self.correct
+        if not reach and CERTIFIERS.find(name).quadratic:
+            likely = min(likely, RADII / curve.examples)
+        return self._proof(f"curve-proof-{name}", name, curve.examples, ROUNDS, likely * (1.0 + 2.0 * reach) / ROUNDS)
 
     def _rounds(self, step: UntilDry, before: list[Line]) -> Line:
         """Rounds until they are dry: likely one block of as many kinds as end it, at most what the limit leaves."""
@@ -184,7 +207,8 @@ class Pricing:
 
     def _proof(self, stage: str, name: str, count: int, rounds: int, likely: float) -> Line:
         """A certifier, in seconds."""
-        seconds = count * rounds * self.prospect.proofs.get(name, 0.0)
+        known = self.prospect.outlooks.get(name)
+        seconds = 0.0 if known is None else count * rounds * known.seconds
         return Line(
             threat=str(self.threat), stage=stage, attack=name, examples=count, seconds=seconds, likely=min(likely, 1.0)
         )
@@ -194,14 +218,16 @@ class Pricing:
 
     def _line(self, stage: str, name: str, params: Mapping[str, Any], count: int, likely: float = 1.0) -> Line:
         """An attack: its steps, what it asks before them, and the checks of what it finds."""
-        forwards, backwards = at_most(build(name, **params))
+        method = build(name, **params)
+        forwards, backwards = at_most(method)
         return Line(
             threat=str(self.threat),
             stage=stage,
             attack=name,
             examples=count,
             forwards=count * forwards,
+            crowded=count * apart(method)[1],
             backwards=count * backwards,
             likely=likely,
-            calls=forwards if likely else 0,
+            calls=calls(method) if likely else 0,
         )

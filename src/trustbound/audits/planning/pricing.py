@@ -41,6 +41,29 @@ def at_most(attack: Attack) -> tuple[int, int]:
     return forwards, made + initial_forwards if attack.needs is Access.GRADIENTS else 0
 
 
+def apart(attack: Attack) -> tuple[int, int, int]:
+    """The same forwards in two: those that a step asks one after another, and those that it draws and asks at once.
+
+    >>> from trustbound.attacks import build
+    >>> apart(build("pgd", steps=10)), apart(build("hopskipjump", steps=2, draws=50))
+    ((13, 0, 10), (1139, 120, 0))
+    """
+    forwards, backwards = at_most(attack)
+    crowd = int(getattr(attack, "drawn_per_step", 0)) * attack.steps * attack.restarts
+    return forwards - crowd, crowd, backwards
+
+
+def calls(attack: Attack) -> int:
+    """Calls of the model one after another, at most: what is drawn at once in a step is one of them.
+
+    >>> from trustbound.attacks import build
+    >>> calls(build("square", steps=100))
+    103
+    """
+    alone, crowd, _ = apart(attack)
+    return alone + (attack.steps * attack.restarts if crowd else 0)
+
+
 @dataclass(frozen=True)
 class Price:
     """Seconds of one forward per example; r, a backward to the inputs in forwards, 0 where there is none."""

@@ -12,12 +12,19 @@ from trustbound.record.store import Store
 #: Of the time that is given, the share that is planned with: prices are measured on a few examples.
 PLANNED = 0.85
 
+#: Of the examples that checks draw, the shares that they draw where the time is short.
+SHARES = (1.0, 0.5, 0.25)
+LEAST_SHARE = SHARES[-1]
+
 
 class Allowance(Protocol):
     """Whether a step can be afforded."""
 
     def affords(self, step: str, *, share: float = 1.0, part: str = "") -> bool:
         """Say whether a step of the plan is to be done, or a part of it that takes a share of its time."""
+
+    def share(self, checks: str) -> float:
+        """Of the examples that checks draw, the share that they are to draw."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,10 @@ class Unlimited:
     def affords(self, step: str, *, share: float = 1.0, part: str = "") -> bool:
         """Always."""
         return True
+
+    def share(self, checks: str) -> float:
+        """All of them."""
+        return 1.0
 
 
 @dataclass(eq=False)
@@ -47,6 +58,8 @@ class TimeLimit:
     seconds: float
     clock: Callable[[], float] = time.perf_counter
     _started: float = field(default=0.0)
+    #: That the last checks drew, of the examples that checks draw.
+    _drawn: float = 1.0
 
     def __post_init__(self) -> None:
         """The clock begins."""
@@ -57,19 +70,38 @@ class TimeLimit:
         if self.store.begun(_evidence(step, part)):
             return True
 
-        def fits() -> bool:
-            names, whole = list(self.expected), sum(self.expected.values())
-            at = names.index(step) if step in self.expected else -1
-            spent, behind = self.clock() - self._started, sum(self.expected[name] for name in names[: at + 1])
-            # Slower than announced so far: so is the rest.
-            pace = min(max(spent / behind, 1.0), 5.0) if behind > 0.1 * whole else 1.0
-            ours = [name for name in names if _threat(name) == _threat(step)]
-            after = sum(self.expected[name] for name in ours if name in self.needed and names.index(name) > at)
-            ends = sum(self.expected[name] for name in names[: names.index(ours[-1]) + 1]) if ours else whole
-            most = PLANNED * self.seconds * (ends / whole if whole else 1.0)
-            return spent + pace * (share * self.expected.get(step, 0.0) + after) <= most
+        return bool(self.store.fact(f"afforded/{step}{part}", lambda: self._fits(step, share)))
 
-        return bool(self.store.fact(f"afforded/{step}{part}", fits))
+    def share(self, checks: str) -> float:
+        """As many as fit beside all that is needed after them, later checks with the same share counted."""
+
+        def most() -> float:
+            for share in SHARES[:-1]:
+                self._drawn = share
+                if self._fits(checks, share):
+                    return share
+            return LEAST_SHARE
+
+        name = f"share/{checks}"
+        whole = self.store.begun(checks) and not self.store.has_fact(name)  # by whoever had more time
+        self._drawn = 1.0 if whole else float(self.store.fact(name, most))
+        return self._drawn
+
+    def _fits(self, step: str, share: float) -> bool:
+        """Whether a share of a step fits beside all that is needed after it."""
+        expected = {
+            name: seconds * (self._drawn if "/checks-" in name else 1.0) for name, seconds in self.expected.items()
+        }
+        names, whole = list(expected), sum(expected.values())
+        at = names.index(step) if step in expected else -1
+        spent, behind = self.clock() - self._started, sum(expected[name] for name in names[: at + 1])
+        # Slower than announced so far: so is the rest.
+        pace = min(max(spent / behind, 1.0), 5.0) if behind > 0.1 * whole else 1.0
+        ours = [name for name in names if _threat(name) == _threat(step)]
+        after = sum(expected[name] for name in ours if name in self.needed and names.index(name) > at)
+        ends = sum(expected[name] for name in names[: names.index(ours[-1]) + 1]) if ours else whole
+        limit = PLANNED * self.seconds * (ends / whole if whole else 1.0)
+        return spent + pace * (share * self.expected.get(step, 0.0) + after) <= limit
 
 
 def _evidence(step: str, part: str) -> str:

@@ -72,6 +72,13 @@ def after_search(
     return _kept(context, threat, f"{threat}/checks-after", due("after"), attacks, evidence)
 
 
+def shortened_checks(context: Context, step: str) -> list[str]:
+    """What was left out of checks for time, in words."""
+    share = context.allowance.share(step)
+    which = step.rpartition("-")[2]
+    return [] if share == 1.0 else [f"{100 * (1.0 - share):.0f} % of the examples that checks {which} the search draw"]
+
+
 def weighed(checks: Sequence[Check], brackets: Sequence[Bracket]) -> tuple[Check, ...]:
     """Checks of the search condemn only bounds that rest on a search.
 
@@ -102,7 +109,9 @@ def _kept(
     training: LabelledSet | None = None,
 ) -> tuple[Check, ...]:
     """Run checks once per run, each a unit of work where it asks the model: a resumed audit reads them back."""
-    asked = WorkUnit(step=step, shard=0, kind="check", positions=(), key=context.key, threat=str(threat))
+    share = context.allowance.share(step)
+    params = {"share": share} if share < 1.0 else {}
+    asked = WorkUnit(step=step, shard=0, kind="check", positions=(), key=context.key, threat=str(threat), params=params)
     units = [dataclasses.replace(asked, shard=number, method=row.name) for number, row in enumerate(rows)]
 
     def look() -> Any:

@@ -26,6 +26,9 @@ DEARER = {"alpha-crown": 8, "branch-and-bound": 64, "parameter-splitting": 64}
 #: multiplications with a requirement's rows take as long as one of these.
 AT_ONCE, MULTIPLICATIONS = 1 << 32, 6
 
+#: Seconds that these take, about.
+SECONDS_AT_ONCE = 10.0
+
 #: Examples of a work unit of proofs about trees, each of which has a time of its own.
 TREES_AT_ONCE = 16
 
@@ -85,6 +88,14 @@ def at_least(subject: Subject, method: str) -> int:
     if graph is None or not quadratic:
         return len(subject.data)
     return max(16, AT_ONCE // (_work(graph, quadratic) * DEARER.get(method, 1)))
+
+
+def estimated(subject: Subject, method: str) -> float:
+    """About how many seconds one example takes, before any was tried; 0 of certifiers that do not go back."""
+    graph, quadratic = subject.readable.graph, CERTIFIERS.find(method).quadratic
+    if graph is None or not quadratic:
+        return 0.0
+    return SECONDS_AT_ONCE * _work(graph, quadratic) * DEARER.get(method, 1) / AT_ONCE
 
 
 def at_once(context: Context, method: str, count: int) -> int:

@@ -35,12 +35,15 @@ def looked_at(
     training: LabelledSet | None = None,
 ) -> Before:
     """What a check may look at: inputs as they came before the search, as they were searched from after it."""
-    model, data, key = subject.model, subject.data, derived_key(unit.key, "checks")
-    threat, labels = subject.threats[unit.threat], data.labels.to(model.device)
-    if evidence is None:
-        inputs = data.inputs.to(model.device)
-        return Before(
-            model=model, inputs=inputs, labels=labels, threat=threat, key=key, training=training, attacks=attacks
-        )
-    inputs = subject.inputs(torch.arange(len(data)))
-    return After(model=model, inputs=inputs, labels=labels, threat=threat, key=key, attacks=attacks, evidence=evidence)
+    model, data = subject.model, subject.data
+    asked = Before(
+        model=model,
+        inputs=data.inputs.to(model.device) if evidence is None else subject.inputs(torch.arange(len(data))),
+        labels=data.labels.to(model.device),
+        threat=subject.threats[unit.threat],
+        key=derived_key(unit.key, "checks"),
+        training=training,
+        attacks=attacks,
+        share=float(unit.params.get("share", 1.0)),
+    )
+    return asked if evidence is None else After(**vars(asked), evidence=evidence)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -49,6 +49,14 @@ class Subject:
 
     def __getstate__(self) -> dict[str, Any]:
         return {one.name: getattr(self, one.name) for one in fields(self)}
+
+    def about(self, data: LabelledSet, threats: Mapping[str, Threat]) -> Subject:
+        """The same model, whose list of operations is read already where it was, about other examples."""
+        other = replace(self, data=data, threats=threats)
+        for name in ("readable", "trees", "double"):
+            if name in vars(self):
+                vars(other)[name] = vars(self)[name]
+        return other
 
     def inputs(self, positions: Tensor) -> Tensor:
         """Examples at positions, on the model's device, in the dtype that is searched in."""

@@ -105,11 +105,13 @@ def audit_command(
     check_fit(model, data, parsed)
     asked = [budget if time_limit is None else f"time {seconds(time_limit):g}", seed, curve, batch_size]
     folder = Path(run) if run is not None else default_run(model, data, parsed, asked, known)
-    if time_limit is not None:
-        before = chosen_before(folder, data, seed)
-        budget, data = before or choose(model, data, parsed, seconds(time_limit), curve, seed, batch_size)
+    tried = None
+    if time_limit is not None and (before := chosen_before(folder, data, seed)):
+        budget, data = before
+    elif time_limit is not None:
+        budget, data, tried = choose(model, data, parsed, seconds(time_limit), curve, seed, batch_size, began)
     if dry_run:
-        sketch = plan(model, data, parsed, budget, curve, batch_size, began)
+        sketch = plan(model, data, parsed, budget, curve, batch_size, began, tried)
         click.echo(as_json(sketch.document()) if json_output else sketch.text())
         return
     try:
@@ -129,6 +131,7 @@ def audit_command(
                 address=address,
                 unit_size=unit_size,
                 seconds=None if time_limit is None else max(seconds(time_limit) - (time.perf_counter() - began), 1e-3),
+                tried=tried,
                 progress=progress,
                 command=shlex.join(["trustbound", *sys.argv[1:]]),
             )
