@@ -24,9 +24,15 @@ ROUNDOFFS = 64
 PAIRED = 64
 
 
+#: So far below another exponent that its exponential is 0 beside it in float64, of which the smallest is exp(−745).
+FAR = 800.0
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Softmax(Operation):
-    """Exponentials over the last axis, divided by their sum.
+    """Exponentials over the last axis, divided by their sum, those that a mask leaves out counted as zero.
+
+    `allowed` (*F) or what broadcasts to it says which are in, None for all; of every row one is.
 
     >>> step = Softmax(sources=(0,), shape=(2,))
     >>> least, most = step.limits(torch.tensor([[0.0, -1.0]]).double(), torch.tensor([[1.0, 0.0]]).double())
@@ -34,13 +40,28 @@ class Softmax(Operation):
     [0.5, 0.1192, 0.8808, 0.5]
     """
 
+    allowed: Tensor | None = None
+
     def apply(self, *operands: Tensor) -> Tensor:
         """Compute the shares."""
-        return operands[0].softmax(-1)
+        given = operands[0] if self.allowed is None else operands[0].masked_fill(~self.allowed, -math.inf)
+        return given.softmax(-1)
+
+    def masked(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Return limits (B, *F) with those left out so far below all others that float64 holds their share as zero.
+
+        >>> step = Softmax(sources=(0,), shape=(2,), allowed=torch.tensor([True, False]))
+        >>> step.masked(torch.tensor([[1.0, 5.0]]), torch.tensor([[2.0, 6.0]]))[1]
+        tensor([[   2., -799.]])
+        """
+        if self.allowed is None:
+            return values
+        bottom = values[0].masked_fill(~self.allowed, math.inf).amin(-1, keepdim=True) - FAR
+        return tuple(torch.where(self.allowed, value, bottom) for value in values)
 
     def limits(self, *ends: Tensor) -> tuple[Tensor, Tensor]:
         """Return the least and the largest shares, rounded outward: each at a corner, 1 / Σ exp(xₖ − xⱼ)."""
-        low, high = ends
+        low, high = self.masked(*ends)
         least, most = 1 / self.sums(high, low, 1.0), 1 / self.sums(low, high, -1.0)
         known = (low.isfinite() & high.isfinite()).all(-1, keepdim=True)
         slack = self.relative(torch.float64)

@@ -62,14 +62,16 @@ def relax_softmax(step: Softmax, operand: Bounds) -> ShareRelaxation:
     >>> bool((below < share).all()), bool((share < above).all()), bool((above - below < 0.2).all())
     (True, True, True)
     """
-    low, high = operand.low, operand.high
+    low, high = step.masked(operand.low, operand.high)
     middle = (low + high) / 2
     least, most = step.limits(low, high)
     if step.held > HELD:
         return ShareRelaxation(floor=least, shift=most)
     same = torch.eye(low.shape[-1], dtype=torch.bool, device=low.device)
     # Roundings: a few of each number, of exponents as large as the operands, times what these exponents multiply.
-    size = operand.size.amax(-1, keepdim=True)
+    # What a mask leaves out adds zeros, whose roundings are none.
+    size = operand.size if step.allowed is None else operand.size.masked_fill(~step.allowed, 0.0)
+    size = size.amax(-1, keepdim=True)
     grain = 16 * torch.finfo(low.dtype).eps * (low.shape[-1] + 64) * (1 + size).square()
 
     bottom, top = differences(low, high), differences(high, low)
