@@ -15,12 +15,12 @@ import trustbound as tb
 from trustbound.certificates import certify
 from trustbound.certificates.graph import read
 from trustbound.certificates.methods.alpha_crown import AlphaCrown
-from trustbound.certificates.methods.branch_and_bound import BranchAndBound
-from trustbound.certificates.methods.domains import Tree
-from trustbound.certificates.methods.leaf_programme import solve
 from trustbound.certificates.methods.slopes import Ascent
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.region import Region
+from trustbound.certificates.verification.branch_and_bound import BranchAndBound
+from trustbound.certificates.verification.domains import Tree
+from trustbound.certificates.verification.leaf_programme import solve
 from trustbound.errors import InputError
 from trustbound.metrics.margin import margin_rows
 

@@ -88,7 +88,7 @@ CERTIFIERS = Registry(
     ),
     CertifierRow(
         name="branch-and-bound",
-        target="trustbound.certificates.methods.branch_and_bound:BranchAndBound",
+        target="trustbound.certificates.verification.branch_and_bound:BranchAndBound",
         line="complete for ReLU networks under linf: ReLUs split until all is proven, or a counterexample is found",
         norms=("linf", "l2", "l1"),
         deterministic=True,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +14,7 @@ from trustbound.certificates.graph.matrix_operations import Convolution
 from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation, Scale, Sum
 from trustbound.certificates.graph.products import Product
 from trustbound.certificates.methods.bilinear import BilinearRelaxation, through_product
+from trustbound.certificates.methods.interval import Bounds
 from trustbound.certificates.methods.relaxations import LinearRelaxation, MaxPoolRelaxation
 from trustbound.certificates.methods.relaxed_network import Relaxation, RelaxedNetwork
 from trustbound.certificates.methods.share_lines import ShareRelaxation, through_softmax
@@ -82,6 +83,62 @@ class Coefficients:
         return Coefficients(owner=self.owner, coefficients=own + others)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Frontier:
+    """A way back that was halted: the rows that wait at earlier steps, and what was summed up behind them.
+
+    Shapes      waiting, of each step that is read, (G, K, *F); total, terms, taken (G, K) float64: the constant, the
+                magnitudes that it was summed from, and what the network's own rounding takes off.
+    """
+
+    waiting: dict[int, Coefficients]
+    total: Tensor
+    terms: Tensor
+    taken: Tensor
+
+    def less(self, number: float) -> Frontier:
+        """Return the way back of the rows less a number."""
+        return replace(self, total=self.total - number, terms=self.terms + abs(number))
+
+    def weighted(self, weights: Tensor) -> Frontier:
+        """Return one row of each group (G, 1) times each of its weights ≥ 0, (G, R)."""
+        waiting: dict[int, Coefficients] = {}
+        for index, rows in self.waiting.items():
+            wide = weights.reshape(*weights.shape, *[1] * (rows.coefficients.ndim - 2))
+            waiting[index] = replace(rows, coefficients=rows.coefficients * wide.to(rows.coefficients.dtype))
+        total, terms, taken = (part * weights for part in (self.total, self.terms, self.taken))
+        return Frontier(waiting=waiting, total=total, terms=terms, taken=taken)
+
+    def beside(self, other: Frontier, graph: Graph, found: Sequence[Bounds]) -> Frontier:
+        """Return the sums of the rows of two, of which the other's may have been weighted.
+
+        What weights and sums round is taken off by the limits `found` of the steps at which rows wait; without any
+        the result is one to search with, not to believe.
+        """
+        total, waiting = self.total + other.total, dict(self.waiting)
+        for index, rows in other.waiting.items():
+            waiting[index] = rows.add(waiting.get(index), graph.operations[index].shape)
+            for part in (rows, self.waiting.get(index)) if found else ():
+                if part is not None:
+                    size = found[index].size.flatten(1)[part.owner].unsqueeze(2)
+                    whole = part.whole(graph.operations[index].shape).coefficients.flatten(2).abs()
+                    total = total - growth(0) * torch.bmm(whole, size).squeeze(2)
+        return Frontier(waiting=waiting, total=total, terms=self.terms + other.terms, taken=self.taken + other.taken)
+
+
+def halted(
+    network: RelaxedNetwork,
+    start: int,
+    stop: int,
+    rows: Coefficients,
+    *,
+    slopes: Mapping[int, Tensor] | None = None,
+    multipliers: Mapping[int, Tensor] | None = None,
+) -> Frontier:
+    """Go back from step `start` until rows wait at step `stop` and before it alone; see `propagate_backward`."""
+    return _descend(network, _begun(start, rows), start, stop + 1, slopes, multipliers, None)
+
+
 def propagate_backward(
     network: RelaxedNetwork,
     start: int,
@@ -101,11 +158,47 @@ def propagate_backward(
                     holds where all of that is so.
         met         is filled with the rows as they come to the input and to every activation.
     """
-    waiting: dict[int, Coefficients] = {start: rows}
-    total = torch.zeros(rows.coefficients.shape[:2], dtype=torch.float64, device=rows.owner.device)
-    terms, taken = torch.zeros_like(total), torch.zeros_like(total)
-    graph = network.graph
-    for index in range(start, -1, -1):
+    return resumed(network, start, _begun(start, rows), slopes=slopes, multipliers=multipliers, met=met)
+
+
+def resumed(
+    network: RelaxedNetwork,
+    start: int,
+    way: Frontier,
+    *,
+    slopes: Mapping[int, Tensor] | None = None,
+    multipliers: Mapping[int, Tensor] | None = None,
+    met: dict[int, Coefficients] | None = None,
+) -> LowerBound:
+    """Go on with a way back whose rows wait at step `start` and before it; see `propagate_backward`."""
+    owner, graph = next(iter(way.waiting.values())).owner, network.graph
+    way = _descend(network, way, start, 0, slopes, multipliers, met)
+    total = way.total - growth(len(graph.operations)) * way.terms
+    if network.vanished:
+        total = total - network.vanished[start][owner].unsqueeze(1)
+        # Where float32 overflowed, nothing is known.
+        total = total.where((total - way.taken).isfinite(), -torch.inf)
+    return LowerBound(value=total, run=total - way.taken * (1 + growth(graph.widest + len(graph.operations))))
+
+
+def _begun(start: int, rows: Coefficients) -> Frontier:
+    """Return rows that wait where they start."""
+    nothing = torch.zeros(rows.coefficients.shape[:2], dtype=torch.float64, device=rows.owner.device)
+    return Frontier(waiting={start: rows}, total=nothing, terms=nothing, taken=nothing)
+
+
+def _descend(
+    network: RelaxedNetwork,
+    way: Frontier,
+    first: int,
+    last: int,
+    slopes: Mapping[int, Tensor] | None,
+    multipliers: Mapping[int, Tensor] | None,
+    met: dict[int, Coefficients] | None,
+) -> Frontier:
+    """Go back through the steps from `first` to `last`."""
+    waiting, total, terms, taken, graph = dict(way.waiting), way.total, way.terms, way.taken, network.graph
+    for index in range(first, last - 1, -1):
         if index not in waiting:
             continue
         step, here = graph.operations[index], waiting.pop(index)
@@ -128,12 +221,7 @@ def propagate_backward(
             total, terms = total + constant, terms + constant.abs()
         for source, back in zip(step.sources, below, strict=True):
             waiting[source] = back.add(waiting.get(source), graph.operations[source].shape)
-    total = total - growth(len(graph.operations)) * terms
-    if network.vanished:
-        total = total - network.vanished[start][rows.owner].unsqueeze(1)
-        # Where float32 overflowed, nothing is known.
-        total = total.where((total - taken).isfinite(), -torch.inf)
-    return LowerBound(value=total, run=total - taken * (1 + growth(graph.widest + len(graph.operations))))
+    return Frontier(waiting=waiting, total=total, terms=terms, taken=taken)
 
 
 def _concretise(region: Region, rows: Coefficients) -> Tensor:

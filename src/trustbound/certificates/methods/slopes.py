@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,10 +68,13 @@ def optimised_slopes(
             alive, narrow = alive[left], narrow.select(left)
             slopes, free = ({index: part[left] for index, part in parts.items()} for parts in (slopes, free))
             memory = {index: part[:, left] for index, part in memory.items()}
-        with torch.enable_grad():
-            points = [slope.requires_grad_(True) for slope in slopes.values()]
+        climbing = step <= ascent.steps
+        with torch.set_grad_enabled(climbing):
+            points = [slope.requires_grad_(climbing) for slope in slopes.values()]
             bound = propagate_backward(single, start, narrow, slopes=slopes).value
-            gradients = torch.autograd.grad(bound.sum(), points, allow_unused=True)
+            gradients: Sequence[Tensor | None] = [None] * len(points)
+            if climbing:
+                gradients = torch.autograd.grad(bound.sum(), points, allow_unused=True)
         better = bound.detach() > most[alive]
         most[alive] = torch.fmax(most[alive], bound.detach())
         for (index, slope), gradient in zip(slopes.items(), gradients, strict=True):

@@ -19,11 +19,11 @@ from trustbound.certificates.graph.matrix_operations import Dense
 from trustbound.certificates.graph.operations import Activation, Linear
 from trustbound.certificates.graph.reading import read
 from trustbound.certificates.methods.alpha_crown import AlphaCrown
-from trustbound.certificates.methods.branch_and_bound import BranchAndBound
 from trustbound.certificates.methods.crown import Crown
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.region import Region
 from trustbound.certificates.specification import Certifier
+from trustbound.certificates.verification.branch_and_bound import BranchAndBound
 from trustbound.certificates.verification.falsifying import Falsifier, Witness
 from trustbound.certificates.verification.input_splitting import InputSplitting
 from trustbound.certificates.verification.properties import Property, Query

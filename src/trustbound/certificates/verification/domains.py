@@ -109,7 +109,7 @@ class Tree:
         for index, at, part in self.places:
             line, known = found.relaxations[index], signs[:, part]
             assert isinstance(line, LinearRelaxation)
-            own = torch.where(known > 0, 1.0, self.slope(index)).to(line.above.dtype)
+            own = torch.where(known > 0, line.above.new_tensor(1.0), line.above.new_tensor(self.slope(index)))
             for held, exact in ((line.below, own), (line.above, own), (line.shift, torch.zeros_like(own))):
                 flat = held.flatten(1)  # a view: `select` has made the tensor anew
                 flat[:, at] = torch.where(known != 0, exact, flat[:, at])
@@ -163,15 +163,16 @@ class Tree:
         most = torch.full_like(domains.value, -torch.inf)
         memory = [torch.zeros(2, *point.shape, device=point.device) for point in points]
         for step in range(1, ascent.steps + 2):
-            with torch.enable_grad():
-                slopes, multipliers = (point.requires_grad_(True) for point in points)
+            climbing = step <= ascent.steps
+            with torch.set_grad_enabled(climbing):
+                slopes, multipliers = (point.requires_grad_(climbing) for point in points)
                 bound = self._sketch(found, domains, slopes, multipliers)
-                gradients = torch.autograd.grad(bound.sum(), [slopes, multipliers])
+                gradients = torch.autograd.grad(bound.sum(), [slopes, multipliers]) if climbing else ()
             points = [point.detach() for point in points]
             better = (bound.detach() > most).unsqueeze(1)
             best = [torch.where(better, point, kept) for point, kept in zip(points, best, strict=True)]
             most = torch.fmax(most, bound.detach())
-            if bool((most > goal).all()):
+            if not climbing or bool((most > goal).all()):
                 break
             for point, gradient, moments, top in zip(points, gradients, memory, (1.0, torch.inf), strict=True):
                 ascent.move(point, gradient, moments, step)

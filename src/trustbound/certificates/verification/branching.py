@@ -7,9 +7,9 @@ from torch import Tensor
 
 from trustbound.certificates.graph.operations import Activation, Input
 from trustbound.certificates.methods.backward import Coefficients
-from trustbound.certificates.methods.domains import Domains, Tree
 from trustbound.certificates.methods.relaxations import LinearRelaxation
 from trustbound.certificates.region import Region
+from trustbound.certificates.verification.domains import Domains, Tree
 
 
 def costs(tree: Tree, domains: Domains) -> tuple[Tensor, Tensor]:

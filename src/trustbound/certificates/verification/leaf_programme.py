@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trustbound.certificates.graph.operations import Activation, Operation, Scale
-from trustbound.certificates.methods.domains import Domains, Tree
 from trustbound.certificates.methods.relaxations import LinearRelaxation
+from trustbound.certificates.verification.domains import Domains, Tree
 
 
 def solve(tree: Tree, leaf: Domains, rows: Tensor | None = None) -> tuple[Domains, Tensor | None, Tensor]:
@@ -25,8 +25,6 @@ def solve(tree: Tree, leaf: Domains, rows: Tensor | None = None) -> tuple[Domain
     from scipy.optimize import linprog
 
     chosen = tree.rows[leaf.row] if rows is None else rows
-    if not tree.neurons and len(chosen) == 1:
-        return leaf, None, chosen[0]
     matrix, offsets, aims, constants = _affine(tree, leaf, chosen)
     row, constant = aims[0], float(constants[0])
     signs = leaf.signs[0].double().cpu().numpy()
