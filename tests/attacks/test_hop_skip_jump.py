@@ -307,3 +307,74 @@ def test_an_audit_starts_from_its_own_examples():
     record = tb.audit(model, data, ["linf:0.06;access=decisions"], budget="quick", curve_examples=0)
     assert record.brackets[0].broken == 60
     assert not [event for event in record.events if "not searched" in event]
+
+
+class Weighed(nn.Module):
+    """Two classes on the sides of w · x = middle, each value added by itself."""
+
+    def __init__(self, weights, middle):
+        super().__init__()
+        self.weights, self.middle = nn.Parameter(weights), middle
+
+    def forward(self, inputs):
+        total = -self.middle
+        for column, weight in enumerate(self.weights):
+            total = total + inputs[:, column] * weight
+        return torch.stack([total, -total], 1)
+
+
+def table(path, rules, count=12):
+    """Columns of ranges from 0.2 to 100, and the threat of 4 % of them under rules."""
+    span = torch.tensor([1.0, 100.0, 0.2, 40.0, 1.0])
+    inputs = span * (0.3 + 0.4 * torch.rand(count, 5, generator=seeded(5)))
+    inputs[:, 3] = inputs[:, 3].round()
+    weights = torch.tensor([2.0, 0.03, 6.0, 0.05, 1.5])
+    net = Weighed(weights, float((0.5 * span * weights).sum()))
+    with torch.no_grad():
+        labels = net(inputs).argmax(1)
+    box = (np.zeros(5), span.double().numpy())
+    data = tb.LabelledSet(inputs, labels, box=box, columns=("a", "b", "c", "whole", "fixed"))
+    path.write_text(rules)
+    found = tb.Threat.parse("linf:90%;access=decisions").resolved(data, columns=path)
+    return tb.wrap(net, box=box), data, found, weights.double()
+
+
+def test_columns_are_searched_in_units_of_their_radii(tmp_path):
+    """Near the true distance |w · x − middle| / Σ |w| width; a column that is immutable is never touched."""
+    model, data, threat, weights = table(tmp_path / "rules.toml", "[fixed]\nimmutable = true\n")
+    found = attack("hopskipjump", model, data.inputs, data.labels, threat, steps=15)
+    wide = torch.tensor(threat.perturbations.widths, dtype=torch.float64)
+    assert wide[4] == 0.0
+    assert float(wide[1] / wide[0]) > 50
+    apart = (data.inputs.double() @ weights - model.module.middle).abs()
+    truth = apart / (weights * wide).sum()
+    near = truth < 0.3  # the box is not in the way
+    assert int(near.sum()) > 6
+    assert bool(found.success[near].all())
+    assert bool((found.size[near] >= truth[near] * (1 - 1e-5)).all())
+    assert bool((found.size[near] <= 1.3 * truth[near] + 1e-3).all())
+    assert torch.equal(found.adversarial[:, 4], data.inputs[:, 4])
+
+
+def test_whole_numbers_stay_whole_without_scores_too(tmp_path):
+    rules = "[whole]\ninteger = true\n[fixed]\nimmutable = true\n[c]\nradius = 0.1\n"
+    model, data, threat, _ = table(tmp_path / "rules.toml", rules)
+    found = attack("hopskipjump", model, data.inputs, data.labels, threat, steps=15)
+    assert int(found.success.sum()) > 6
+    hit = found.adversarial[found.success]
+    assert torch.equal(hit[:, 3], hit[:, 3].round())
+    assert torch.equal(found.adversarial[:, 4], data.inputs[:, 4])
+    with torch.no_grad():
+        assert bool((model(hit).argmax(1) != data.labels[found.success]).all())
+    alone = attack("hopskipjump", model, data.inputs[2:3], data.labels[2:3], threat, steps=15)
+    assert alone.success.shape == (1,)
+
+
+def test_one_column_that_may_change_is_the_only_one_that_does(tmp_path):
+    held = "".join(f"[{name}]\nimmutable = true\n" for name in ("b", "c", "whole", "fixed"))
+    model, data, threat, weights = table(tmp_path / "rules.toml", held)
+    found = attack("hopskipjump", model, data.inputs, data.labels, threat, steps=4, tries=50)
+    far = (data.inputs.double() @ weights - model.module.middle).abs() / weights[0]
+    assert int((far < 0.2).sum()) > 0
+    assert bool((far[found.success] < 1.0).all())
+    assert torch.equal(found.adversarial[:, 1:], data.inputs[:, 1:])

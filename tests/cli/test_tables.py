@@ -85,8 +85,8 @@ def test_a_network_on_a_table_has_both_sides_in_the_units_of_its_columns(tmp_pat
     assert "was begun" in refused.error or "another" in refused.error
 
 
-@pytest.mark.parametrize("load", [load_breast_cancer, load_wine])
-def test_a_boosted_forest_on_a_table_has_both_sides_too(tmp_path, trustbound, load):
+@pytest.mark.parametrize(("load", "access"), [(load_breast_cancer, "scores"), (load_wine, "decisions")])
+def test_a_boosted_forest_on_a_table_has_both_sides_too(tmp_path, trustbound, load, access):
     io = pytest.importorskip("skops.io")
     pytest.importorskip("veritas")
     bunch = load()
@@ -96,7 +96,7 @@ def test_a_boosted_forest_on_a_table_has_both_sides_too(tmp_path, trustbound, lo
     used = int(np.argmax(made.feature_importances_))
     (tmp_path / "columns.json").write_text(json.dumps({names[used]: {"immutable": True}}))
     line = [*asked[2:], "--threat", "linf:6%", "--json"]
-    model, rules = [tmp_path / "model.skops", "--access", "scores"], ["--columns", tmp_path / "columns.json"]
+    model, rules = [tmp_path / "model.skops", "--access", access], ["--columns", tmp_path / "columns.json"]
     free = json.loads(trustbound("certify", "trees", *model, *line).out)["lower"]
     run = tmp_path / "run"
     done = trustbound("audit", *model, *line, *rules, "--budget", "quick", "--curve", 0, "--run", run)

@@ -130,6 +130,7 @@ ATTACKS = Registry(
         line="Smallest change along the boundary, its normal estimated from decisions alone.",
         needs="decisions",
         norms=("linf", "l2"),
+        per_column=True,
         seeks="smallest",
         factor=1.25,
     ),

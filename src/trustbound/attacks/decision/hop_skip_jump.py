@@ -14,6 +14,7 @@ from trustbound.attacks.searching.problem import Problem, State
 from trustbound.errors import InputError
 from trustbound.threat import Access
 from trustbound.threat.neighbourhood import AdditiveNeighbourhood
+from trustbound.threat.sets.columns import ColumnNeighbourhood
 from trustbound.threat.sets.l2 import unit_length
 
 # Halvings of a bisection and of a jump. Much closer to the boundary rounding decides: successes would not be confirmed.
@@ -47,7 +48,8 @@ class HopSkipJump:
                 x <- x + xi v / |v|_2 (l2), x + xi sign(v) (linf), xi = size(x) / sqrt(t), halved until the goal is
                 reached; delta <- size(x) theta sqrt(D) (l2), size(x) theta D (linf); theta = gamma D^-1.5 (l2), gamma
                 D^-2 (linf), for D features; x <- where bisection between x and the clean input meets the boundary,
-                by interpolation (l2) or clipping (linf).
+                by interpolation (l2) or clipping (linf). Where columns have radii of their own all of it is in units
+                of these: directions and jumps are as wide in a column as its radius, and what may not change does not.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example and restart: at most `tries` and `data_tries` forwards for a start, and 24 to bisect it to
                 the boundary; in step t `draws` sqrt(t), no more than `max_draws`, and 13 to 24 to jump and to bisect;
@@ -126,7 +128,7 @@ class HopSkipJump:
         if len(rows):
             some = problem.select(rows)
             point[rows] = _bisected(some, _bisected(some, point[rows], "l2"), ours.norm)
-        spread = torch.full_like(ours.scale(), 0.1 * float((ours.high - ours.low).max()))
+        spread = torch.full_like(ours.scale(), 0.1 * _widest(ours))
         return JumpState(theta=problem.inputs, done=~started, point=point, spread=spread)
 
     def step(self, problem: Problem, state: JumpState) -> JumpState:
@@ -166,7 +168,7 @@ class HopSkipJump:
                 break
             shape = tuple(point.shape[1:])
             share = random.select(rows).uniform(shape, restart=problem.restart, draw=draw, dtype=point.dtype)
-            tried = (ours.low + (ours.high - ours.low) * share).clamp(ours.low, ours.high)
+            tried = _held(problem, (ours.low + (ours.high - ours.low) * share).clamp(ours.low, ours.high), rows)
             with problem.oracle.booking("donors"):
                 reached = _reaches(problem, tried, rows)
             point[rows[reached]] = tried[reached]
@@ -189,7 +191,7 @@ class HopSkipJump:
         apart = torch.stack([(donors - clean).flatten(1).double().norm(dim=1) for clean in problem.inputs[rows]])
         nearest = apart.argsort(dim=1, stable=True)[:, : self.data_tries]
         for rank in range(nearest.shape[1]):
-            tried = donors[nearest[:, rank]]
+            tried = _held(problem, donors[nearest[:, rank]], rows)
             reached = _reaches(problem, tried, rows)
             point[rows[reached]] = tried[reached]
             rows, nearest = rows[~reached], nearest[~reached]
@@ -204,7 +206,8 @@ class HopSkipJump:
         all examples would round each as its neighbours have it.
         """
         ours, random = _ball(problem), problem.random.stream("hopskipjump")
-        linf, centre, length = ours.norm == "linf", point.unsqueeze(1), ours.column(spread).unsqueeze(1)
+        linf, centre = ours.norm == "linf", point.unsqueeze(1)
+        length = ours.column(spread).unsqueeze(1) * _widths(ours)
         count, together = self._count(made), max(1, _TOGETHER // _features(problem))
         total, signed, balance = torch.zeros_like(point), torch.zeros_like(point), torch.zeros_like(spread)
         for first in range(0, count, together):
@@ -216,7 +219,7 @@ class HopSkipJump:
             near = (centre + length * noise).clamp(ours.low, ours.high)
             owner = torch.arange(len(problem), device=point.device).repeat_interleave(size)
             sign = 2.0 * _reaches(problem, near.flatten(0, 1), owner).to(point.dtype).reshape(-1, size) - 1.0
-            noise = (near - centre) / length  # what the box has left of it
+            noise = torch.where(length > 0, (near - centre) / length, 0.0)  # what the box has left of it
             total += noise.sum(dim=1)
             signed += (noise * sign.reshape(-1, size, *(1,) * (point.dim() - 1))).sum(dim=1)
             balance += sign.sum(dim=1)
@@ -226,6 +229,27 @@ class HopSkipJump:
 
 def _ball(problem: Problem) -> AdditiveNeighbourhood:
     return cast(AdditiveNeighbourhood, problem.neighbourhood)
+
+
+def _widths(ours: AdditiveNeighbourhood) -> Tensor | float:
+    """How far each input value goes for one unit of size: 1, but for columns with radii of their own."""
+    return ours.widths.to(ours.inputs.dtype) if isinstance(ours, ColumnNeighbourhood) else 1.0
+
+
+def _widest(ours: AdditiveNeighbourhood) -> float:
+    """The largest size that makes a difference within the box, of one input value."""
+    side = (ours.high - ours.low).expand(ours.inputs.shape[1:])
+    wide = torch.as_tensor(_widths(ours), dtype=side.dtype, device=side.device).expand_as(side)
+    free = wide > 0
+    return float((side[free] / wide[free]).max()) if bool(free.any()) else 0.0
+
+
+def _held(problem: Problem, points: Tensor, rows: Tensor) -> Tensor:
+    """Points for rows, with what may not change as it is."""
+    ours = _ball(problem)
+    if not isinstance(ours, ColumnNeighbourhood):
+        return points
+    return torch.where(ours.widths > 0, points, ours.inputs[rows])
 
 
 def _features(problem: Problem) -> int:
@@ -263,7 +287,7 @@ def _jumped(problem: Problem, point: Tensor, direction: Tensor, length: Tensor) 
     for _ in range(_HALVINGS):
         if not len(rows):
             break
-        tried = (point[rows] + ours.column(length[rows]) * direction[rows]).clamp(ours.low, ours.high)
+        tried = (point[rows] + ours.column(length[rows]) * _widths(ours) * direction[rows]).clamp(ours.low, ours.high)
         reached = _reaches(problem, tried, rows)
         moved[rows[reached]] = tried[reached]
         rows, length = rows[~reached], length / 2
