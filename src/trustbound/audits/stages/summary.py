@@ -37,7 +37,7 @@ def example_rows(
     prediction, confidence = decide(seen(task, outputs, labels)[0])
     told, attacked = task.payload(clean.outputs, labels), task.payload(outputs, labels)
     of_label = task.described(labels)
-    spent = context.store.spent_on(f"{threat}/")
+    spent, sure = context.store.spent_on(f"{threat}/"), _says_how_sure(context.model)
     rows = []
     for position in range(len(clean.correct)):
         verdict = verdicts.verdict(position)
@@ -53,12 +53,12 @@ def example_rows(
                 index=int(context.data.indices[position]),
                 label=int(labels[position]) if task.plain else None,
                 prediction=int(clean.prediction[position]) if task.plain else None,
-                confidence=float(clean.confidence[position]) if task.calibrated else None,
+                confidence=float(clean.confidence[position]) if sure else None,
                 verdict=verdict,
                 settled_by=settled.removeprefix(f"{threat}/"),
                 size=float(verdicts.size[position]) if broken else None,
                 adversarial_prediction=int(prediction[position]) if spoke and task.plain else None,
-                adversarial_confidence=float(confidence[position]) if spoke and task.calibrated else None,
+                adversarial_confidence=float(confidence[position]) if spoke and sure else None,
                 margin=_finite(verdicts.margin[position]),
                 certified_margin=_finite(verdicts.proven_margin[position]),
                 tie=bool(verdicts.tie[position] | clean.tie[position]),
@@ -104,6 +104,7 @@ def exhibits(
     task, labels = context.model.task, context.data.labels
     logits, right = seen(task, outputs, labels)
     prediction, confidence = decide(logits)
+    sure = _says_how_sure(context.model)
     wrong = confidence if task.calibrated else -margin(logits, right)
     spoke = [position for position in found if int(prediction[position]) != NO_ANSWER]
     ranked = sorted(spoke, key=lambda position: -float(wrong[position]))
@@ -133,9 +134,9 @@ def exhibits(
                 index=int(context.data.indices[position]),
                 label=int(labels[position]) if task.plain else None,
                 clean_prediction=int(clean.prediction[position]) if task.plain else None,
-                clean_confidence=float(clean.confidence[position]) if task.calibrated else None,
+                clean_confidence=float(clean.confidence[position]) if sure else None,
                 adversarial_prediction=int(prediction[position]) if task.plain else None,
-                adversarial_confidence=float(confidence[position]) if task.calibrated else None,
+                adversarial_confidence=float(confidence[position]) if sure else None,
                 size=float(verdicts.size[position]),
                 broken_by=verdicts.broken_by[position].removeprefix(f"{threat}/"),
                 detail={
@@ -146,6 +147,11 @@ def exhibits(
             )
         )
     return exhibits
+
+
+def _says_how_sure(model: Model) -> bool:
+    """Whether outputs hold a confidence: not where they are decisions alone."""
+    return model.task.calibrated and model.shows != "decisions"
 
 
 def model_facts(model: Model, clean: Clean, data: LabelledSet, no_double: str, logit_scale: float) -> ModelFacts:

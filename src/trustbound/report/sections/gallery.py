@@ -159,9 +159,7 @@ def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) ->
         (exhibit.clean_prediction, exhibit.clean_confidence),
         (exhibit.adversarial_prediction, exhibit.adversarial_confidence),
     )
-    names = [
-        "" if wanted is None else f"{class_name(record, wanted)}, {share(confidence)}" for wanted, confidence in said
-    ]
+    names = [_answer(record, *each) for each in said]
     height, width = before.shape[-2:]
     panes = tuple(
         Pane(
@@ -181,6 +179,12 @@ def _view(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) ->
     panes += _maps(record, exhibit, arrays)
     reduced = f" Shown reduced from {width} × {height}." if max(width, height) > SIDE else ""
     return ExhibitView(title=title, note=note + reduced, panes=panes)
+
+
+def _answer(record: AuditRecord, wanted: int | None, confidence: float | None) -> str:
+    """A class and how sure the model was of it; the class alone of a model that shows no confidence."""
+    sure = "" if confidence is None else f", {share(confidence)}"
+    return "" if wanted is None else f"{class_name(record, wanted)}{sure}"
 
 
 def _maps(record: AuditRecord, exhibit: Exhibit, arrays: Mapping[str, Array]) -> tuple[Pane, ...]:
