@@ -177,3 +177,43 @@ def test_an_adversary_without_gradients_gets_no_curve(access):
 def test_a_count_of_the_curve_that_is_none_is_refused(asked):
     with pytest.raises(tb.errors.InputError, match="`curve_examples` must be a whole number"):
         curve_stage.curve_count(asked, "quick", 10)
+
+
+class Weighted(nn.Module):
+    """Two logits ±(w · x − 1): the distance in units of columns' widths is |w · x − 1| / Σ |w| · width."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.layer = nn.Linear(len(weights), 2)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.stack([weights, -weights]))
+            self.layer.bias.copy_(torch.tensor([-1.0, 1.0]))
+
+    def forward(self, inputs):
+        return self.layer(inputs)
+
+
+def test_radii_of_columns_grow_together_along_the_curve(tmp_path):
+    """No search for the smallest change serves them; runs of fixed size do, and the truth lies between the curves."""
+    draw = torch.Generator().manual_seed(0)
+    weights = torch.tensor([1.0, 0.02, 3.0, 0.5])
+    inputs = torch.rand(60, 4, generator=draw) * torch.tensor([1.0, 50.0, 0.2, 1.0])
+    net, box = Weighted(weights), (-100.0, 200.0)
+    with torch.no_grad():
+        data = tb.LabelledSet(inputs, net(inputs).argmax(1), box=box, columns=("a", "b", "c", "fixed"))
+    (tmp_path / "rules.toml").write_text("[c]\nradius = 0.004\n[fixed]\nimmutable = true\n")
+    threat = tb.Threat.parse("linf:4%").resolved(data, columns=tmp_path / "rules.toml")
+    record, curve = drawn(tb.wrap(net, box=box), data, threat)
+    span = (inputs.amax(0) - inputs.amin(0)).double()
+    reach = torch.stack([span[0], span[1], torch.tensor(0.1, dtype=torch.float64)])  # 0.004 at 4 %
+    wide = (weights[:3].double() * reach).sum()
+    size = (inputs.double() @ weights.double() - 1.0).abs() / wide  # the box is far
+    assert curve.unit == "%"
+    assert curve.epsilons[-1] == pytest.approx(0.08)
+    assert record.brackets[0].certified > 0 < record.brackets[0].broken
+    step = curve.epsilons[1]
+    for at, upper, lower in zip(curve.epsilons, curve.upper, curve.lower, strict=True):
+        assert lower <= float((size > at - 1e-6).double().mean()) + 1e-9
+        assert upper >= float((size > at + 1e-5).double().mean()) - 1e-9
+        assert upper - lower <= float(((size > at - step) & (size < at + step)).double().mean()) + 1e-9
+    ordered(record, curve)

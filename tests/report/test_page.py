@@ -225,6 +225,18 @@ def test_curve_tables_are_the_record(full):
             assert span(curve.upper_interval[i]) in upper
 
 
+def test_a_curve_in_units_of_columns_is_drawn_and_told_in_them(specimens):
+    curve = dataclasses.replace(specimens.curve(), unit="%")  # up to 0.2, which is 20 %
+    record = specimens.light(threats=("linf:5%",), curves=(curve,))[0]
+    text = render(record)
+    page = Page(text)
+    _, rows = page.table("curve-numbers", "Security curve under linf in numbers, in per cent of each column's range:")
+    assert [float(epsilon) for epsilon in rows] == pytest.approx([100 * epsilon for epsilon in curve.epsilons])
+    assert "from 0 to 20." in text
+    assert "allowed change, per cent of each column's range" in text
+    assert "linf:5%" in re.search(r"<svg.*?</svg>", text[text.index('id="curve"') :], re.S).group(0)
+
+
 def test_waterfall_tables_are_the_record(full):
     record, text = full
     page = Page(text)
@@ -365,6 +377,14 @@ def test_the_gallery_shows_each_picture_once_the_most_confident_first(specimens)
     assert re.findall(r"(linf:0.1|l2:0.5), size", text).count("l2:0.5") == 2
     sure = [float(each) for each in re.findall(r"digit \d, ([\d.]+)\u00a0%", text)[1::2]]
     assert sure == sorted(sure, reverse=True)
+
+
+def test_the_gallery_of_a_model_that_shows_decisions_alone_says_no_confidence(specimens):
+    record, arrays = specimens.light()
+    bare = [dataclasses.replace(each, clean_confidence=None, adversarial_confidence=None) for each in record.gallery]
+    text = Page(render(dataclasses.replace(record, gallery=tuple(bare)), gallery=arrays)).sections["gallery"]
+    assert "digit 8" in text
+    assert not re.findall(r"digit \d, ", text)
 
 
 def test_columns_are_called_by_their_names(specimens):

@@ -322,7 +322,7 @@ def _answer(
     curves = [
         curve(context, threat, verdicts, step, left_out=left_out, smooth=search.smooth, clean=clean.margin)
         for step in planned
-        if isinstance(step, SecurityCurve) and context.allowance.affords(f"{threat}/curve-attack")
+        if isinstance(step, SecurityCurve) and context.allowance.affords(f"{threat}/{step.opens}")
     ]
     curveless = any(isinstance(step, SecurityCurve) for step in planned) and not curves
     outputs = attacked_outputs(context, threat, verdicts, clean)

@@ -162,7 +162,8 @@ class SharedFacts:
 class Curve:
     """Security curve: both bounds at every epsilon at once, on `n` examples.
 
-    `upper[i]` is the share still unbroken at `epsilons[i]`, `lower[i]` the share certified there.
+    `upper[i]` is the share still unbroken at `epsilons[i]`, `lower[i]` the share certified there. Sizes are in the
+    `unit` of a table's columns ("%", where 0.05 stands for 5 %, "std", "range", "columns"), "" for input units.
     """
 
     norm: str
@@ -174,6 +175,7 @@ class Curve:
     lower_interval: tuple[tuple[float, float], ...]
     cost: Cost = field(default_factory=Cost)
     note: str = ""
+    unit: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,14 +139,19 @@ def amount(value: int, one: str, many: str = "") -> str:
     return f"{count(value)} {one if value == 1 else many or one + 's'}"
 
 
-def size_of(threat: str) -> tuple[str, float] | None:
-    """Set and size of a threat's text form; None for threats that have no single size.
+def size_of(threat: str) -> tuple[str, float, str] | None:
+    """Set, size, and the unit that a table's columns give it, "" for input units; None without a single size.
 
     >>> size_of("linf:8/255"), size_of("rotation:30,translation:3"), size_of("l2:inf;goal=target:3")
-    (('linf', 0.03137254901960784), None, ('l2', inf))
+    (('linf', 0.03137254901960784, ''), None, ('l2', inf, ''))
+    >>> size_of("linf:5%"), size_of("linf:0.1*std"), size_of("linf:columns;access=scores")
+    (('linf', 0.05, '%'), ('linf', 0.1, 'std'), ('linf', 1.0, 'columns'))
     """
-    name, _, size = threat.partition(";")[0].strip().partition(":")
+    name, _, text = threat.partition(";")[0].strip().partition(":")
+    size, star, unit = text.strip().partition("*")
+    if not star:
+        size, unit = (size[:-1], "%") if size.endswith("%") else ("1", size) if size == "columns" else (size, "")
     try:
-        return name, math.inf if size.strip() == "inf" else float(Fraction(size.strip()))
+        return name, math.inf if size == "inf" else float(Fraction(size)) / (100.0 if unit == "%" else 1.0), unit
     except (ValueError, ZeroDivisionError):
         return None

@@ -159,7 +159,8 @@ class Pricing:
         """Radii, the search for the smallest change, and runs of fixed size, mostly one of them."""
         for name in curve.certifiers:
             yield self._radii(name, curve)
-        yield self._line("curve-attack", *curve.seeker, curve.examples, self.correct)
+        if curve.seeker:
+            yield self._line("curve-attack", *curve.seeker, curve.examples, self.correct)
         most = 2 * math.ceil(math.log2(curve.points))
         runs = self._line("curve-runs", *curve.placed(smooth=True), curve.examples)
         likely = 1.2 * self.correct / most

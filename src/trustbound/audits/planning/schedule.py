@@ -117,7 +117,8 @@ class SecurityCurve:
     Parameters
         examples    of the curve.
         certifiers  by name, cheapest first.
-        seeker      the search for the smallest change: an attack and its parameters.
+        seeker      the search for the smallest change: an attack and its parameters; None where no such search serves
+                    the set, and runs of fixed size find everything.
         runs        parameters of the runs of fixed size, those of a suite's last stage. Half the steps of `fmn`'s
                     default and varied runs came closer than all of them and fewer runs, at equal cost.
     """
@@ -125,8 +126,13 @@ class SecurityCurve:
     examples: int
     certifiers: tuple[str, ...] = ()
     points: int = 33
-    seeker: tuple[str, dict[str, Any]] = ("fmn", {"steps": 50})
+    seeker: tuple[str, dict[str, Any]] | None = ("fmn", {"steps": 50})
     runs: dict[str, Any] = field(default_factory=lambda: {"steps": 12, "runs": VARIED})
+
+    @property
+    def opens(self) -> str:
+        """The name under which its attacks begin."""
+        return "curve-attack" if self.seeker else "curve-runs"
 
     def placed(self, *, smooth: bool) -> tuple[str, dict[str, Any]]:
         """The attack that is run at sizes of the curve, and its parameters."""
@@ -168,7 +174,8 @@ def steps(
     found += [Control(stage=stage) for stage in stages if stage.control]
     if curve_examples and drawable(threat, task):
         drawn = tuple(name for name in certifiers if CERTIFIERS.find(name).audited)
-        found.append(SecurityCurve(examples=curve_examples, certifiers=drawn))
+        curve = SecurityCurve(examples=curve_examples, certifiers=drawn)
+        found.append(curve if _sought(threat) else replace(curve, seeker=None))
     return (*found, Checks(when="after"))
 
 
@@ -202,5 +209,11 @@ def drawable(threat: Threat, task: Task = CLASSIFICATION) -> bool:
     >>> drawable(Threat.parse("linf:0.1")), drawable(Threat.parse("linf:0.1;access=scores"))
     (True, False)
     """
-    fits = threat.access >= Access.GRADIENTS and ATTACKS.find("fmn").serves(threat.perturbations)
+    fixed = threat.perturbations.per_column and ATTACKS.find("margin-pgd").serves(threat.perturbations)
+    fits = threat.access >= Access.GRADIENTS and (_sought(threat) or fixed)
     return fits and task.smooth and isinstance(threat.goal, Misclassify) and threat.perturbations.epsilon > 0
+
+
+def _sought(threat: Threat) -> bool:
+    """Whether a search for the smallest change serves the set."""
+    return ATTACKS.find("fmn").serves(threat.perturbations)

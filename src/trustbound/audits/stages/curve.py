@@ -70,6 +70,7 @@ def curve(
         note = "; ".join(filter(None, [note, f"not every attack of the curve could be run: {said}"]))
     return Curve(
         norm=norm,
+        unit=getattr(threat.perturbations, "unit", ""),
         n=total,
         epsilons=epsilons,
         upper=tuple(value / total for value in upper),

@@ -56,7 +56,8 @@ class Distances:
             if self.verdicts.broken_by[position]:
                 self._note(position, float(self.verdicts.size[position]))
         caps = torch.full((len(self.context.data),), self.cap, dtype=torch.float64)
-        self._attack(*self.step.seeker, "curve-attack", positions, caps)
+        if self.step.seeker:
+            self._attack(*self.step.seeker, "curve-attack", positions, caps)
         self._place(positions, radius)
 
     def cost(self) -> Cost:

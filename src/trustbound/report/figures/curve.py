@@ -14,8 +14,8 @@ from trustbound.report.figures.palette import colour
 from trustbound.report.formatting import number, share
 
 
-def curve_picture(curve: Curve, epsilons: Sequence[tuple[str, float]], *, width: float, name: str) -> str:
-    """Draw one norm's curve; `epsilons` are the threats of the audit, marked where they lie.
+def curve_picture(curve: Curve, epsilons: Sequence[tuple[str, float]], *, axis: str, width: float, name: str) -> str:
+    """Draw one norm's curve; `epsilons` are the threats of the audit, marked where they lie, `axis` names sizes.
 
     Robust accuracy never grows with epsilon. So between two measured sizes the upper bound of the smaller
     one and the lower bound of the larger one hold: the steps drawn are bounds everywhere, not only where
@@ -72,14 +72,14 @@ def curve_picture(curve: Curve, epsilons: Sequence[tuple[str, float]], *, width:
         axes.yaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1.0]))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.xaxis.set_major_locator(MaxNLocator(7 if width >= 500 else 4))
-        axes.set_xlabel(f"allowed change, {label(curve.norm, 20)}")
+        axes.set_xlabel(f"allowed change, {label(axis, 40 if width >= 500 else 26)}")
         axes.grid(axis="y")
         _legend(figure, width, height)
 
     return picture(
         draw,
         name=name,
-        title=f"Security curve, {label(curve.norm)}",
+        title=f"Security curve, {label(axis)}",
         description=_described(curve),
         width=width,
         height=height,

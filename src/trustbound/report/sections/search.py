@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from trustbound.record.audit import AuditRecord, Curve, StageFacts
 from trustbound.record.cost import Cost, Spent
@@ -43,14 +44,19 @@ def curve_section(record: AuditRecord) -> Section:
     wide = WIDE if len(curves) == 1 else HALF
     pictures = []
     for index, curve in enumerate(curves):
+        known = [(bracket.threat, size_of(bracket.threat)) for bracket in record.brackets]
         marked = [
-            (b.threat, known[1]) for b in record.brackets if (known := size_of(b.threat)) and known[0] == curve.norm
+            (threat, _scale(curve) * size[1])
+            for threat, size in known
+            if size and (size[0], size[2]) == (curve.norm, curve.unit)
         ]
+        shown = replace(curve, epsilons=tuple(_scale(curve) * size for size in curve.epsilons))
+        axis = _axis(curve)
         pictures.append(
             Picture(
-                caption=f"Under {curve.norm}, on {amount(curve.n, 'example')}.",
-                wide=curve_picture(curve, marked, width=wide, name=f"curve-{index}-wide"),
-                narrow=curve_picture(curve, marked, width=NARROW, name=f"curve-{index}-narrow"),
+                caption=f"Under {curve.norm}{_in_units(curve)}, on {amount(curve.n, 'example')}.",
+                wide=curve_picture(shown, marked, axis=axis, width=wide, name=f"curve-{index}-wide"),
+                narrow=curve_picture(shown, marked, axis=axis, width=NARROW, name=f"curve-{index}-narrow"),
             )
         )
     blocks: list[Block] = [
@@ -201,15 +207,37 @@ def _purposes(cost: Cost) -> Table:
     )
 
 
+#: What sizes are counted in where columns of a table give them a unit.
+_UNITS = {
+    "%": "per cent of each column's range",
+    "range": "ranges of each column",
+    "std": "standard deviations of each column",
+    "columns": "radii of each column's own",
+}
+
+
+def _in_units(curve: Curve) -> str:
+    return f", in {_UNITS[curve.unit]}" if curve.unit in _UNITS else ""
+
+
+def _axis(curve: Curve) -> str:
+    return _UNITS.get(curve.unit, curve.norm)
+
+
+def _scale(curve: Curve) -> float:
+    """What a size of the record is multiplied with before it is shown."""
+    return 100.0 if curve.unit == "%" else 1.0
+
+
 def _curve_table(curve: Curve) -> Table:
     """The numbers of one curve."""
     return Table(
-        caption=f"Security curve under {curve.norm} in numbers: shares of {amount(curve.n, 'example')} with exact "
-        "95 % intervals.",
+        caption=f"Security curve under {curve.norm} in numbers{_in_units(curve)}: shares of "
+        f"{amount(curve.n, 'example')} with exact 95 % intervals.",
         head=("epsilon", "at least (certified)", "at most (unbroken)"),
         rows=tuple(
             (
-                number(epsilon),
+                number(_scale(curve) * epsilon),
                 share_with_interval(curve.lower[i], curve.lower_interval[i]),
                 share_with_interval(curve.upper[i], curve.upper_interval[i]),
             )
