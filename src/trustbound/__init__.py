@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from trustbound.data import LabelledSet, load_data
     from trustbound.exports import export
     from trustbound.hardening import train
-    from trustbound.model import Adaptation, Model, load_model, save_model, smooth
+    from trustbound.model import Adaptation, Model, ablate, load_model, save_model, smooth
     from trustbound.model.wrapping import wrap
     from trustbound.record import AuditRecord, Box
     from trustbound.report import write as write_report
@@ -61,6 +61,7 @@ _HOMES = {
     "SharedPerturbation": "trustbound.attacks",
     "Threat": "trustbound.threat",
     "VerificationResult": "trustbound.certificates",
+    "ablate": "trustbound.model",
     "attack": "trustbound.attacks",
     "audit": "trustbound.audits",
     "certify": "trustbound.certificates",
@@ -98,6 +99,7 @@ __all__ = [
     "UnsoundError",
     "UnsupportedError",
     "VerificationResult",
+    "ablate",
     "attack",
     "audit",
     "certify",

@@ -195,6 +195,8 @@ def test_a_frozen_batch_norm_keeps_its_statistics(row):
 @EVERY
 def test_it_lifts_what_it_says(row):
     """One feature tells the class beyond the adversary's reach, sixty others better but within it."""
+    if row.name == "ablation":
+        pytest.skip("of pictures alone; `certificates/test_ablation.py` certifies what it trains")
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(400) % 2
     sign = labels.float()[:, None] * 2 - 1

@@ -178,6 +178,22 @@ _FEW_PARAMETERS: dict[str, tuple[Stage, ...]] = {
 }
 
 
+def _placed(runs: int) -> Stage:
+    """Climbs that each begin somewhere else, and stay there."""
+    return _margin("placed", 1.0, *(Run(start="random"),) * runs)
+
+
+#: The same of a set whose parameters are places, and many numbers besides.
+_OPENING: dict[str, dict[str, tuple[Stage, ...]]] = {
+    "patch": {
+        "quick": (Stage(name="draws", attack="random", params={"steps": 50}), _placed(4)),
+        "standard": (Stage(name="draws", attack="random", params={"steps": 200}), _placed(16)),
+        "thorough": (Stage(name="draws", attack="random", params={"steps": 1000}), _placed(64)),
+        "autoattack": (),
+    }
+}
+
+
 def _targets(share: float) -> Stage:
     """Short climbs towards each of nine classes: what stands after many runs towards few falls to other classes."""
     params = {"steps": 20, "targets": 9, "candidates": 9}
@@ -282,7 +298,8 @@ def suite(budget: str, threat: Threat, task: Task = CLASSIFICATION) -> tuple[Sta
     blind = _BLIND.get(threat.access, {}).get(budget)
     if not threat.perturbations.norm:
         scored = (blind,) if blind is not None and _serves(blind, threat, task) else ()
-        kept = (*_FEW_PARAMETERS[budget], *scored, *(stage for stage in kept if not stage.control))
+        opening = _OPENING.get(threat.perturbations.name, _FEW_PARAMETERS)[budget]
+        kept = (*opening, *scored, *(stage for stage in kept if not stage.control))
     elif threat.access is Access.GRADIENTS:
         own = _OWN.get((budget, threat.perturbations.name), ())
         kept = _with_own(kept, tuple(stage for stage in own if _serves(stage, threat, task)))

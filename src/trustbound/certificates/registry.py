@@ -18,7 +18,8 @@ class CertifierRow:
     quadratic   its time grows with the square of the network's activations.
     audited     audits run it among their proofs; the others are asked for by name.
     layers      it bounds the layers of a network over a norm ball; the others bound what they say.
-    changes     kinds of change by a few parameters that it serves, alone and one after another.
+    changes     sets that are no norm balls and that it serves; those that may be joined, also one after another.
+    reads       it is about the list of operations that a network is read into, not about a model as it answers.
     """
 
     name: str
@@ -31,17 +32,13 @@ class CertifierRow:
     audited: bool = True
     layers: bool = True
     changes: tuple[str, ...] = ()
+    reads: bool = True
 
     def serves(self, perturbations: PerturbationSet) -> bool:
         """Whether it has proofs under a set of perturbations."""
         if perturbations.norm:
             return perturbations.norm in self.norms
         return set(perturbations.name.split(",")) <= set(self.changes)
-
-    @property
-    def reads(self) -> bool:
-        """Whether it is about the list of operations that a network is read into, not about a model as it answers."""
-        return self.layers or bool(self.changes)
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -105,6 +102,7 @@ CERTIFIERS = Registry(
         paper="Cohen et al. 2019, arXiv:1902.02918; Yang et al. 2020, arXiv:2002.08118",
         audited=False,
         layers=False,
+        reads=False,
     ),
     CertifierRow(
         name="trees",
@@ -115,6 +113,7 @@ CERTIFIERS = Registry(
         paper="Devos, Meert and Davis 2021, arXiv:2010.13880",
         quadratic=True,
         layers=False,
+        reads=False,
     ),
     CertifierRow(
         name="parameter-splitting",
@@ -126,5 +125,16 @@ CERTIFIERS = Registry(
         paper="Singh et al. 2019, 10.1145/3290354",
         quadratic=True,
         layers=False,
+    ),
+    CertifierRow(
+        name="ablation",
+        target="trustbound.certificates.methods.ablation:Ablation",
+        line="votes over bands or blocks, of which a patch meets few: of the model that votes; any model of pictures",
+        norms=(),
+        changes=("patch",),
+        deterministic=True,
+        paper="Levine and Feizi 2020, arXiv:2002.10733",
+        layers=False,
+        reads=False,
     ),
 )

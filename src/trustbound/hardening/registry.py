@@ -71,6 +71,13 @@ OBJECTIVES = Registry(
         lifts="certified radius of the smoothed model",
     ),
     ObjectiveRow(
+        name="ablation",
+        target="trustbound.hardening.objectives.ablation:AblationTraining",
+        line="Cross-entropy on one band or block of each picture, for the model that votes over all of them.",
+        threat=False,
+        lifts="certified accuracy under patches of the voting model",
+    ),
+    ObjectiveRow(
         name="interval",
         target="trustbound.hardening.objectives.interval:IntervalTraining",
         line="Cross-entropy on the worst logits that interval arithmetic allows, at a growing radius.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from trustbound.lazy import lazy
 
 if TYPE_CHECKING:
+    from trustbound.model.defences.ablated import ablate
     from trustbound.model.defences.adaptation import Adaptation
     from trustbound.model.defences.smoothed import smooth
     from trustbound.model.files.save import save_model
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from trustbound.model.wrapping import Model
     from trustbound.model.zoo.build import build
 
-__all__ = ["Adaptation", "Model", "build", "load_model", "save_model", "smooth"]
+__all__ = ["Adaptation", "Model", "ablate", "build", "load_model", "save_model", "smooth"]
 
 _HOMES = {
     "Adaptation": "defences.adaptation",
     "Model": "wrapping",
+    "ablate": "defences.ablated",
     "build": "zoo.build",
     "load_model": "load",
     "save_model": "files.save",

@@ -14,6 +14,7 @@ from trustbound.errors import InputError
 from trustbound.threat.goals import DECIMAL, Goal, Misclassify, parse_goal
 from trustbound.threat.sets.ball import NormBall
 from trustbound.threat.sets.columns import in_units
+from trustbound.threat.sets.patch import Patch
 from trustbound.threat.sets.perturbation_set import PerturbationSet
 from trustbound.threat.sets.registry import SETS
 from trustbound.threat.sets.transformations import Transformations
@@ -130,6 +131,8 @@ def _parse_set(text: str) -> PerturbationSet:
         if (found := in_units(name, size, text)) is not None:
             return found
         parts.append((name, _size(size, text)))
+    if len(parts) == 1 and parts[0][0] == Patch.name:
+        return Patch(parts[0][1])
     if len(parts) == 1 and not SETS.find(parts[0][0]).combines:
         return NormBall(*parts[0])
     return Transformations(tuple(parts))

@@ -11,6 +11,7 @@ from trustbound.certificates.graph.matrix_operations import Convolution, Dense
 from trustbound.certificates.graph.operations import Activation, Input, Linear
 from trustbound.certificates.methods.tree_reading import NO_TREES
 from trustbound.certificates.registry import CERTIFIERS
+from trustbound.model.defences.ablated import Ablated
 from trustbound.threat import Misclassify, Target, Threat
 
 #: Activations up to which backward bounds are worth their memory and time, by budget.
@@ -35,6 +36,8 @@ TREES_AT_ONCE = 16
 
 def certifiers(subject: Subject, threat: Threat, budget: str) -> tuple[list[str], str]:
     """The certifiers that serve a threat, by name, cheapest first; and what was left out, in words."""
+    if isinstance(subject.model.module, Ablated):
+        return _of_votes(threat)
     graph, refusal = subject.readable.graph, subject.readable.refusal
     if graph is None and subject.model.shows == "gradients":
         return [], refusal
@@ -59,6 +62,15 @@ def certifiers(subject: Subject, threat: Threat, budget: str) -> tuple[list[str]
     if not kept and not left:
         left.append(f"no proof: no certifier serves {threat.perturbations.name}")
     return kept, "; ".join(left)
+
+
+def _of_votes(threat: Threat) -> tuple[list[str], str]:
+    """The certifier of models that vote over ablated pictures."""
+    if not CERTIFIERS.find("ablation").serves(threat.perturbations):
+        return [], f"no proof: no certifier serves {threat.perturbations.name}, of votes over ablated pictures"
+    if not isinstance(threat.goal, Misclassify):
+        return [], f"no proof: the goal {threat.goal} has no certifier yet, of votes over ablated pictures"
+    return ["ablation"], ""
 
 
 def _of_trees(subject: Subject, threat: Threat, refusal: str) -> tuple[list[str], str]:

@@ -1,5 +1,6 @@
 """Training objectives: what a network is asked to do well on, one idea per file."""
 
+from trustbound.hardening.objectives.ablation import AblationTraining
 from trustbound.hardening.objectives.context import Batch, Context, Position
 from trustbound.hardening.objectives.crown_ibp import CrownIBPTraining
 from trustbound.hardening.objectives.fgsm_rs import FGSMRSTraining
@@ -21,6 +22,7 @@ from trustbound.hardening.objectives.standard import Standard
 from trustbound.hardening.objectives.trades import TradesTraining
 
 __all__ = [
+    "AblationTraining",
     "Batch",
     "Context",
     "CrownIBPTraining",

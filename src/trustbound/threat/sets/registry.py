@@ -13,7 +13,7 @@ class SetRow:
 
     Parameters
         name        as in the text form NAME:SIZE.
-        target      "module:Class": of a norm ball's neighbourhood, or of a `Transformation`.
+        target      "module:Class": of a norm ball's neighbourhood, of a `Transformation`, or of the set itself.
         line        what it allows, in one line.
         unit        of its size.
         example     of its text form.
@@ -81,5 +81,12 @@ SETS = Registry(
         unit="input units",
         example="brightness:0.2",
         combines=True,
+    ),
+    SetRow(
+        name="patch",
+        target="trustbound.threat.sets.patch:Patch",
+        line="One square of so many pixels a side, wherever it lies in the picture, is replaced by anything.",
+        unit="pixels",
+        example="patch:5",
     ),
 )
