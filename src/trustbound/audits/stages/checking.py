@@ -108,30 +108,38 @@ def _kept(
     evidence: Evidence | None = None,
     training: LabelledSet | None = None,
 ) -> tuple[Check, ...]:
-    """Run checks once per run, each a unit of work where it asks the model: a resumed audit reads them back."""
-    share = context.allowance.share(step)
+    """Run checks once per run, each a unit of work where it asks the model: a resumed audit reads back those it has."""
+    share, store = context.allowance.share(step), context.store
     params = {"share": share} if share < 1.0 else {}
     asked = WorkUnit(step=step, shard=0, kind="check", positions=(), key=context.key, threat=str(threat), params=params)
     units = [dataclasses.replace(asked, shard=number, method=row.name) for number, row in enumerate(rows)]
-
-    def look() -> Any:
+    if not store.has_fact(step):
         context.progress.begin(step, len(units))
-        askers = [unit for unit, row in zip(units, rows, strict=True) if row.asks]
-        answers = context.engine.run(askers, attacks, evidence)
-        documents, spent = [], Cost()
+        new = [unit for unit, row in zip(units, rows, strict=True) if row.asks and not store.has_fact(_name(unit))]
+        answers = context.engine.run(new, attacks, evidence)
         for unit, row in zip(units, rows, strict=True):  # in their order: the last of them looks at the model's state
-            if row.asks:
-                found = next(answers)
-                document, cost = found.document, found.cost
-            else:
-                examined = examine(looked_at(unit, context.subject, attacks, evidence, training), [row.name])
-                document, cost = to_document(examined.checks[0]), examined.cost
-            documents.append(document)
-            spent += cost
-            context.progress.advance(1)
-        return {"checks": documents, "cost": to_document(spent)}
 
-    kept = context.store.fact(step, look)
-    if not context.store.done(step):  # also after a run that was killed between the two
-        context.store.commit(step, 0, [], from_document(Cost, kept["cost"]))
+            def look(unit: WorkUnit = unit, row: CheckRow = row) -> Any:
+                if row.asks:
+                    found = next(answers)
+                    return {"check": found.document, "cost": to_document(found.cost)}
+                examined = examine(looked_at(unit, context.subject, attacks, evidence, training), [row.name])
+                return {"check": to_document(examined.checks[0]), "cost": to_document(examined.cost)}
+
+            store.fact(_name(unit), look)
+            context.progress.advance(1)
+
+    def together() -> Any:
+        kept = [store.fact(_name(unit), dict) for unit in units]
+        spent = sum((from_document(Cost, one["cost"]) for one in kept), Cost())
+        return {"checks": [one["check"] for one in kept], "cost": to_document(spent)}
+
+    kept = store.fact(step, together)
+    if not store.done(step):  # also after a run that was killed between the two
+        store.commit(step, 0, [], from_document(Cost, kept["cost"]))
     return tuple(from_document(Check, document) for document in kept["checks"])
+
+
+def _name(unit: WorkUnit) -> str:
+    """Under which a check of its own is kept."""
+    return f"{unit.step}/{unit.method}"
