@@ -96,6 +96,15 @@ def test_the_size_of_a_unit_follows_the_cost_of_its_proofs(method, activations, 
     assert proving.at_once(context, method, count) == examples
 
 
+def test_attention_is_part_of_the_cost_of_ranges_too():
+    """Of 64 tokens every share asks about 64 differences: 512 examples of it are no work of seconds."""
+    net = torch.nn.Sequential(torch.nn.Unflatten(1, (64, 64)), torch.nn.Softmax(-1), torch.nn.Flatten())
+    net.append(torch.nn.Linear(4096, 2))
+    data = tb.LabelledSet(torch.rand(4, 4096), [0, 1, 0, 1])
+    context = SimpleNamespace(unit_size=2048, subject=Subject(model=tb.wrap(net), data=data, threats={}))
+    assert proving.at_once(context, "interval", 1000) == 500
+
+
 @pytest.mark.parametrize(("method", "examples"), [("crown", 50), ("interval", 50), ("lipschitz", 50)])
 def test_many_classes_are_part_of_the_cost(method, examples):
     net = torch.nn.Sequential(torch.nn.Linear(135, 360), torch.nn.ReLU(), torch.nn.Linear(360, 1000))

@@ -8,6 +8,7 @@ from trustbound.audits.stages.context import Context
 from trustbound.audits.work_units.subject import Subject
 from trustbound.certificates.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution, Dense
+from trustbound.certificates.graph.normalisation import Softmax
 from trustbound.certificates.graph.operations import Activation, Input, Linear
 from trustbound.certificates.methods.tree_reading import NO_TREES
 from trustbound.certificates.registry import CERTIFIERS
@@ -26,6 +27,9 @@ DEARER = {"alpha-crown": 8, "branch-and-bound": 64, "parameter-splitting": 64}
 #: Examples × squared activations of a work unit that goes back from each of them: about ten seconds on one core. Six
 #: multiplications with a requirement's rows take as long as one of these.
 AT_ONCE, MULTIPLICATIONS = 1 << 32, 6
+
+#: A difference of two numbers under a softmax, whose exponentials limit its shares, takes as long as so many of these.
+DIFFERENCES = 32
 
 #: Seconds that these take, about.
 SECONDS_AT_ONCE = 10.0
@@ -131,7 +135,8 @@ def at_once(context: Context, method: str, count: int) -> int:
 def _work(graph: Graph, quadratic: bool) -> int:
     """What one example asks, in squared activations: the units that are asked about, or a row for each other answer.
 
-    The rows of a requirement go back through every matrix, or, where only ranges are told, through the last one.
+    The rows of a requirement go back through every matrix, or, where only ranges are told, through the last one; of a
+    softmax all differences of numbers that share are asked about.
     """
     sizes = [
         step.weight.numel() * step.features // len(step.weight)
@@ -139,4 +144,5 @@ def _work(graph: Graph, quadratic: bool) -> int:
         if isinstance(step, Dense | Convolution)
     ]
     rows = max(1, graph.classes - 1) * (sum(sizes) if quadratic else sum(sizes[-1:])) // MULTIPLICATIONS
-    return max(1, rows, activations(graph) ** 2 if quadratic else 0)
+    shares = sum(step.features * step.shape[-1] for step in graph.operations if isinstance(step, Softmax))
+    return max(1, rows, DIFFERENCES * shares, activations(graph) ** 2 if quadratic else 0)
