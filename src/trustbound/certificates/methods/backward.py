@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Convolution
 from trustbound.certificates.graph.operations import Activation, Input, Linear, MaxPool, Operation, Scale, Sum
@@ -156,7 +157,7 @@ def propagate_backward(
         multipliers for an activation, what is added to the rows over its operand: a number ≥ 0 times −1 where the
                     operand is known to be ≥ 0, times 1 where it is known to be ≤ 0, and 0 elsewhere. The bound then
                     holds where all of that is so.
-        met         is filled with the rows as they come to the input and to every activation.
+        met         is filled with the rows as they come to the input and to every activation, smooth ones included.
     """
     return resumed(network, start, _begun(start, rows), slopes=slopes, multipliers=multipliers, met=met)
 
@@ -203,7 +204,7 @@ def _descend(
             continue
         step, here = graph.operations[index], waiting.pop(index)
         here = here.settle(step.shape)
-        if met is not None and isinstance(step, Input | Activation):
+        if met is not None and isinstance(step, Input | Activation | Smooth):
             met[index] = here
         noise = network.noises[index]
         if noise is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.operations import Activation, Input
 from trustbound.certificates.methods.backward import Coefficients
 from trustbound.certificates.methods.relaxations import LinearRelaxation
@@ -22,12 +23,43 @@ def costs(tree: Tree, domains: Domains) -> tuple[Tensor, Tensor]:
 
     Shapes      domains D; costs (D, N); points (D, *F) float32.
     """
+    off, added, points = _followed(tree, domains)
+    cost = torch.zeros_like(domains.slopes)
+    for index, at, part in tree.places:
+        if index in off:
+            cost[:, part] = (off[index] + 1e-4 * added[index]).flatten(1)[:, at]
+    cost = cost.nan_to_num(0.0) + 1e-30
+    return cost.masked_fill(domains.signs != 0, -torch.inf), points
+
+
+def bend(tree: Tree, domain: Domains) -> tuple[tuple[int, int] | None, Tensor]:
+    """Return which number of which step costs the bound of one domain most by a smooth activation of it; and points.
+
+    None where no line is off the curve. The points are those of `costs`.
+    """
+    off, _, points = _followed(tree, domain)
+    best, found = 0.0, None
+    for index, cost in off.items():
+        step = tree.network.graph.operations[index]
+        if isinstance(step, Smooth):
+            most, place = cost.nan_to_num(0.0).flatten().max(0)
+            if float(most) > best:
+                best, found = float(most), (step.sources[0], int(place))
+    return found, points
+
+
+def _followed(tree: Tree, domains: Domains) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
+    """Follow the points at which bounds are least forward through the lines, as `costs` says.
+
+    Returns what each activation's line is off there, times its coefficient; what upper lines of ReLUs add at most, both
+    (D, *F); and the points.
+    """
     met: dict[int, Coefficients] = {}
     tree.sketch(domains, met)
     found = tree.relaxed(tree.single, domains.signs)
     chosen, _ = tree.choices(found, domains.signs, domains.slopes, domains.multipliers)
-    places = {index: (at, part) for index, at, part in tree.places}
-    cost = torch.zeros_like(domains.slopes)
+    off: dict[int, Tensor] = {}
+    added: dict[int, Tensor] = {}
     points = farthest_point(found.region, met[0].coefficients[:, 0]) if 0 in met else found.region.inputs
     values: list[Tensor] = []
     for index, step in enumerate(found.graph.operations):
@@ -37,17 +69,16 @@ def costs(tree: Tree, domains: Domains) -> tuple[Tensor, Tensor]:
         operands = [values[source] for source in step.sources]
         exact = step.apply(*operands)
         line = found.relaxations.get(index)
-        if isinstance(step, Activation) and isinstance(line, LinearRelaxation) and index in places and index in met:
+        if isinstance(step, Activation | Smooth) and isinstance(line, LinearRelaxation) and index in met:
             given = met[index].coefficients[:, 0]
-            upper = line.above * operands[0] + line.shift
-            followed = torch.where(given > 0, chosen[index][:, 0] * operands[0], upper)
-            at, part = places[index]
-            off = given.abs() * (followed - exact).abs() + 1e-4 * given.clamp(max=0).abs() * line.shift
-            cost[:, part] = off.flatten(1)[:, at]
+            lower = chosen[index][:, 0] * operands[0] if index in chosen else line.below * operands[0]
+            lower = lower if line.floor is None else lower + line.floor
+            followed = torch.where(given > 0, lower, line.above * operands[0] + line.shift)
+            off[index] = given.abs() * (followed - exact).abs()
+            added[index] = given.clamp(max=0).abs() * line.shift
             exact = followed
         values.append(exact)
-    cost = cost.nan_to_num(0.0) + 1e-30
-    return cost.masked_fill(domains.signs != 0, -torch.inf), points
+    return off, added, points
 
 
 def farthest_point(region: Region, rows: Tensor) -> Tensor:

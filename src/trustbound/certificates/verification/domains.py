@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from trustbound.certificates.graph.operations import Activation
+from trustbound.certificates.graph.operations import Activation, Input, Linear
 from trustbound.certificates.methods.backward import Coefficients, propagate_backward
 from trustbound.certificates.methods.relaxations import LinearRelaxation
 from trustbound.certificates.methods.relaxed_network import RelaxedNetwork
@@ -83,6 +83,11 @@ class Tree:
                     places.append((index, at, slice(count, count + len(at))))
                     count += len(at)
         return cls(network=network, single=network.single(), rows=rows, places=tuple(places), neurons=count)
+
+    @property
+    def pieces(self) -> bool:
+        """Whether the network is linear where every ReLU's sign is known."""
+        return all(isinstance(step, Activation | Input | Linear) for step in self.network.graph.operations)
 
     def slope(self, index: int) -> float:
         """Return an activation's slope below zero."""

@@ -10,17 +10,22 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.curves import Smooth
+from trustbound.certificates.methods.slopes import Ascent
 from trustbound.certificates.specification import LowerBound
-from trustbound.certificates.verification.branching import costs, split
-from trustbound.certificates.verification.domains import Domains
+from trustbound.certificates.verification.branching import bend, costs, split
+from trustbound.certificates.verification.domains import Domains, Tree
 from trustbound.certificates.verification.narrowing import Narrowing, Part
-from trustbound.certificates.verification.relu_splitting import ReluSplitting
+from trustbound.certificates.verification.pruning import pruned
+from trustbound.certificates.verification.relu_splitting import FIRST_STEPS, STEP_SIZE, ReluSplitting
 
 #: Ascent steps of a neuron and of the row in one sweep; sweeps of the whole region and of a half, at most, and what
 #: one must gain of the bound for another to follow.
-STEPS, ROW_STEPS, FIRST_SWEEPS, SWEEPS, GAIN = 5, 10, 12, 4, 0.003
+STEPS, ROW_STEPS, FIRST_SWEEPS, SWEEPS, GAIN = 5, 20, 12, 4, 0.003
 #: Unsplit neurons with which a part is left to the search that keeps its limits.
 FEW = 12
+#: What a split of the last neurons counts beside one of the others.
+LAST = 0.5
 #: What is proven of an example is at most this share of the size of its first bound.
 SHARE = 1e-4
 
@@ -55,22 +60,34 @@ class NarrowedSplitting:
         part = Part(tree=search.tree, domain=whole, split=whole.row.new_zeros(0))
         if self._goes_on():
             part = self._narrowed(narrowing, part, FIRST_SWEEPS)
+            part = part if part.proven else self._pruned(part)
         self._push(part, ticket)
         while self.heap and self._goes_on() and not search.broken:
             part = heapq.heappop(self.heap)[-1]
-            if int((part.domain.signs == 0).sum()) <= FEW:
+            left = int((part.domain.signs == 0).sum())
+            if left <= FEW and part.tree.pieces:
                 self._searched(part, ticket)
                 continue
-            cost, points = costs(part.tree, part.domain)
-            if search.refuted(points):
+            halves, points = self._bent(part) if left == 0 else self._split(part)
+            if search.refuted(points) or not halves:
                 self._push(part, ticket)
                 break
-            for half in self._halves(part, cost):
+            for half in halves:
                 self._push(self._narrowed(narrowing, half, SWEEPS), ticket)
         for *_, part in self.heap:
             self._close(part.domain)
         value, run = (torch.stack([getattr(bound, name) for bound in self.bounds]) for name in ("value", "run"))
         return LowerBound(value=value.amin(0), run=run.amin(0))
+
+    def _pruned(self, part: Part) -> Part:
+        """Begin anew with the whole region, without the neurons that it never switches on."""
+        network = pruned(part.tree.network)
+        if network is part.tree.network:
+            return part
+        tree = Tree.over(network, part.tree.rows)
+        domain = replace(tree.whole(part.domain.row), value=part.domain.value, run=part.domain.run)
+        domain = tree.improve(domain, Ascent(steps=FIRST_STEPS, step_size=STEP_SIZE), 0.0)
+        return Part(tree=tree, domain=domain.better(tree.bound(domain)), split=part.split)
 
     def _goes_on(self) -> bool:
         return time.monotonic() < self.search.ends and self.nodes < self.max_nodes
@@ -78,16 +95,40 @@ class NarrowedSplitting:
     def _narrowed(self, narrowing: Narrowing, part: Part, sweeps: int) -> Part:
         """Narrow a part, and count what that costs in parts bounded."""
         open_ = int((part.domain.signs == 0).sum())
+        open_ += sum(step.features for step in part.tree.network.graph.operations if isinstance(step, Smooth))
         self.nodes += 1 + open_ * (3 * STEPS + 2) // 16
         return narrowing.narrowed(part, sweeps, GAIN)
 
-    def _halves(self, part: Part, cost: Tensor) -> list[Part]:
+    def _split(self, part: Part) -> tuple[list[Part], Tensor]:
+        """Return both halves of a part at a ReLU, and the point where its bound is least."""
+        cost, points = costs(part.tree, part.domain)
+        # A split behind which no limits are left to narrow helps the row alone.
+        cost[:, part.tree.places[-1][2]] *= LAST
         halves = split(part.tree, part.domain, cost, self.search.candidates, self.search.at_once)
         neuron = (halves.signs[0] != part.domain.signs[0]).nonzero()[0]
         chosen = torch.cat([part.split, neuron])
-        return [
-            replace(part, domain=halves.select(slice(place, place + 1)), split=chosen) for place in range(len(halves))
-        ]
+        both = [halves.select(slice(place, place + 1)) for place in range(len(halves))]
+        return [replace(part, domain=half, split=chosen, depth=part.depth + 1) for half in both], points
+
+    def _bent(self, part: Part) -> tuple[list[Part], Tensor]:
+        """Return both halves of a part at the middle of a smooth activation's limits, none where no line is off."""
+        found, points = bend(part.tree, part.domain)
+        if found is None:
+            return [], points
+        index, place = found
+        network, halves = part.tree.network, []
+        bounds = network.bounds[index]
+        low, high = bounds.low.clone().flatten(), bounds.high.clone().flatten()
+        middle = (low[place] + high[place]) / 2
+        for side in (0, 1):
+            ends = [low.clone(), high.clone()]
+            ends[1 - side][place] = middle
+            low_, high_ = (end.reshape(bounds.low.shape) for end in ends)
+            known = [*network.bounds]
+            known[index] = replace(bounds, low=low_, high=high_)
+            tree = replace(part.tree, network=replace(network, bounds=known))
+            halves.append(replace(part, tree=tree, depth=part.depth + 1))
+        return halves, points
 
     def _searched(self, part: Part, ticket: itertools.count[int]) -> None:
         """Search a part to the end with its limits as they are."""
@@ -106,7 +147,7 @@ class NarrowedSplitting:
             self._close(part.domain)
         else:
             value = float(part.domain.value.nan_to_num(-torch.inf))
-            heapq.heappush(self.heap, (-len(part.split), value, next(ticket), part))
+            heapq.heappush(self.heap, (-part.depth, value, next(ticket), part))
 
     def _close(self, domain: Domains) -> None:
         """Count a part: beyond the threshold nothing was asked."""

@@ -49,6 +49,7 @@ class Part:
         tree    with limits of the part's own.
         domain  the one domain that it is, (1,).
         split   which of the tree's neurons were split, (S,).
+        depth   how many splits led to it.
         empty   limits cross: there are no such points.
         warm    of each step whose neurons have limits of their own.
     """
@@ -56,6 +57,7 @@ class Part:
     tree: Tree
     domain: Domains
     split: Tensor
+    depth: int = 0
     empty: bool = False
     warm: Mapping[int, Warm] = field(default_factory=dict)
 
@@ -144,7 +146,7 @@ class _Sweep:
         known = self.tree.network.bounds[index]
         low, high = self._clipped(index, torch.fmax(bounds.low, known.low), torch.fmin(bounds.high, known.high))
         open_ = (low < 0) & (high > 0) if self.readers[index] else low < high
-        neurons = (open_ & unstable).flatten().nonzero()[:, 0]
+        neurons = (open_ & unstable & self._matters(index, open_)).flatten().nonzero()[:, 0]
         if len(neurons) and not bool((low > high).any()):
             below, above = self._limits(network, index, neurons, float((high - low).flatten()[neurons].mean()))
             flat_low, flat_high = low.clone().flatten(), high.clone().flatten()
@@ -153,6 +155,25 @@ class _Sweep:
             low, high = flat_low.reshape(low.shape), flat_high.reshape(high.shape)
         self.empty = bool((low > high).any())
         return replace(bounds, low=low, high=high)
+
+    def _matters(self, index: int, open_: Tensor) -> Tensor:
+        """Say which limits of a step (1, *F) the row may gain by, once the whole region was swept.
+
+        Behind the last activation the row's coefficients are its own: where one is positive the line below is taken,
+        which hangs on no limit.
+        """
+        operations, readers = self.tree.network.graph.operations, self.tree.network.graph.readers
+        reader = next((place for place, step in enumerate(operations) if index in step.sources), index)
+        later = any(self.tree.network.relaxations.get(place) for place in range(reader + 1, len(operations)))
+        if later or readers[index] > 1 or not self.part.depth or not isinstance(operations[reader], Activation):
+            return torch.ones_like(open_)
+        found, chosen, added = self.ways[1]
+        rows = Coefficients(owner=self.part.domain.row.new_zeros(1), coefficients=self._rows(found))
+        waiting = halted(found, len(operations) - 1, reader, rows, slopes=chosen, multipliers=added).waiting
+        return waiting[reader].coefficients[:, 0] < 0
+
+    def _rows(self, network: RelaxedNetwork) -> Tensor:
+        return self.tree.rows[self.part.domain.row].unsqueeze(1).to(network.region.inputs.dtype)
 
     def _clipped(self, index: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Cut limits where the part lies on one side of zero."""
@@ -170,8 +191,7 @@ class _Sweep:
         domain, last = self.part.domain, len(network.graph.operations) - 1
         ways = []
         for found, chosen, added in self.ways:
-            rows = self.tree.rows[domain.row].unsqueeze(1).to(found.region.inputs.dtype)
-            row = Coefficients(owner=domain.row.new_zeros(1), coefficients=rows)
+            row = Coefficients(owner=domain.row.new_zeros(1), coefficients=self._rows(found))
             way = halted(found, last, _stop(network, index), row, slopes=chosen, multipliers=added)
             ways.append(way.less(self.narrowing.threshold))
         single = network.single()

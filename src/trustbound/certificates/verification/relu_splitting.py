@@ -153,6 +153,10 @@ class ReluSplitting:
     def _leaves(self, leaves: Domains) -> bool:
         """Solve domains in which nothing is left to split; say whether all of them are proven."""
         proven = True
+        if not self.tree.pieces:  # what is left is no linear programme
+            for place in range(len(leaves)):
+                self._close(leaves.select(slice(place, place + 1)))
+            return False
         for place in range(len(leaves)):
             leaf = leaves.select(slice(place, place + 1))
             leaf, point, row = solve(self.tree, leaf, self.tree.rows[self.groups == self.groups[leaf.row]])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.attacks.model_access.untouched import untouched
+from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.kernels import check_kernels
 from trustbound.certificates.graph.matrix_operations import Dense
@@ -76,8 +77,8 @@ def verify(
     First a gradient descent looks for such an input; what it finds was measured again in float64 and, of an ONNX file
     where onnxruntime is installed, there. Then `interval`, `crown` and `alpha-crown` bound every row of the unsafe
     sets, a set being refuted where one of its rows is; what is left is split, the box where at most ten of its sides
-    are no points, ReLUs else. "unsat" is said of a proof alone, which holds for the network as it runs, floating point
-    included.
+    are no points, ReLUs and smooth activations else. "unsat" is said of a proof alone, which holds for the network as
+    it runs, floating point included.
 
     Parameters
         model       an ONNX file or any other model that `load_model` reads; a module; a `Model`.
@@ -246,7 +247,8 @@ class _Proof:
             if not self.open:
                 return True, name, None
         few = int((self.query.high > self.query.low).sum()) <= FEW
-        name = "splitting inputs" if few else "splitting ReLUs"
+        curved = any(isinstance(step, Smooth) for step in self.network.operations)
+        name = "splitting inputs" if few else "splitting activations" if curved else "splitting ReLUs"
         graph, groups = self._specified()
         with torch.no_grad():
             if few:
@@ -255,7 +257,7 @@ class _Proof:
                 )
                 proven = splitting.run(self.low, self.high)
             else:
-                proven = self._split_relus(graph, groups)
+                proven = self._split_activations(graph, groups)
         if proven or self.found is not None:
             return proven, name, self.found
         return False, name if self.decision.expired() else f"{name} did not decide it", None
@@ -286,8 +288,8 @@ class _Proof:
         )
         return replace(self.network, operations=(*last, rows), cache={}), groups
 
-    def _split_relus(self, graph: Graph, groups: Tensor) -> bool:
-        if not all(isinstance(step, Activation | Linear) or not step.sources for step in graph.operations):
+    def _split_activations(self, graph: Graph, groups: Tensor) -> bool:
+        if not all(isinstance(step, Activation | Linear | Smooth) or not step.sources for step in graph.operations):
             return False
         if self.decision.expired():
             return False

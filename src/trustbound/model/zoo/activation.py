@@ -15,6 +15,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
 }
 
 
