@@ -81,9 +81,11 @@ def test_checks_draw_fewer_examples_before_the_search_is_cut(store):
     assert [again.share(f"t/checks-{when}") for when in ("before", "after")] == [0.5, 0.5]
 
 
-def test_the_least_share_is_drawn_whatever_the_time(store):
-    assert limit(store, 1e-3, Clock()).share("t/checks-after") == LEAST_SHARE
-    assert limit(store, 1e9, Clock()).share("u/checks-after") == 1.0
+def test_where_no_share_fits_checks_do_not_ask_the_model(store):
+    assert limit(store, 1e-3, Clock()).share("t/checks-after") == 0.0
+    assert limit(store, 10.5 / PLANNED, Clock()).share("u/checks-after") == 1.0  # of a threat that is in no plan
+    expected, needed = {"v/checks-after": 40.0}, frozenset({"v/checks-after"})
+    assert TimeLimit(store, expected, needed, 10.5 / PLANNED, clock=Clock()).share("v/checks-after") == LEAST_SHARE
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def digits():
     return net.eval().requires_grad_(False), test.stratified(60)
 
 
-def test_no_time_at_all_leaves_the_first_search_the_controls_and_the_checks(digits, tmp_path):
+def test_no_time_at_all_leaves_the_first_search_the_controls_and_what_checks_read(digits, tmp_path):
     net, data = digits
     asked = {"budget": "standard", "run": tmp_path / "run", "curve_examples": 20}
     record = tb.audit(tb.wrap(net), data, ["linf:0.03"], seconds=1e-3, **asked)
@@ -108,11 +110,15 @@ def test_no_time_at_all_leaves_the_first_search_the_controls_and_the_checks(digi
     assert {"trial-smooth", "proof-interval", "control-apgd", "control-square"} <= names
     assert not names & {"wide", "near", "last", "round-1-walk"}
     assert record.curves == ()
-    assert len([check for check in record.checks if check.verdict != "SKIP"]) > 10
+    left = [check for check in record.checks if "there was no time to ask the model" in check.finding]
+    assert {check.name for check in left} >= {"determinism", "gradient-rate", "logit-scale-invariance"}
+    assert all(check.verdict == ("WARN" if check.severity == "error" else "SKIP") for check in left)
+    read = {"set-and-box", "disjoint-verdicts", "sample-size", "black-box-beats-white-box"}
+    assert all(check.verdict in ("PASS", "WARN") for check in record.checks if check.name in read)
     said = [event for event in record.events if "left out for time" in event]
-    fewer = "75 % of the examples that checks {} the search draw"
     searches = ["wide", "near", "last", "rounds", "the curve"]
-    assert [event.rpartition(": ")[2] for event in said] == [fewer.format("before"), *searches, fewer.format("after")]
+    first, last = (f"checks {when} the search that ask the model" for when in ("before", "after"))
+    assert [event.rpartition(": ")[2] for event in said] == [first, *searches, last]
     # Whoever goes on with all the time there is finds the same.
     again = tb.audit(tb.wrap(net), data, ["linf:0.03"], seconds=1e6, **asked)
     assert again.brackets == record.brackets
@@ -161,6 +167,9 @@ def test_what_was_tried_before_is_not_tried_again(digits, monkeypatch):
     record = tb.audit(model, chosen, [threat], budget=budget, curve_examples=0, seconds=0.5, tried=found)
     assert record.brackets[0].n == len(chosen)
     assert len(tried) == len(read) == 1
+    for other, asked in ((tb.wrap(net), "linf:0.03"), (model, "linf:0.04")):
+        with pytest.raises(tb.errors.InputError, match="`tried` must be what `choose` found of this model"):
+            tb.audit(other, chosen, [asked], budget=budget, tried=found)
 
 
 def test_a_certifier_that_no_time_is_left_for_is_priced_and_not_tried(digits, monkeypatch):

@@ -134,10 +134,29 @@ def test_draws_of_a_step_share_calls(examples):
 
 
 def test_a_limit_leaves_the_least():
+    """Rows that the model is asked about where there is no time: one at a time, and no attack."""
+    asked = []
+
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            asked.append(len(inputs))
+            return self.layer(inputs)
+
     torch.manual_seed(0)
-    asked = subject(nn.Linear(4, 3), torch.rand(40, 4))
-    tried = pilot(asked, limit=1e-9).proving({str(THREAT): ["interval"]}, 1e-9)
+    ours = subject(Watched(), torch.rand(40, 4))
+    asked.clear()
+    tried = pilot(ours, limit=1e-9)
+    assert set(asked) == {1}
+    assert len(asked) <= 20
+    tried = tried.proving({str(THREAT): ["interval"]}, 1e-9)
     prospect = tried.prospects[str(THREAT)]
-    assert len(prospect.rows) <= 8
+    assert (prospect.standing, len(prospect.rows)) == (1.0, 8)
     assert prospect.outlooks["interval"] == Outlook(seconds=0.0)
     assert math.isfinite(tried.forward)
+    asked.clear()
+    pilot(ours)
+    assert sum(asked) > 1000

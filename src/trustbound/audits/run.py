@@ -133,8 +133,7 @@ def audit(
     asked = _asked(threats, budget, model.task, data)
     if run is not None:
         check_told_apart(model, asked)
-    named = {str(threat): threat for threat in asked}
-    subject = tried.subject.about(data, named) if tried else Subject(model=model, data=data, threats=named)
+    subject = _subject(model, data, asked, tried)
     count = curve_count(curve_examples, budget, len(data))
     key = derived_key(seed, "audit")
     with contextlib.ExitStack() as exits:
@@ -168,6 +167,22 @@ def audit(
         )
         left = None if seconds is None else seconds - (time.perf_counter() - begun)
         return _audit(context, count, training, command, left, tried, keep=run is not None)
+
+
+def _subject(model: Model, data: LabelledSet, asked: Sequence[Threat], tried: Pilot | None) -> Subject:
+    """What is audited; the list of operations that a trial has read goes along.
+
+    Raises      InputError for a trial of another model, or of other threats.
+    """
+    named = {str(threat): threat for threat in asked}
+    if tried is None:
+        return Subject(model=model, data=data, threats=named)
+    if not isinstance(tried, Pilot) or tried.subject.model is not model or not named.keys() <= tried.prospects.keys():
+        raise InputError(
+            "`tried` must be what `choose` found of this model, the same object, under these threats; got "
+            f"{tried.subject.model.name if isinstance(tried, Pilot) else type(tried).__name__}. Leave it out."
+        )
+    return tried.subject.about(data, named)
 
 
 def _cut(store: Store, engine: str, workers: int, asked: int | None) -> tuple[int, int]:

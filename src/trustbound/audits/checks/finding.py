@@ -122,6 +122,8 @@ class EvaluationCheck(abc.ABC, Generic[AnyContext]):
             finding = idle(f"is a question about classes; the task is {context.model.task.name}")
         elif self.slopes and not context.model.task.smooth:
             finding = idle(f"is a question about slopes; margins of {context.model.task.name} are counted")
+        elif row.asks and not context.share:
+            finding = unmeasured("there was no time to ask the model")
         else:
             try:
                 finding = self.measure(context)

@@ -98,7 +98,7 @@ class Pricing:
                     examples=everything,
                     forwards=forwards,
                     backwards=backwards,
-                    calls=forwards // math.ceil(min(everything, self.checked * SAMPLE)),
+                    calls=forwards // max(1, math.ceil(min(everything, self.checked * SAMPLE))),
                     needed=True,
                 )
             case Trial(stage=stage, examples=most, opens=opens):

@@ -14,6 +14,7 @@ from trustbound.attacks import Attack, AttackResult, attack, build
 from trustbound.attacks.model_access.oracle import default_batch_size, price_of
 from trustbound.attacks.suites import suite
 from trustbound.audits.planning.outlook import Outlook, outlook
+from trustbound.audits.planning.pricing import LEAST as LEAST_PAIRS
 from trustbound.audits.planning.pricing import Price, apart, at_most, calls, price
 from trustbound.audits.stages.proving import at_least, estimated
 from trustbound.audits.work_units.draws import derived_key, drawn
@@ -101,33 +102,44 @@ def pilot(subject: Subject, batch_size: int | None = None, seed: int = 0, limit:
     """
     model, data = subject.model, subject.data
     most = batch_size or default_batch_size(model)
-    rows = torch.arange(min(len(data), most))
     measuring = min(1.0, CALLS * limit)
+    first = torch.arange(1)
+    call = 0.0 if limit == math.inf else _both(price(model, subject.inputs(first), subject.labels(first), limit=0.0))
+    rows = torch.arange(min(len(data), most))
+    if call:  # as many as the least number of forwards and backwards can be timed with
+        rows = rows[: max(1, int(measuring / (2 * LEAST_PAIRS * call)))]
     inputs, labels = subject.inputs(rows), subject.labels(rows)
     found = price(model, inputs, labels, batch_size=batch_size, limit=measuring)
     draws = model.adaptation.draws
     single = crowded = found.forward / draws
     if len(rows) < most and any(apart(_opening(threat, subject))[1] for threat in subject.threats.values()):
-        full = torch.arange(most) % len(data)  # rows of one example fill its calls
+        full = torch.arange(most) % len(rows)  # rows of one example fill its calls
         crowded = price(model, inputs[full], labels[full], batch_size=most, limit=0.0).forward / draws
     chosen = drawn(derived_key(seed, "pilot"), "pilot", data, torch.arange(len(data)), EXAMPLES)
     prospects: dict[str, Prospect] = {}
     correct, overheads = 1.0, [0.0]
     allowed = min(SECONDS, ATTACKS * limit / len(subject.threats))
     for name, threat in subject.threats.items():
-        count = _affordable(subject, _opening(threat, subject), found, allowed)
-        tried = _attacked(subject, threat, chosen[:count], batch_size)
+        opening = _opening(threat, subject)
+        count = _affordable(subject, opening, found, allowed)
+        sample = chosen[: max(count, LEAST)]
+        if limit < math.inf and (count < LEAST or calls(opening) * call > 2 * allowed):
+            everything = torch.ones(len(sample), dtype=torch.bool)  # nothing is known of what stands
+            tried = _Tried(opening, everything, everything)
+        else:
+            tried = _attacked(subject, threat, sample, batch_size)
         alone, crowd, backwards = apart(tried.method)
         look = price_of(model)
         evaluated = look * (single * alone + crowded * crowd) + single * found.backward * backwards
-        overheads.append((tried.seconds - evaluated * count) / calls(tried.method))
+        overheads.append((tried.seconds - evaluated * len(sample)) / calls(tried.method))
         if not prospects:
             correct = float(tried.right.double().mean())
-        stands = next(mask for mask in (tried.standing, tried.right, torch.ones(count).bool()) if bool(mask.any()))
+        everything = torch.ones(len(sample), dtype=torch.bool)
+        stands = next(mask for mask in (tried.standing, tried.right, everything) if bool(mask.any()))
         prospects[name] = Prospect(
             standing=float(tried.standing.double().mean()),
             used=tried.used,
-            rows=tuple(chosen[:count][stands].tolist()),
+            rows=tuple(sample[stands].tolist()),
         )
     return Pilot(
         subject=subject,
@@ -148,10 +160,15 @@ def _opening(threat: Threat, subject: Subject, *, smooth: bool = True) -> Attack
 
 
 def _affordable(subject: Subject, method: Attack, found: Price, allowed: float) -> int:
-    """Examples of the sample, at most those there are."""
+    """Examples of the sample that the time is enough for."""
     forwards, backwards = at_most(method)
     seconds = found.forward * (price_of(subject.model) * forwards + found.backward * backwards)
-    return min(len(subject.data), max(LEAST, min(EXAMPLES, int(allowed / max(seconds, 1e-9)))))
+    return min(EXAMPLES, int(allowed / max(seconds, 1e-9)))
+
+
+def _both(found: Price) -> float:
+    """Seconds of a forward and a backward."""
+    return found.forward * (1.0 + found.backward)
 
 
 @dataclass(frozen=True, eq=False)

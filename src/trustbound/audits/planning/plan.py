@@ -188,9 +188,11 @@ def choose(
     budget = next((budget for budget in ("thorough", "standard") if fits(budget, len(data))), "quick")
     if budget == "quick" and not fits("quick", len(data), LEAST_SHARE):
         low, high = min(LEAST, len(data)), len(data)
+        share = LEAST_SHARE if fits("quick", low, LEAST_SHARE) else 0.0  # then no check asks the model
+        high += fits("quick", high, share)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if fits("quick", middle, LEAST_SHARE) else (low, middle)
+            low, high = (middle, high) if fits("quick", middle, share) else (low, middle)
         data = data.stratified(low, seed)
     names = _certifiers(subject, budget)
     return budget, data, tried.proving(names, min(TRIAL * seconds, left / 4))

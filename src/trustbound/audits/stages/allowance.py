@@ -12,9 +12,10 @@ from trustbound.record.store import Store
 #: Of the time that is given, the share that is planned with: prices are measured on a few examples.
 PLANNED = 0.85
 
-#: Of the examples that checks draw, the shares that they draw where the time is short.
-SHARES = (1.0, 0.5, 0.25)
-LEAST_SHARE = SHARES[-1]
+#: Of the examples that checks draw, the shares that they draw where the time is short; with none the model is not
+#: asked.
+SHARES = (1.0, 0.5, 0.25, 0.0)
+LEAST_SHARE = 0.25
 
 
 class Allowance(Protocol):
@@ -80,7 +81,7 @@ class TimeLimit:
                 self._drawn = share
                 if self._fits(checks, share):
                     return share
-            return LEAST_SHARE
+            return SHARES[-1]
 
         name = f"share/{checks}"
         whole = self.store.begun(checks) and not self.store.has_fact(name)  # by whoever had more time

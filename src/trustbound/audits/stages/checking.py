@@ -74,9 +74,11 @@ def after_search(
 
 def shortened_checks(context: Context, step: str) -> list[str]:
     """What was left out of checks for time, in words."""
-    share = context.allowance.share(step)
-    which = step.rpartition("-")[2]
-    return [] if share == 1.0 else [f"{100 * (1.0 - share):.0f} % of the examples that checks {which} the search draw"]
+    share, checks = context.allowance.share(step), f"checks {step.rpartition('-')[2]} the search"
+    if share == 1.0:
+        return []
+    drawn = f"{100 * (1.0 - share):.0f} % of the examples that {checks} draw"
+    return [drawn if share else f"{checks} that ask the model"]
 
 
 def weighed(checks: Sequence[Check], brackets: Sequence[Bracket]) -> tuple[Check, ...]:
