@@ -1,5 +1,7 @@
 """Segmentation: what is counted, what is climbed, and what is refused."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -191,8 +193,8 @@ def test_an_audit_says_which_bound_cannot_exist_and_shows_the_maps(tmp_path):
     record = tb.audit(model, data, ["linf:0.06", "brightness:0.2"], budget="quick", run=tmp_path)
     assert record.exit_code == 0
     for found in record.brackets:
-        assert found.no_proof == f"no proof: {Segmentation.no_proof}"
-        assert (found.certified, found.lower) == (0, 0.0)
+        assert not found.no_proof
+        assert 0.0 < found.lower <= found.upper
     assert 0 < record.brackets[0].broken < 40
     assert record.measures["clean"] == {"pixel accuracy": 1.0, "mean IoU": 1.0}
     assert record.measures["linf:0.06"]["pixel accuracy"] < 1.0
@@ -208,7 +210,7 @@ def test_an_audit_says_which_bound_cannot_exist_and_shows_the_maps(tmp_path):
     assert same[known].mean() == pytest.approx(share)
     assert {check.name: check.verdict for check in record.checks}["finite-differences"] == "SKIP"
     page = tb.write_report(record, tmp_path / "page.html", gallery=gallery).read_text()
-    for said in ("said of the adversarial", "mean IoU", "segmented well enough", "leaf", "bound outputs (B, K)"):
+    for said in ("said of the adversarial", "mean IoU", "segmented well enough", "leaf"):
         assert said in page
 
 
@@ -225,3 +227,77 @@ def test_examples_one_pixel_above_the_threshold_have_gradients_at_every_step():
     (rate,) = [check for check in record.checks if check.name == "gradient-rate"]
     assert rate.verdict == "PASS", rate.finding
     assert " 0 had a zero gradient" in rate.finding
+
+
+def linear_map():
+    """Two classes at each of four pixels, of which a pixel of the input decides alone: x > 1/2."""
+    net = nn.Conv2d(1, 2, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[-1.0], [1.0]]).reshape(2, 1, 1, 1))
+        net.bias.copy_(torch.tensor([1.0, 0.0]))
+    inputs = torch.tensor([[[[0.9, 0.8], [0.7, 0.6]]]]).repeat(2, 1, 1, 1)
+    labels = torch.ones(2, 2, 2, dtype=torch.int64)
+    labels[1, 0, 0] = 255
+    return net, inputs, labels
+
+
+@pytest.mark.parametrize(
+    ("share", "limits"), [(0.5, (0.3, 0.2)), (0.75, (0.2, 0.1)), (1.0, (0.1, 0.1)), (0.2, (0.4, 0.3))]
+)
+@pytest.mark.parametrize("name", ["interval", "crown"])
+def test_a_map_is_certified_up_to_the_size_at_which_too_few_pixels_are_left(share, limits, name):
+    """All pixels move together: of four (of three, in the second) those farthest from 1/2 are the last to turn."""
+    net, inputs, labels = linear_map()
+    for offset, told in ((-1e-3, True), (1e-3, False)):
+        sizes = torch.tensor(limits, dtype=torch.float64) + offset
+        found = tb.certify(
+            name, net, inputs, labels, "linf:1", sizes=sizes, box=(0, 1), task=Segmentation(min_accuracy=share)
+        )
+        assert found.certified.tolist() == [told, told]
+        torch.testing.assert_close(found.margin, torch.full((2,), -2.0 * offset).double(), atol=1e-5, rtol=0)
+
+
+def test_enough_pixels_are_as_many_as_the_count_of_shares_asks_for():
+    for pixels in (1, 3, 7, 10, 30):
+        labels = torch.zeros(1, 1, pixels, dtype=torch.int64)
+        for share in (1 / 3, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0, 1e-9):
+            task = Segmentation(min_accuracy=share)
+            enough = int(task.requirement(labels, 2 * pixels).enough)
+            for right in range(pixels + 1):
+                outputs = torch.zeros(1, 2, 1, pixels)
+                outputs[0, 0, 0, :right], outputs[0, 1, 0, right:] = 1.0, 1.0
+                assert bool(task.scores(outputs, labels)[0, 0] >= 0) is (right >= enough)
+
+
+@pytest.mark.parametrize("name", ["interval", "crown", "alpha-crown"])
+def test_no_attack_breaks_a_map_that_is_certified(name):
+    model, inputs, labels = task(0.8, count=12)
+    sizes = torch.linspace(0.0, 0.03, 12, dtype=torch.float64)
+    found = tb.certify(name, model, inputs, labels, "linf:1", sizes=sizes)
+    assert 2 <= int(found.certified.sum()) < 12
+    for row in found.certified.nonzero()[:, 0].tolist():
+        at, size = slice(row, row + 1), float(sizes[row])
+        for attack in ("pgd", "apgd"):
+            broken = tb.attack(attack, model, inputs[at], labels[at], f"linf:{size}", steps=20)
+            assert not bool(broken.success)
+
+
+def test_a_pixel_too_few_is_certified_wrongly_and_broken(monkeypatch):
+    net, inputs, labels = linear_map()
+    kept = Segmentation.requirement
+
+    def short(task, *given):
+        found = kept(task, *given)
+        return dataclasses.replace(found, enough=found.enough - 1)
+
+    asked = {"box": (0, 1), "task": Segmentation(min_accuracy=0.75)}
+    assert not tb.certify("crown", net, inputs, labels, "linf:0.25", **asked).certified.any()
+    monkeypatch.setattr(Segmentation, "requirement", short)
+    assert tb.certify("crown", net, inputs[:1], labels[:1], "linf:0.25", **asked).certified.all()
+    assert tb.attack("pgd", tb.wrap(net, task=asked["task"]), inputs[:1], labels[:1], "linf:0.25").success.all()
+
+
+def test_maps_that_would_fill_the_memory_are_refused_by_their_size():
+    labels = torch.zeros(1, 128, 128, dtype=torch.int64)
+    with pytest.raises(UnsupportedError, match="no proof: maps of 16,384 pixels and 3 classes would take"):
+        Segmentation(min_accuracy=0.5).requirement(labels, 3 * 128 * 128)

@@ -35,7 +35,8 @@ class CertificationResult:
     """What was proven of each example.
 
     Shapes      certified (B,) bool; margin (B,) float64, a lower bound over the region of the task's margin in exact
-                arithmetic, of a classification min over j of (logit of y − logit of j); slack (B,), what rounding in
+                arithmetic, of a classification min over j of (logit of y − logit of j), of a segmentation that of the
+                pixel that decides; slack (B,), what rounding in
                 the precision in which the model computes may take, ∞ where it may overflow or round beyond all bounds.
                 Of a method that looks for counterexamples also falsified (B,) bool and witness (B, *F), NaN where none
                 was found; None elsewhere.
@@ -162,7 +163,7 @@ def certify(
         return certifier.certify(
             model, inputs, labels, threat, each, box=limits, batch_size=batch_size, key=key, task=task
         )
-    graph = model if isinstance(model, Graph) else read(model, inputs)
+    graph = model if isinstance(model, Graph) else read(model, inputs, maps=task.maps)
     check_kernels(graph)
     features = inputs[0].numel()
     if threat.perturbations.per_column:
@@ -207,7 +208,7 @@ def targets_of(graph: Graph, labels: Tensor, threat: Threat, task: Task) -> Tens
     """Return the classes (B,) that a goal wants, None where it wants none; refuse labels that do not fit a network."""
     if task.plain:
         return threat.goal.bind(labels, graph.classes).targets
-    task.check_fit(labels, (graph.classes,))
+    task.check_fit(labels, graph.answer)
     if graph.head != len(graph.operations) - 1:
         raise UnsupportedError(
             f"no proof: the network ends in log-softmax, which is bounded for classes alone; the task is {task.name}"

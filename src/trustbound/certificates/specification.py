@@ -119,10 +119,10 @@ class Certifier(ABC):
     ) -> LowerBound:
         """Bound the task's margin from below, (B,): of a classification min over j of (logit of y − logit of j)."""
         required = task.requirement(labels, graph.classes, targets)
-        if required.shift is None:
-            return self._cut(graph, region, required.rows, least=True).least()
-        # Which row is the smallest is known behind the shift alone.
-        return self._cut(graph, region, required.rows, least=False).shifted(required.shift).least()
+        # Which row decides is known behind the shift, and of all groups, alone.
+        found = self._cut(graph, region, required.rows, least=required.every)
+        found = found if required.shift is None else found.shifted(required.shift)
+        return LowerBound(value=required.margin(found.value), run=required.margin(found.run))
 
     def settle(
         self,

@@ -67,6 +67,5 @@ TASKS = Registry(
         labels="class numbers (B, H, W) int64, and a number for pixels without a label",
         right="segmented well enough",
         smooth=False,
-        no_proof="certificates bound outputs (B, K), and what is asked here is a share of the pixels of a map",
     ),
 )

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trustbound.errors import InputError
+from trustbound.errors import InputError, UnsupportedError
 from trustbound.metrics.decision import answered
-from trustbound.tasks.task import Task, real
+from trustbound.tasks.task import Requirement, Task, real
+
+#: Numbers of an example's rows, at most.
+_MOST = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,7 @@ class Segmentation(Task):
 
     name: ClassVar[str] = "segmentation"
     smooth: ClassVar[bool] = False
-    no_proof: ClassVar[str] = (
-        "certificates bound outputs (B, K), and what is asked here is a share of the pixels of a map"
-    )
+    maps: ClassVar[bool] = True
     decided: ClassVar[bool] = True
     returns: ClassVar[str] = "logits (B, C, H, W), C ≥ 2"
     called: ClassVar[str] = "logits"
@@ -158,6 +159,40 @@ class Segmentation(Task):
         near = (best[:, 0] - best[:, 1]) <= 4.0 * max(kind.eps for kind in kinds) * size
         known = labels != self.ignore
         return (near & known).flatten(1).sum(1).double() / known.flatten(1).sum(1)
+
+    def requirement(self, labels: Tensor, width: int, targets: Tensor | None = None) -> Requirement:
+        """Rows e_y − e_c of each pixel, all above 0 at as many labelled pixels as must be right.
+
+        Outputs (B, C, H, W) lie in one row, K = C · H · W.
+
+        >>> found = Segmentation(min_accuracy=0.5).requirement(torch.tensor([[[0, 1, 255]]]), 6)
+        >>> found.rows[0, :2].tolist(), found.counted.tolist(), found.enough.tolist()
+        ([[1.0, 0.0, 0.0, -1.0, 0.0, 0.0], [0.0, -1.0, 0.0, 0.0, 1.0, 0.0]], [[True, True, False]], [1])
+        """
+        assert self.min_accuracy is not None
+        flat = labels.flatten(1)
+        count, pixels = flat.shape
+        classes = width // pixels
+        if (numbers := pixels * (classes - 1) * width) > _MOST:
+            raise UnsupportedError(
+                f"no proof: maps of {pixels:,} pixels and {classes} classes would take {numbers:,} numbers an example, "
+                f"more than {_MOST:,}. Certify a network of smaller maps."
+            )
+        counted = flat != self.ignore
+        own = flat.masked_fill(~counted, 0)
+        other = torch.arange(classes - 1, device=labels.device) + (
+            torch.arange(classes - 1, device=labels.device) >= own.unsqueeze(2)
+        )
+        place = torch.arange(pixels, device=labels.device)
+        rows = torch.zeros(count, pixels, classes - 1, width, dtype=torch.float64, device=labels.device)
+        at = (own * pixels + place).unsqueeze(2).unsqueeze(3).expand(-1, -1, classes - 1, 1)
+        rows.scatter_(3, at, 1.0)
+        rows.scatter_(3, (other * pixels + place.unsqueeze(1)).unsqueeze(3), -1.0)
+        known = counted.sum(1)
+        # The fewest right pixels of which the share, as `scores` counts it, is not below `min_accuracy`.
+        shares = torch.arange(pixels + 1, device=labels.device) / known.unsqueeze(1).double()
+        enough = (shares - self.min_accuracy < 0).sum(1)
+        return Requirement(rows.flatten(1, 2), counted=counted, enough=enough)
 
     def decisions(self, outputs: Tensor) -> Tensor:
         """One-hot at each pixel; NaN where a map is no answer."""

@@ -18,13 +18,35 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Requirement:
-    """What a proof must show: ⟨row, outputs⟩ + shift above 0 for every row.
+    """What a proof must show: ⟨row, outputs⟩ + shift above 0 for every row, or for the rows of enough groups.
 
-    Shapes      rows (B, J, K) and shift (B, J) float64; shift None for 0.
+    Shapes      rows (B, J, K) and shift (B, J) float64; shift None for 0. Groups of as many rows each lie behind one
+                another: `counted` (B, G) bool says which there are, `enough` (B,) of how many all rows must hold; both
+                None where every row must.
     """
 
     rows: Tensor
     shift: Tensor | None = None
+    counted: Tensor | None = None
+    enough: Tensor | None = None
+
+    @property
+    def every(self) -> bool:
+        """Whether the smallest row, as it is, decides."""
+        return self.shift is None and self.enough is None
+
+    def margin(self, values: Tensor) -> Tensor:
+        """Of values of the rows (B, J), shifts included, the smallest, or the `enough`-th largest group's: (B,).
+
+        >>> one = torch.ones(1, 3, dtype=torch.bool)
+        >>> asked = Requirement(torch.zeros(1, 6, 2), counted=one, enough=torch.tensor([2]))
+        >>> asked.margin(torch.tensor([[3.0, 1.0, -2.0, 5.0, 2.0, 4.0]]))
+        tensor([1.])
+        """
+        if self.counted is None or self.enough is None:
+            return values.amin(1)
+        groups = values.reshape(*self.counted.shape, -1).amin(2).masked_fill(~self.counted, -torch.inf)
+        return groups.sort(1, descending=True).values.gather(1, self.enough.unsqueeze(1) - 1).squeeze(1)
 
 
 def real(given: Any) -> float | None:
@@ -57,6 +79,8 @@ class Task(ABC):
     no_proof: ClassVar[str] = ""
     #: Whether an answer can be seen without its scores.
     decided: ClassVar[bool] = False
+    #: Whether what a model returns are maps, which proofs read as one long row.
+    maps: ClassVar[bool] = False
     #: What a model returns, in words, and what its numbers are called.
     returns: ClassVar[str]
     called: ClassVar[str] = "numbers"

@@ -18,7 +18,10 @@ from trustbound.threat import Misclassify, Target, Threat
 #: Activations up to which backward bounds are worth their memory and time, by budget.
 ACTIVATIONS = {"quick": 8_000, "standard": 40_000, "thorough": 400_000, "autoattack": 40_000}
 
-#: The same for tighter proofs, of what the others leave open; a budget that is not named runs none.
+#: Rows of a map, one for each pixel and other class, up to which going back from each is worth it.
+MAPS = {"quick": 512, "standard": 512, "thorough": 8_192, "autoattack": 512}
+
+#: The same as of activations for tighter proofs, of what the others leave open; a budget that is not named runs none.
 TIGHTER = {"alpha-crown": {"standard": 2_000, "thorough": 40_000}, "branch-and-bound": {"thorough": 20_000}}
 
 #: How many times the work of `crown` an example takes in these, about.
@@ -56,8 +59,15 @@ def certifiers(subject: Subject, threat: Threat, budget: str) -> tuple[list[str]
         if not row.serves(threat.perturbations) or not row.reads:
             continue
         if not row.audited:
-            if _has_slopes(graph) and units <= TIGHTER.get(row.name, {}).get(budget, -1):
+            if (
+                _rows_of_map(graph) <= MAPS[budget]
+                and _has_slopes(graph)
+                and units <= TIGHTER.get(row.name, {}).get(budget, -1)
+            ):
                 kept.append(row.name)
+            continue
+        if row.quadratic and (rows := _rows_of_map(graph)) > MAPS[budget]:
+            left.append(f"{row.name} left out: {rows} rows of a map exceed {MAPS[budget]} of this budget")
             continue
         if row.quadratic and units > ACTIVATIONS[budget]:
             left.append(f"{row.name} left out: {units} activations exceed {ACTIVATIONS[budget]} of this budget")
@@ -89,6 +99,11 @@ def _of_trees(subject: Subject, threat: Threat, refusal: str) -> tuple[list[str]
 def activations(graph: Graph) -> int:
     """How many numbers of an example a backward bound may have to ask about: those that steps that are bent take."""
     return sum(step.features for step in graph.operations if not isinstance(step, Linear | Input))
+
+
+def _rows_of_map(graph: Graph) -> int:
+    """How many differences of logits a proof about all pixels of a map is about; 0 where no map is given."""
+    return 0 if graph.maps is None else graph.classes - math.prod(graph.maps[1:])
 
 
 def _has_slopes(graph: Graph) -> bool:

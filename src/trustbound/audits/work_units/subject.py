@@ -106,7 +106,7 @@ class Subject:
         if self.model.shows != "gradients":
             return Readable(None, f"no proof: only {self.model.shows} of the model are seen, and no layers to bound")
         try:
-            return Readable(read(self.model, self.inputs(self._few)))
+            return Readable(read(self.model, self.inputs(self._few), maps=self.model.task.maps))
         except UnsupportedError as error:
             text = str(error)
             return Readable(None, text if text.startswith("no proof") else f"no proof: {text}")

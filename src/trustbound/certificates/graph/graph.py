@@ -20,7 +20,8 @@ class Graph:
     Raises      nothing: `reading.read` has already compared it with the module.
 
     `dtype` is the precision in which the module itself runs: certified points must survive its rounding.
-    `cache` holds what a certifier computes once for a network, such as spectral norms.
+    `cache` holds what a certifier computes once for a network, such as spectral norms. Of a network that gives maps,
+    which the list ends in as one long row, `maps` is their shape.
 
     >>> from trustbound.certificates.graph.reading import read
     >>> graph = read(torch.nn.Linear(4, 3), torch.rand(2, 4))
@@ -32,6 +33,7 @@ class Graph:
     dtype: torch.dtype
     device: torch.device
     cache: dict[str, object] = field(default_factory=dict, repr=False)
+    maps: Shape | None = None
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Run the list on inputs (B, *F), freeing every value after its last use."""
@@ -74,6 +76,11 @@ class Graph:
     def shape(self) -> Shape:
         """The features (*F) of one input."""
         return self.operations[0].shape
+
+    @property
+    def answer(self) -> Shape:
+        """The shape of one answer, as the network gives it."""
+        return (self.classes,) if self.maps is None else self.maps
 
     @property
     def classes(self) -> int:

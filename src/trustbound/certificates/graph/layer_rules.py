@@ -31,6 +31,7 @@ from trustbound.certificates.graph.node_index import Arguments, NodeIndex, const
 from trustbound.certificates.graph.normalisation import NORMALISATIONS
 from trustbound.certificates.graph.operations import Activation, Arrange, Concatenate, LogSoftmax, MaxPool, Scale
 from trustbound.certificates.graph.products import matrix_product, power
+from trustbound.certificates.graph.resampling import upsample_bilinear
 from trustbound.certificates.graph.transposed_convolution import transposed_convolution
 
 if TYPE_CHECKING:
@@ -368,6 +369,7 @@ TABLE: dict[str, Callable[[Translator, Arguments], Any]] = {
     **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
     "avg_pool2d": _average_pool,
     **dict.fromkeys(("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"), _adaptive_average),
+    "upsample_bilinear2d": upsample_bilinear,
     "mean": _mean,
     "sum": _sum,
     "max_pool2d": _max_pool,

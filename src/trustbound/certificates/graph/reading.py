@@ -25,8 +25,24 @@ from trustbound.metrics.in_box import check_fits
 _LARGEST = 2**25  # numbers in a batch that is exported only to see that nothing hangs on its size
 
 
-def read(model: nn.Module, inputs: Tensor) -> Graph:
+class _InOneRow(nn.Module):
+    """A network whose maps lie behind one another."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.train(network.training)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(B, *F) → (B, K)."""
+        outputs: Tensor = self.network(inputs)
+        return outputs.flatten(1)
+
+
+def read(model: nn.Module, inputs: Tensor, *, maps: bool = False) -> Graph:
     """Read `model` into a checked list of operations; `inputs` (B, *F) show the shape and the range.
+
+    With `maps` it gives maps (B, C, H, W), which the list ends in as one long row.
 
     A copy is exported in the module's own precision, so that every step says in which precision the module computes
     it; weights, modes, buffers, gradients and the global random state stay as they are. The list is then run beside
@@ -52,13 +68,17 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
     device, dtype = _fed(model, inputs)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         own, double = _copies(model, dtype)
+        shape = tuple(own(inputs[:1].detach().to(device, dtype)).shape[1:]) if maps else None
+        if maps:
+            own, double = _InOneRow(own), None if double is None else _InOneRow(double)
         shown = inputs.detach().to(device, torch.float64)
         sample = shown[torch.arange(BATCH, device=device) % len(shown)].to(dtype)
-        exported, translator, operations = _translated(own, sample, _depth(model))
+        exported, translator, operations = _translated(own, sample, _depth(model) + maps)
         graph = Graph(
             operations=fold(operations),
             dtype=max((step.dtype for step in operations if step.dtype), key=lambda kind: torch.finfo(kind).eps),
             device=device,
+            maps=shape,
         )
         if len(graph.operations[-1].shape) != 1 or isinstance(graph.operations[-1], Input):
             raise UnsupportedError(
@@ -75,7 +95,7 @@ def read(model: nn.Module, inputs: Tensor) -> Graph:
         strict = one and translator.exact and not exported.explicit
         program = Exactly(exported, translator.values)
         compiled = any(isinstance(getattr(part, "_orig_mod", None), nn.Module) for part in model.modules())
-        modules = Modules(own=own, double=double, compiled=model if compiled else None)
+        modules = Modules(own=own, double=double, compiled=(_InOneRow(model) if maps else model) if compiled else None)
         compare(graph, operations, program, exported.calls, modules, shown, box, strict=strict)
     return graph
 

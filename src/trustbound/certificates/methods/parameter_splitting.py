@@ -109,7 +109,7 @@ class ParameterSplitting:
         if not isinstance(perturbations, Transformations):
             raise UnsupportedError(f"no proof: parameter-splitting serves transformations; got {perturbations}")
         perturbations.check(box, tuple(inputs.shape[1:]))
-        graph = model if isinstance(model, Graph) else read(model, inputs)
+        graph = model if isinstance(model, Graph) else read(model, inputs, maps=task.maps)
         check_kernels(graph)
         targets = targets_of(graph, labels, threat, task)
         reach = (sizes.to(graph.device) + perturbations.tolerance(box, 1)) * (1 + 1e-12)
@@ -246,7 +246,7 @@ class _Search:
         required = self.task.requirement(self.labels[rows], self.graph.classes, targets)
         outputs = self.graph(self._around.apply(theta, rows))
         margins = torch.bmm(required.rows, outputs.unsqueeze(2)).squeeze(2)
-        return (margins if required.shift is None else margins + required.shift).amin(1)
+        return required.margin(margins if required.shift is None else margins + required.shift)
 
     def _bounded(self, cells: Cells) -> Cells:
         """Cells, and their bounds."""
