@@ -67,6 +67,28 @@ def test_the_same_is_left_out_by_whoever_goes_on(store):
     assert limit(store, 1e9, clock).affords("t/proof-crown")
 
 
+def test_what_is_needed_is_done_whatever_the_time(store):
+    given = limit(store, 1e-3, Clock())
+    assert given.affords("t/first")
+    assert not given.affords("t/wide")
+
+
+def test_a_proof_that_promises_nothing_is_left_out_for_time(digits, monkeypatch):
+    """Intervals that lose all: with no time they are not run, and the bracket says so; those that prove are."""
+    from trustbound.audits.planning import pilot as piloting
+    from trustbound.audits.planning.outlook import Outlook
+
+    net, data = digits
+    asked = {"budget": "quick", "curve_examples": 0}
+    names = {step.name for step in tb.audit(tb.wrap(net), data, ["linf:0.03"], seconds=1e-3, **asked).steps}
+    assert "proof-interval" in names  # nothing is known of it
+    monkeypatch.setattr(piloting, "outlook", lambda *rest: Outlook(seconds=1e9, reach=0.0))
+    record = tb.audit(tb.wrap(net), data, ["linf:0.03"], seconds=1e6, **asked)
+    assert not [step for step in record.steps if step.kind == "proof"]
+    assert "interval was left out: there was no time for it" in record.brackets[0].no_proof
+    assert "linf:0.03: left out for time: proof-interval" in record.events
+
+
 def test_checks_draw_fewer_examples_before_the_search_is_cut(store):
     """What later checks take is counted with the same share; the last of them see how much is left."""
     expected = {"t/checks-before": 20.0, "t/first": 10.0, "t/wide": 20.0, "t/checks-after": 40.0}
@@ -116,9 +138,9 @@ def test_no_time_at_all_leaves_the_first_search_the_controls_and_what_checks_rea
     read = {"set-and-box", "disjoint-verdicts", "sample-size", "black-box-beats-white-box"}
     assert all(check.verdict in ("PASS", "WARN") for check in record.checks if check.name in read)
     said = [event for event in record.events if "left out for time" in event]
-    searches = ["wide", "near", "last", "rounds", "the curve"]
+    searches = ["wide", "near", "last", "rounds", "proof-crown", "proof-alpha-crown", "the curve"]
     first, last = (f"checks {when} the search that ask the model" for when in ("before", "after"))
-    assert [event.rpartition(": ")[2] for event in said] == [first, *searches, last]
+    assert [event.rpartition(": ")[2].partition(" of 2")[0] for event in said] == [first, *searches, last]
     # Whoever goes on with all the time there is finds the same.
     again = tb.audit(tb.wrap(net), data, ["linf:0.03"], seconds=1e6, **asked)
     assert again.brackets == record.brackets

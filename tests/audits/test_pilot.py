@@ -155,7 +155,7 @@ def test_a_limit_leaves_the_least():
     tried = tried.proving({str(THREAT): ["interval"]}, 1e-9)
     prospect = tried.prospects[str(THREAT)]
     assert (prospect.standing, len(prospect.rows)) == (1.0, 8)
-    assert prospect.outlooks["interval"] == Outlook(seconds=0.0)
+    assert prospect.outlooks["interval"] == Outlook(seconds=0.0, tried=False)
     assert math.isfinite(tried.forward)
     asked.clear()
     pilot(ours)

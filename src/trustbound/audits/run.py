@@ -313,7 +313,7 @@ def _announced(
     context: Context, curve_examples: int, tried: Pilot | None, seconds: float | None
 ) -> dict[str, tuple[float, bool]]:
     """What each step is likely to take; nothing where the model cannot be tried: a display ends no audit."""
-    limit = math.inf if seconds is None else TRIAL * seconds
+    limit = math.inf if seconds is None else TRIAL * max(seconds, 0.0)
     try:
         return announced(context.subject, tried, context.budget, curve_examples, context.batch_size, limit)
     except TrustboundError:

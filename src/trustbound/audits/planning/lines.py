@@ -120,7 +120,7 @@ class Pricing:
                 share = self._left_by(name) if tighter else stands + (right - stands) * control / everything
                 block = self.prospect.blocks.get(name, everything)
                 line = self._proof(f"proof-{name}", name, everything, 1, min(share, self._tried(name) / everything))
-                yield replace(line, needed=block >= everything)
+                yield replace(line, needed=block >= everything and self._promises(name))
             case Shared(attack=name, fitted=most):
                 method, fitted = ATTACKS.build(name), min(everything // 2, most)
                 forwards, backwards = (fitted * method.passes * each for each in method.dearest)
@@ -171,6 +171,13 @@ class Pricing:
             likely=likely,
             calls=3 * runs.calls,
         )
+
+    def _promises(self, certifier: str) -> bool:
+        """Whether a certifier proved something, or nearly; of cheap ones also where it was not tried."""
+        known = self.prospect.outlooks.get(certifier)
+        if known is None or not known.tried:
+            return not CERTIFIERS.find(certifier).quadratic
+        return bool(known.certified or known.near)
 
     def _radii(self, name: str, curve: SecurityCurve) -> Line:
         """Bounds of the curve's examples: three each where it can prove something at some size, one where it cannot."""

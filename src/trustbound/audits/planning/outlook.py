@@ -36,12 +36,14 @@ class Outlook:
         certified   the share that it proves.
         near        the share whose bound loses few clean margins: among the largest margins more may be proven.
         reach       the share that it may prove at some size of the curve.
+        tried       False where there was no time, and the seconds are told from the network's sizes.
     """
 
     seconds: float
     certified: float = 0.0
     near: float = 0.0
     reach: float = 1.0
+    tried: bool = True
 
 
 def outlook(subject: Subject, threat: Threat, certifier: str, stands: Tensor, seconds: float) -> Outlook:

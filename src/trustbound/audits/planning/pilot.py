@@ -81,7 +81,7 @@ class Pilot:
                 if name in outlooks:
                     continue
                 if left < about or left <= 0.0:
-                    outlooks[name] = Outlook(seconds=about)
+                    outlooks[name] = Outlook(seconds=about, tried=False)
                 else:
                     asked = self.subject.threats[threat]
                     outlooks[name] = outlook(self.subject, asked, name, rows, min(SECONDS, left))

@@ -67,8 +67,8 @@ class TimeLimit:
         self._started = self.clock()
 
     def affords(self, step: str, *, share: float = 1.0, part: str = "") -> bool:
-        """Whether it fits beside all that is needed after it; what was begun before is gone on with."""
-        if self.store.begun(_evidence(step, part)):
+        """Whether it is needed or fits beside all that is needed after it; what was begun before is gone on with."""
+        if (step in self.needed and not part) or self.store.begun(_evidence(step, part)):
             return True
 
         return bool(self.store.fact(f"afforded/{step}{part}", lambda: self._fits(step, share)))

@@ -30,6 +30,10 @@ def prove(search: Search, proof: Proof) -> None:
     rows = search.verdicts.open()
     block = at_least(search.context.subject, proof.certifier)
     if len(rows) <= block and not proof.tighter:
+        if not search.context.allowance.affords(f"{search.threat}/proof-{proof.certifier}"):
+            search.untimely.append(f"proof-{proof.certifier}")
+            search.given_up.append(f"{proof.certifier} was left out: there was no time for it")
+            return
         _certify(search, proof, "", torch.cat([rows, control]).unique())
         return
     if proof.tighter:  # nearest to a proof first
