@@ -26,6 +26,16 @@ def answered(outputs: Tensor) -> Tensor:
     return outputs.detach().amax(1).isfinite()
 
 
+def chosen(outputs: Tensor) -> Tensor:
+    """The class of each row alone, (B,) int64, as `decide` has it: `NO_ANSWER` where a row is no answer.
+
+    >>> chosen(torch.tensor([[1e-9, 2e-9], [0.0, torch.nan]]))
+    tensor([ 1, -1])
+    """
+    # The order of logits is the same in float64, so none of them is widened.
+    return outputs.detach().argmax(1).masked_fill_(~answered(outputs), NO_ANSWER)
+
+
 def decide(outputs: Tensor) -> tuple[Tensor, Tensor]:
     """The class of each row and the confidence in it, both from float64 whatever the dtype of the outputs.
 
@@ -37,8 +47,7 @@ def decide(outputs: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([ 1, -1]), tensor([0.5000,    nan], dtype=torch.float64))
     """
     precise = outputs.detach().double()
-    whole = answered(outputs)
-    prediction = precise.argmax(1)
+    prediction = chosen(outputs)
     # A softmax that rounding puts above 1 by an ulp is still a probability.
     confidence = precise.softmax(1).amax(1).clamp_max(1.0)
-    return prediction.masked_fill(~whole, NO_ANSWER), confidence.masked_fill(~whole, torch.nan)
+    return prediction, confidence.masked_fill(prediction == NO_ANSWER, torch.nan)

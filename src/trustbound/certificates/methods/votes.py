@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trustbound.attacks.model_access.oracle import Oracle
-from trustbound.metrics.decision import NO_ANSWER, decide
+from trustbound.metrics.decision import NO_ANSWER, chosen
 from trustbound.model.defences.smoothed import Noise, snapped
 from trustbound.threat.random import Random
 
@@ -51,7 +51,7 @@ def counted(
             if votes is None:
                 votes = torch.zeros(len(rows), outputs.shape[1], dtype=torch.int64)
             classes = votes.shape[1]
-            prediction = decide(outputs)[0].reshape(len(part), len(ids)).cpu()
+            prediction = chosen(outputs).reshape(len(part), len(ids)).cpu()
             place = torch.arange(len(part)).unsqueeze(1) * classes + prediction
             told = torch.bincount(place[prediction != NO_ANSWER], minlength=len(part) * classes)
             votes[at : at + group] += told.reshape(len(part), classes)
