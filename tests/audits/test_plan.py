@@ -122,16 +122,31 @@ def test_tighter_proofs_settle_what_the_others_leave(digits, tmp_path):
     net, data = digits
     asked = {"curve_examples": 0, "run": tmp_path / "run"}
     record = tb.audit(tb.wrap(net), data, ["linf:0.05"], budget="thorough", **asked)
-    standard = tb.audit(tb.wrap(net), data, ["linf:0.05"], budget="standard", curve_examples=0)
-    tighter, known = record.brackets[0], standard.brackets[0]
-    (complete,) = [step for step in record.steps if step.name == "proof-branch-and-bound"]
-    assert complete.settled > 0
+    quick = tb.audit(tb.wrap(net), data, ["linf:0.05"], budget="quick", curve_examples=0)
+    tighter, known = record.brackets[0], quick.brackets[0]
+    complete = [step for step in record.steps if step.name.startswith("proof-branch-and-bound")]
+    assert sum(step.settled for step in complete) > 0
     assert tighter.certified > known.certified
     assert tighter.unknown < known.unknown / 2
     assert record.exit_code == 0
     # Every number of it is read back, and none is found otherwise.
     again = tb.audit(tb.wrap(net), data, ["linf:0.05"], budget="thorough", **asked)
     assert again.brackets == record.brackets
+
+
+def test_a_standard_audit_branches_on_small_networks_for_as_long_as_half_is_settled(digits, monkeypatch):
+    """The nearest to a proof first, sixteen and then more; nothing on a network of more activations than are few."""
+    net, data = digits
+    asked = {"budget": "standard", "curve_examples": 0}
+    few = tb.audit(tb.wrap(net), data, ["linf:0.08"], **asked)
+    blocks = [step for step in few.steps if re.fullmatch(r"proof-branch-and-bound(-\d+)?", step.name)]
+    assert 0 < blocks[0].examined <= 16
+    assert all(2 * step.settled >= step.examined for step in blocks[:-1])
+    monkeypatch.setitem(proving.TIGHTER, "branch-and-bound", {"standard": 5})
+    many = tb.audit(tb.wrap(net), data, ["linf:0.08"], **asked)
+    assert not [step for step in many.steps if "branch" in step.name]
+    assert many.brackets[0].certified <= few.brackets[0].certified
+    assert many.brackets[0].unknown > few.brackets[0].unknown
 
 
 def test_counterexamples_of_a_proof_are_taken_and_measured_again(digits, monkeypatch):

@@ -26,6 +26,10 @@ PARAMS: dict[str, dict[str, Any]] = {
     "parameter-splitting": {"max_cells": 512},
 }
 
+#: Of a block of proofs, the share that must hold for the next block to be tried; more where a certifier is the dearest
+#: part of a budget by far.
+PAYS, DEAR_PAYS = 1 / 32, {("branch-and-bound", "standard"): 1 / 2}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
@@ -68,17 +72,23 @@ class Proof:
     Parameters
         params      of the certifier, as JSON holds them.
         tighter     than what was proven with before: nearest bounds first, never on everything.
+        pays        of a block that the certifier settles, the share from which the next block is tried.
     """
 
     certifier: str
     params: dict[str, Any] = field(default_factory=dict)
     tighter: bool = False
+    pays: float = PAYS
 
     @classmethod
-    def by(cls, certifier: str) -> Proof:
-        """With the parameters that an audit gives it."""
-        params = PARAMS.get(certifier, {})
-        return cls(certifier=certifier, params=dict(params), tighter=not CERTIFIERS.find(certifier).audited)
+    def by(cls, certifier: str, budget: str) -> Proof:
+        """With the parameters that an audit of a budget gives it."""
+        return cls(
+            certifier=certifier,
+            params=dict(PARAMS.get(certifier, {})),
+            tighter=not CERTIFIERS.find(certifier).audited,
+            pays=DEAR_PAYS.get((certifier, budget), PAYS),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +175,11 @@ def steps(
     found: list[Step] = [Checks(when="before")]
     found += [Trial(stage=climb, opens=climb is stages[0]) for climb in climbs[:1]]
     found += [Attacks(stage=searches[0], first=True)]
-    found += [Proof.by(name) for name in certifiers[:1]]
+    found += [Proof.by(name, budget) for name in certifiers[:1]]
     found += [Attacks(stage=stage) for stage in searches[1:]]
     found += [scores] if ATTACKS.find(scores.stage.attack).serves(threat.perturbations) else []
     found += [UntilDry(rounds=further)] if further.kinds else []
-    found += [Proof.by(name) for name in certifiers[1:]]
+    found += [Proof.by(name, budget) for name in certifiers[1:]]
     found += [Shared(attack=name) for name in shared_attacks(budget, threat, task)]
     found += [Control(stage=stage) for stage in stages if stage.control]
     if curve_examples and drawable(threat, task):

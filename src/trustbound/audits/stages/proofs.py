@@ -20,9 +20,6 @@ from trustbound.certificates.refuting import ATTACK
 if TYPE_CHECKING:
     from trustbound.audits.stages.bracket import Search
 
-#: Of a block of proofs, the share that must hold for the next block to be tried.
-PAYS = 1 / 32
-
 
 def prove(search: Search, proof: Proof) -> None:
     """One certifier on what is open and on the control group; a dear one where it pays."""
@@ -48,7 +45,8 @@ def prove(search: Search, proof: Proof) -> None:
 def _largest_first(search: Search, proof: Proof, rows: Tensor, block: int) -> tuple[int, int]:
     """Examples in blocks, largest margins first, for as long as a block has some proven; how many, and of how many.
 
-    What an attack left near the boundary is rarely proven: a block of which less than a thirty-second is ends it.
+    What an attack left near the boundary is rarely proven: a block of which less than `proof.pays` is ends it, and
+    one that paid twice over is followed by one twice as large.
     """
     name, proven, tried, found = proof.certifier, 0, 0, 0
     part = rows[:0]
@@ -63,9 +61,10 @@ def _largest_first(search: Search, proof: Proof, rows: Tensor, block: int) -> tu
         part = block_of
         found = _certify(search, proof, f"-{number}" if number > 1 else "", part.sort().values)
         proven, tried = proven + found, tried + len(part)
-        if found < max(1.0, PAYS * len(part)):
+        if found < max(1.0, proof.pays * len(part)):
             break
-        block *= 2
+        if found >= 2 * proof.pays * len(part):
+            block *= 2
     left = len(rows) - tried
     if not tried:
         search.given_up.append(f"{name} was left out: there was no time for it")

@@ -22,10 +22,10 @@ ACTIVATIONS = {"quick": 8_000, "standard": 40_000, "thorough": 400_000, "autoatt
 MAPS = {"quick": 512, "standard": 512, "thorough": 8_192, "autoattack": 512}
 
 #: The same as of activations for tighter proofs, of what the others leave open; a budget that is not named runs none.
-TIGHTER = {"alpha-crown": {"standard": 2_000, "thorough": 40_000}, "branch-and-bound": {"thorough": 20_000}}
-
-#: How many times the work of `crown` an example takes in these, about.
-DEARER = {"alpha-crown": 8, "branch-and-bound": 64, "parameter-splitting": 64}
+TIGHTER = {
+    "alpha-crown": {"standard": 2_000, "thorough": 40_000},
+    "branch-and-bound": {"standard": 600, "thorough": 20_000},
+}
 
 #: Examples × squared activations of a work unit that goes back from each of them: about ten seconds on one core. Six
 #: multiplications with a requirement's rows take as long as one of these.
@@ -36,6 +36,10 @@ DIFFERENCES = 32
 
 #: Seconds that these take, about.
 SECONDS_AT_ONCE = 10.0
+
+#: How many times the work of `crown` an example takes in these, about, and the least on a network however small.
+DEARER = {"alpha-crown": 8, "branch-and-bound": 64, "parameter-splitting": 64}
+LEAST = {"branch-and-bound": AT_ONCE >> 4}
 
 #: Examples of a work unit of proofs about trees, each of which has a time of its own.
 TREES_AT_ONCE = 16
@@ -118,7 +122,7 @@ def at_least(subject: Subject, method: str) -> int:
         return 4 * TREES_AT_ONCE
     if graph is None or not quadratic:
         return len(subject.data)
-    return max(16, AT_ONCE // (_work(graph, quadratic) * DEARER.get(method, 1)))
+    return max(16, AT_ONCE // _work(graph, method))
 
 
 def estimated(subject: Subject, method: str) -> float:
@@ -126,7 +130,7 @@ def estimated(subject: Subject, method: str) -> float:
     graph, quadratic = subject.readable.graph, CERTIFIERS.find(method).quadratic
     if graph is None or not quadratic:
         return 0.0
-    return SECONDS_AT_ONCE * _work(graph, quadratic) * DEARER.get(method, 1) / AT_ONCE
+    return SECONDS_AT_ONCE * _work(graph, method) / AT_ONCE
 
 
 def at_once(context: Context, method: str, count: int) -> int:
@@ -140,19 +144,19 @@ def at_once(context: Context, method: str, count: int) -> int:
         return min(context.unit_size, TREES_AT_ONCE)
     if graph is None:
         return context.unit_size
-    quadratic = CERTIFIERS.find(method).quadratic
-    most = max(1, min(context.unit_size, AT_ONCE // (_work(graph, quadratic) * DEARER.get(method, 1))))
-    if most == context.unit_size and not quadratic:
+    most = max(1, min(context.unit_size, AT_ONCE // _work(graph, method)))
+    if most == context.unit_size and not CERTIFIERS.find(method).quadratic:
         return most
     return math.ceil(count / max(1, math.ceil(count / most)))
 
 
-def _work(graph: Graph, quadratic: bool) -> int:
+def _work(graph: Graph, method: str) -> int:
     """What one example asks, in squared activations: the units that are asked about, or a row for each other answer.
 
     The rows of a requirement go back through every matrix, or, where only ranges are told, through the last one; of a
     softmax all differences of numbers that share are asked about.
     """
+    quadratic = CERTIFIERS.find(method).quadratic
     sizes = [
         step.weight.numel() * step.features // len(step.weight)
         for step in graph.operations
@@ -160,4 +164,5 @@ def _work(graph: Graph, quadratic: bool) -> int:
     ]
     rows = max(1, graph.classes - 1) * (sum(sizes) if quadratic else sum(sizes[-1:])) // MULTIPLICATIONS
     shares = sum(step.features * step.shape[-1] for step in graph.operations if isinstance(step, Softmax))
-    return max(1, rows, DIFFERENCES * shares, activations(graph) ** 2 if quadratic else 0)
+    asked = max(1, rows, DIFFERENCES * shares, activations(graph) ** 2 if quadratic else 0)
+    return max(asked * DEARER.get(method, 1), LEAST.get(method, 0))
