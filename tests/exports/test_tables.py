@@ -64,6 +64,7 @@ def test_costs_and_radii_of_the_table_are_those_of_the_evidence(table):
     for place, line in frame.iterrows():
         assert [line.forwards, line.backwards, line.queries] == spent.get((line.threat, place % 24), [0, 0, 0])
     assert frame.forwards.sum() <= table.record.cost.forwards
+    frame = frame[frame.threat == "linf:0.1"]  # rotations have proofs and radii in degrees
     proven = frame[frame.certified_radius >= 0.1]
     assert set(proven.index) >= {position for position, found in proofs if found}
     assert set(proven.index) == set(frame[frame.verdict == "certified"].index)
