@@ -120,7 +120,7 @@ def test_a_certificate_is_of_the_voting_model_and_audits_of_that_alone_take_it()
         for one, given in ((model, {"width": 2}), (voting, {}))
     )
     assert torch.equal(inside.margin, outside.margin)
-    assert outside.claim == "of the model that votes over bands of 2 pixels, not of the one inside"
+    assert outside.claim == "of the model that votes over bands of width 2, not of the one inside"
     with pytest.raises(InputError, match=r"over bands of 2 was made with width=2; got width=5"):
         certify("ablation", voting, inputs, labels, "patch:1", width=5)
     data, threat = tb.LabelledSet(inputs, labels), tb.Threat.parse("patch:1")

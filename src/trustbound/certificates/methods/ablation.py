@@ -36,7 +36,7 @@ class AblationResult(CertificationResult):
     @property
     def claim(self) -> str:
         """Of which model."""
-        return f"of the model that votes over {self.kind}s of {self.width} pixels, not of the one inside"
+        return f"of the model that votes over {self.kind}s of width {self.width}, not of the one inside"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

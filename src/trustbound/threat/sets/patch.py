@@ -14,7 +14,7 @@ from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
 from trustbound.threat.random import Random
 from trustbound.threat.sets.ball import box_limits
-from trustbound.threat.sets.transformation import check_limit, check_picture
+from trustbound.threat.sets.transformation import check_picture
 
 #: Of a size, which is a whole number, what measuring it again may add.
 _TOLERANCE = 1e-6
@@ -61,7 +61,8 @@ class Patch:
     def check(self, box: Box, shape: tuple[int, ...]) -> None:
         """Pictures, and a square that fits into them."""
         check_picture("patch", shape, box)
-        check_limit("patch", self.side, min(shape[1:]), "pixels")
+        if self.side > (most := min(shape[1:])):
+            raise InputError(f"patch must be at most {most} pixels, the shorter side of the pictures; got {self.side}")
 
     def tolerance(self, box: Box, features: int) -> float:
         """Sizes are whole numbers: less than one of them."""
