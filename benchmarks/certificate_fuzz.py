@@ -42,8 +42,9 @@ DETERMINISTIC = [row for row in CERTIFIERS if row.deterministic and row.layers]
 RESULTS = Path(__file__).parent / "results" / "certificate_fuzz.json"
 STEPS = (0.0, 1e-6, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0)
 
-#: Parts into which a region may be split.
+#: Parts into which a region may be split; of each tenth network limits are narrowed after ten of them, which is dear.
 PARTS: dict[str, dict[str, Any]] = {"branch-and-bound": {"max_nodes": 40, "timeout": math.inf}}
+NARROWED = {"branch-and-bound": {"max_nodes": 40, "timeout": math.inf, "quick": 10}}
 
 
 class Trial:
@@ -155,8 +156,9 @@ class Trial:
         """Certify through the public door, now and then on the module itself; keep claims to attack."""
         case = self.case
         model = case.model if self.chance.random() < 0.005 else graph
+        params = (NARROWED if case.seed % 10 == 9 else PARTS).get(name, {})
         try:
-            proof = certify(name, model, examples.clone(), labels, threat, box=case.box, **PARTS.get(name, {}))
+            proof = certify(name, model, examples.clone(), labels, threat, box=case.box, **params)
         except UnsupportedError as refusal:
             if "no Lipschitz constant" in str(refusal):  # of products and shares; the other certifiers serve them
                 return False

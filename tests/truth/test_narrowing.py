@@ -13,7 +13,7 @@ from trustbound.certificates.methods import backward
 from trustbound.certificates.methods.alpha_crown import AlphaCrown
 from trustbound.certificates.methods.slopes import Ascent
 from trustbound.certificates.region import Region
-from trustbound.certificates.verification import branch_and_bound, narrowed_splitting, narrowing
+from trustbound.certificates.verification import narrowed_splitting, narrowing
 from trustbound.certificates.verification.branch_and_bound import BranchAndBound
 from trustbound.certificates.verification.domains import Tree
 from trustbound.certificates.verification.narrowing import Narrowing, Part
@@ -156,7 +156,6 @@ def test_planted_faults_are_seen(monkeypatch):
 
 def test_the_search_with_narrowed_limits_decides_as_points_do(monkeypatch):
     """From the first part on, and down to parts of two neurons, no example is called robust that a point breaks."""
-    monkeypatch.setattr(branch_and_bound, "QUICK", 1)
     monkeypatch.setattr(narrowed_splitting, "FEW", 2)
     proven = broken = 0
     for case in CASES:
@@ -168,7 +167,9 @@ def test_the_search_with_narrowed_limits_decides_as_points_do(monkeypatch):
             one = slice(place, place + 1)
             region = Region.around(inputs[one], BOX, norm, radius)
             shown = []
-            found = BranchAndBound(timeout=60.0, max_nodes=20_000).branch(graph, region, rows[place], shown.append)
+            found = BranchAndBound(timeout=60.0, max_nodes=20_000, quick=1).branch(
+                graph, region, rows[place], shown.append
+            )
             least = (graph(sampled(region)) @ rows[place].T).amin(0)
             assert (found.run <= least).all()
             refuted = bool(shown) and bool((graph(shown[0]) @ rows[place].T < 0).any())

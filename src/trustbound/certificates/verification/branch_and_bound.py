@@ -22,9 +22,6 @@ from trustbound.certificates.verification.relu_splitting import FIRST_STEPS, Rel
 from trustbound.errors import InputError
 from trustbound.tasks.task import Task
 
-#: Parts of an example that are bounded with the limits of the whole before limits are narrowed in each.
-QUICK = 1000
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BranchAndBound(Certifier):
@@ -38,7 +35,7 @@ class BranchAndBound(Certifier):
                 halves have the best bounds. Known signs enter the bound by multipliers β ≥ 0, which are climbed
                 together with the lower slopes, in float32 and warm from the part before; every bound that counts is
                 evaluated in float64. Where every ReLU is split, the dual of a linear programme gives the multipliers.
-                What the first `QUICK` parts do not decide begins anew, row by row, with limits of each part's own:
+                What the first `quick` parts do not decide begins anew, row by row, with limits of each part's own:
                 those of all unstable neurons where the row is not positive, swept until they gain no more.
     Shapes      region (B, *F); specification (B, K, C); returns (B, K) float64.
     Cost        that of `alpha-crown`; then, for each example that it leaves open, at most `timeout` seconds: a pair of
@@ -64,6 +61,7 @@ class BranchAndBound(Certifier):
         max_nodes   parts of an example, at most.
         steps       ascent steps for a part.
         candidates  neurons of which both halves are tried before one is split.
+        quick       parts that are bounded with the limits of the whole before limits are narrowed in each.
 
     >>> from trustbound.certificates.graph import read
     >>> _ = torch.manual_seed(39)
@@ -81,10 +79,11 @@ class BranchAndBound(Certifier):
     max_nodes: int = 100_000
     steps: int = 5
     candidates: int = 8
+    quick: int = 1000
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("max_nodes", "steps", "candidates"):
+        for name in ("max_nodes", "steps", "candidates", "quick"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise InputError(f"`{name}` must be a whole number ≥ 1; got {getattr(self, name)!r}")
         if isinstance(self.timeout, bool) or not isinstance(self.timeout, int | float) or not self.timeout >= 0:
@@ -142,7 +141,7 @@ class BranchAndBound(Certifier):
             replay=replay,
             groups=own,
             ends=started + self.timeout,
-            max_nodes=min(self.max_nodes, QUICK),
+            max_nodes=min(self.max_nodes, self.quick),
             steps=self.steps,
             candidates=self.candidates,
             memory=self.memory,

@@ -21,7 +21,7 @@ from trustbound.certificates.verification.relu_splitting import FIRST_STEPS, STE
 
 #: Ascent steps of a neuron and of the row in one sweep; sweeps of the whole region and of a half, at most, and what
 #: one must gain of the bound for another to follow.
-STEPS, ROW_STEPS, FIRST_SWEEPS, SWEEPS, GAIN = 5, 20, 12, 4, 0.003
+STEPS, ROW_STEPS, FIRST_SWEEPS, SWEEPS, GAIN = 5, 20, 12, 12, 0.04
 #: Unsplit neurons with which a part is left to the search that keeps its limits.
 FEW = 12
 #: What a split of the last neurons counts beside one of the others.
@@ -56,7 +56,9 @@ class NarrowedSplitting:
         whole = search.whole()
         size = float(whole.value.nan_to_num(0.0, 0.0, 0.0).abs())
         self.threshold = max(1e-9, SHARE * size)
-        narrowing = Narrowing(threshold=self.threshold, steps=STEPS, row_steps=ROW_STEPS, memory=search.memory)
+        narrowing = Narrowing(
+            threshold=self.threshold, steps=STEPS, row_steps=ROW_STEPS, memory=search.memory, ends=search.ends
+        )
         part = Part(tree=search.tree, domain=whole, split=whole.row.new_zeros(0))
         if self._goes_on():
             part = self._narrowed(narrowing, part, FIRST_SWEEPS)
@@ -96,8 +98,9 @@ class NarrowedSplitting:
         """Narrow a part, and count what that costs in parts bounded."""
         open_ = int((part.domain.signs == 0).sum())
         open_ += sum(step.features for step in part.tree.network.graph.operations if isinstance(step, Smooth))
-        self.nodes += 1 + open_ * (3 * STEPS + 2) // 16
-        return narrowing.narrowed(part, sweeps, GAIN)
+        part, count = narrowing.narrowed(part, sweeps, GAIN)
+        self.nodes += 1 + count * open_ * (3 * STEPS + 2) // 16
+        return part
 
     def _split(self, part: Part) -> tuple[list[Part], Tensor]:
         """Return both halves of a part at a ReLU, and the point where its bound is least."""

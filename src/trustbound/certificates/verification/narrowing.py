@@ -8,6 +8,8 @@ narrows the limits, and where the two drive each other on nothing is left after 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -83,21 +85,28 @@ class Narrowing:
         threshold   above 0: then the row's bound is what is smaller, that of the part or the threshold.
         steps       ascent steps for a neuron, row_steps those for the row.
         memory      bytes of rows at once; and of what a step keeps for the next sweep.
+        ends        when time ends, by the monotonic clock.
     """
 
     threshold: float
     steps: int
     row_steps: int
     memory: int
+    ends: float = math.inf
 
-    def narrowed(self, part: Part, sweeps: int, least: float) -> Part:
-        """Sweep until nothing is left, the row is proven, or a sweep gains less than `least` of the bound's size."""
-        for _ in range(sweeps):
+    def narrowed(self, part: Part, sweeps: int, least: float) -> tuple[Part, int]:
+        """Sweep until nothing is left, the row is proven, or a sweep gains less than `least` of the bound's size.
+
+        Returns how many sweeps that took, too: at most so many, and none begins once time has ended.
+        """
+        for count in range(sweeps):
+            if time.monotonic() >= self.ends:
+                return part, count
             before = float(part.domain.value)
             part = self.sweep(part)
             if part.proven or not float(part.domain.value) > before + least * abs(before):
-                break
-        return part
+                return part, count + 1
+        return part, sweeps
 
     def sweep(self, part: Part) -> Part:
         """Narrow the limits of every layer once, then bound the row by them."""
