@@ -30,7 +30,7 @@ def test_in_process_carries_out_one_unit_when_its_result_is_asked_for():
     assert (next(results), done) == (10, [1])
     assert (list(results), done) == ([20, 30], [1, 2, 3])
     assert engine.events == []
-    assert engine.workers == 1
+    assert engine.hands == 1
 
 
 def test_what_is_given_goes_to_every_unit():

@@ -150,7 +150,7 @@ def audit(
         else:
             store = Store.open(run, request)
         exits.enter_context(store)
-        size, parts = _cut(store, engine, units.workers, unit_size)
+        size, parts = _cut(store, engine, units.hands, unit_size)
         context = Context(
             subject=subject,
             engine=units,

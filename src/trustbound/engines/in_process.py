@@ -11,7 +11,7 @@ from trustbound.engines.engine import Execute
 class InProcess:
     """Carries out each unit when its result is asked for."""
 
-    workers = 1
+    hands = 1
 
     def __init__(self, execute: Execute, subject: Any) -> None:
         self._execute, self._subject = execute, subject
