@@ -144,9 +144,8 @@ class _Sweep:
             found = self.tree.relaxed(network, domain.signs)
             chosen, added = self.tree.choices(found, domain.signs, domain.slopes, domain.multipliers)
             self.ways.append((found, chosen, added))
-        self.readers = {
-            step.sources[0]: isinstance(step, Activation) for step in self.tree.network.graph.operations if step.sources
-        }
+        operations = self.tree.network.graph.operations
+        self.kinked = {step.sources[0] for step in operations if isinstance(step, Activation)}
 
     def refine(self, network: RelaxedNetwork, index: int, bounds: Bounds, unstable: Tensor) -> Bounds:
         """Narrow the limits of a step where the row is at most the threshold, from those known before."""
@@ -154,7 +153,7 @@ class _Sweep:
             return bounds
         known = self.tree.network.bounds[index]
         low, high = self._clipped(index, torch.fmax(bounds.low, known.low), torch.fmin(bounds.high, known.high))
-        open_ = (low < 0) & (high > 0) if self.readers[index] else low < high
+        open_ = (low < 0) & (high > 0) if index in self.kinked else low < high
         neurons = (open_ & unstable & self._matters(index, open_)).flatten().nonzero()[:, 0]
         if len(neurons) and not bool((low > high).any()):
             below, above = self._limits(network, index, neurons, float((high - low).flatten()[neurons].mean()))
