@@ -149,6 +149,27 @@ def test_a_standard_audit_branches_on_small_networks_for_as_long_as_half_is_sett
     assert many.brackets[0].unknown > few.brackets[0].unknown
 
 
+class Gated(nn.Module):
+    """A product of two values that both depend on the input: its second is nobody's first operand."""
+
+    def __init__(self):
+        super().__init__()
+        self.value, self.gate, self.last = nn.Linear(6, 8), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        return self.last(self.value(inputs).relu() * self.gate(inputs).sigmoid())
+
+
+def test_a_network_with_a_gate_is_audited_to_the_end():
+    torch.manual_seed(0)
+    net, inputs = Gated().eval().requires_grad_(False), torch.rand(24, 6)
+    data = tb.LabelledSet(inputs, net(inputs).argmax(1))
+    record = tb.audit(tb.wrap(net), data, ["linf:0.05"], curve_examples=0)
+    assert record.brackets[0].certified > 0
+    assert not [event for event in record.events if "raised" in event]
+    assert record.exit_code == 0
+
+
 def test_counterexamples_of_a_proof_are_taken_and_measured_again(digits, monkeypatch):
     """With the attacks blinded, branching meets points of its own: the upper bound takes those that hold."""
     from trustbound.attacks import suites

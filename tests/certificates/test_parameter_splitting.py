@@ -213,3 +213,31 @@ def test_the_worst_cells_come_first_and_as_many_as_are_asked_for():
     )
     assert held.worst(torch.tensor([2, 1])).tolist() == [1, 3, 4]
     assert held.worst(torch.tensor([0, 9])).tolist() == [4]
+
+
+class Lifted(nn.Module):
+    """Two classes whose margin is what is left of a bias above a pixel, in float32 whatever is handed over."""
+
+    def __init__(self, bias):
+        super().__init__()
+        self.layer = nn.Linear(1, 2)
+        with torch.no_grad():
+            self.layer.weight.copy_(torch.tensor([[0.0], [1.0]]))
+            self.layer.bias.copy_(torch.tensor([bias, 0.0]))
+
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1).float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_a_change_rounds_in_the_precision_of_the_inputs_is_charged(dtype):
+    """The largest brightness, as the set itself applies it, ends on the boundary: nothing is proven."""
+    inputs = torch.tensor([[0.3]]).to(dtype)
+    for epsilon in torch.linspace(0.01, 0.3, 30).tolist():
+        threat = Threat.parse(f"brightness:{epsilon:.4f}")
+        around = threat.perturbations.around(inputs, tb.Box(0.0, 1.0))
+        reached = around.apply(around.ceiling)
+        network = Lifted(float(reached))
+        outputs = network(reached)[0]
+        found = certify("parameter-splitting", network, inputs, torch.tensor([0]), threat, box=(0.0, 1.0))
+        assert not (bool(found.certified) and outputs[0] <= outputs[1]), threat

@@ -24,7 +24,7 @@ from trustbound.audits.fingerprint import check_told_apart, described
 from trustbound.audits.planning.pilot import Pilot
 from trustbound.audits.planning.plan import TRIAL, announced
 from trustbound.audits.planning.schedule import SecurityCurve, control_count, curve_count, steps
-from trustbound.audits.stages.allowance import TimeLimit
+from trustbound.audits.stages.allowance import TimeLimit, clocked
 from trustbound.audits.stages.bracket import Search
 from trustbound.audits.stages.checking import after_search, before_search, shortened_checks, weighed
 from trustbound.audits.stages.clean import STEP, Clean, backward_cost, clean_pass, logit_scale, same_answers
@@ -287,7 +287,7 @@ def _audit(
         cost=store.cost(),
         backward_cost=price,
         exit_code=3 if unsound or any(check.verdict == "FAIL" and check.severity == "error" for check in checks) else 0,
-        events=(*dict.fromkeys(store.events()), *untimely, f"wall clock {time.perf_counter() - started:.1f} s"),
+        events=(*dict.fromkeys(store.events()), *untimely, *clocked(seconds, time.perf_counter() - started)),
         task=str(model.task),
         measures={
             state: found

@@ -17,6 +17,9 @@ PLANNED = 0.85
 SHARES = (1.0, 0.5, 0.25, 0.0)
 LEAST_SHARE = 0.25
 
+#: How many times the seconds that were left an audit may take before it says so.
+LATE = 1.2
+
 
 class Allowance(Protocol):
     """Whether a step can be afforded."""
@@ -119,3 +122,21 @@ def _evidence(step: str, part: str) -> str:
 
 def _threat(step: str) -> str:
     return step.rpartition("/")[0]
+
+
+def clocked(left: float | None, taken: float) -> list[str]:
+    """What the clock says at the end of an audit that took so many seconds, in words; also where time was not kept.
+
+    Parameters
+        left    seconds that were left for it; None where no time was given.
+
+    >>> clocked(None, 4.25), clocked(2.0, 31.0)[0]
+    (['wall clock 4.2 s'], 'the time was not kept: 2 s were left, and what no audit leaves out took 31 s')
+    """
+    said = [f"wall clock {taken:.1f} s"]
+    if left is not None and taken > LATE * max(left, 1.0):
+        late = (
+            f"the time was not kept: {max(left, 0.0):.0f} s were left, and what no audit leaves out took {taken:.0f} s"
+        )
+        return [late, *said]
+    return said

@@ -254,10 +254,15 @@ class _Search:
         parts = [self._bounds(cells.select(part)) for part in torch.arange(len(cells.owner)).split(few)]
         return functools.reduce(Cells.join, parts) if parts else cells
 
+    @property
+    def _working(self) -> torch.dtype:
+        """The coarsest precision that θ is applied in: a model that casts its inputs may be given coarser ones."""
+        usual = torch.float64 if self.graph.dtype == torch.float64 else torch.float32
+        return max((usual, self.inputs.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+
     def _bounds(self, cells: Cells) -> Cells:
-        working = torch.float64 if self.graph.dtype == torch.float64 else torch.float32
         limits = cell_limits(
-            self.perturbations, self.inputs[cells.owner], self.box, cells.floor, cells.ceiling, working
+            self.perturbations, self.inputs[cells.owner], self.box, cells.floor, cells.ceiling, self._working
         )
         targets = None if self.targets is None else self.targets[cells.owner]
         bound = self.bounds.margins(self.graph, Region.between(*limits), self.labels[cells.owner], targets, self.task)

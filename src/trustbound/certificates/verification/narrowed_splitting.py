@@ -136,7 +136,13 @@ class NarrowedSplitting:
     def _searched(self, part: Part, ticket: itertools.count[int]) -> None:
         """Search a part to the end with its limits as they are."""
         inner = replace(
-            self.search, tree=part.tree, heap=[], closed={}, nodes=0, max_nodes=max(1, self.max_nodes - self.nodes)
+            self.search,
+            tree=part.tree,
+            graph=self.search.tree.network.graph,
+            heap=[],
+            closed={},
+            nodes=0,
+            max_nodes=max(1, self.max_nodes - self.nodes),
         )
         found = inner.run(part.domain)[0]
         self.nodes, self.search.broken = self.nodes + inner.nodes, inner.broken

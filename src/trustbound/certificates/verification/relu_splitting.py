@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.methods.slopes import Ascent
 from trustbound.certificates.specification import LowerBound
 from trustbound.certificates.verification.branching import costs, split
@@ -39,6 +40,7 @@ class ReluSplitting:
         steps       ascent steps for a part.
         candidates  neurons of which both halves are tried before one is split.
         memory      bytes of one piece of work.
+        graph       that points are tried on, where the tree's own answers as it does on a part of the region alone.
     """
 
     tree: Tree
@@ -49,6 +51,7 @@ class ReluSplitting:
     steps: int
     candidates: int
     memory: int
+    graph: Graph | None = None
     heap: list[tuple[float, int, Domains]] = field(default_factory=list)
     closed: dict[int, LowerBound] = field(default_factory=dict)
     nodes: int = 0
@@ -173,7 +176,8 @@ class ReluSplitting:
         """Say whether a point, or one near it down the margin, has a margin below 0 in exact arithmetic; replay it."""
         region = self.tree.network.region
         reached = self._descended(points)
-        margins = self._smallest(self.tree.network.graph(reached) @ self.tree.rows.T)
+        graph = self.graph or self.tree.network.graph
+        margins = self._smallest(graph(reached) @ self.tree.rows.T)
         broken = (margins < 0).nonzero()[:, 0]
         if not len(broken):
             return False

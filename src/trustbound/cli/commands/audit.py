@@ -143,7 +143,10 @@ def audit_command(
         record = replace(record, misses=misses, exit_code=record.exit_code or 1)
         write_record(folder, record)
     page = write(record, folder / "report.html", gallery=read_gallery(folder))
-    for said in (*misses, *(event for event in record.events if ": left out for time: " in event)):
+    for said in (
+        *misses,
+        *(event for event in record.events if ": left out for time: " in event or event.startswith("the time ")),
+    ):
         click.echo(said, err=True)
     if json_output:
         click.echo(as_json({**json_view(record), "report": str(page)}))
