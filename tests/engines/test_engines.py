@@ -30,7 +30,6 @@ def test_in_process_carries_out_one_unit_when_its_result_is_asked_for():
     assert (next(results), done) == (10, [1])
     assert (list(results), done) == ([20, 30], [1, 2, 3])
     assert engine.events == []
-    assert engine.hands == 1
 
 
 def test_what_is_given_goes_to_every_unit():
@@ -87,7 +86,7 @@ def test_a_run_keeps_the_size_of_its_units(tmp_path):
         audit(unit_size=0)
 
 
-def test_a_step_is_cut_for_the_workers_that_there_are(tmp_path):
+def test_a_step_is_cut_in_as_many_units_as_keep_workers_busy():
     """Into as many units as the engine asks for, none below a few dozen examples, all of them once."""
     data = tb.LabelledSet(torch.rand(200, 4), torch.zeros(200, dtype=torch.int64))
     asked = Subject(model=tb.wrap(torch.nn.Linear(4, 2)), data=data, threats={})

@@ -97,8 +97,8 @@ def audit(
                         this machine or on the cluster at `address`. Records have the same bits at equal unit size.
         seconds         that it may take: what pays least is left out, and the record's events name it.
         tried           what a trial of this model found before, in place of another one.
-        unit_size       examples of a work unit: 512, or on ray fewer where a worker would stand idle; a run that was
-                        begun keeps its own.
+        unit_size       examples of a work unit: 512, or on ray a 64th of those of a step where that is 32 or more; a
+                        run that was begun keeps its own.
 
     Raises      InputError for examples that the model cannot serve and UnsupportedError for a threat that no attack
                 of the budget can serve, both before the search; RecordError for a run directory that cannot be
@@ -150,7 +150,7 @@ def audit(
         else:
             store = Store.open(run, request)
         exits.enter_context(store)
-        size, parts = _cut(store, engine, units.hands, unit_size)
+        size, parts = _cut(store, engine, unit_size)
         context = Context(
             subject=subject,
             engine=units,
@@ -185,7 +185,7 @@ def _subject(model: Model, data: LabelledSet, asked: Sequence[Threat], tried: Pi
     return tried.subject.about(data, named)
 
 
-def _cut(store: Store, engine: str, workers: int, asked: int | None) -> tuple[int, int]:
+def _cut(store: Store, engine: str, asked: int | None) -> tuple[int, int]:
     """Examples of a unit at most, and units of a step at least: a run goes on as it was begun, on whichever engine.
 
     Raises      InputError where other sizes are asked for.
@@ -193,7 +193,7 @@ def _cut(store: Store, engine: str, workers: int, asked: int | None) -> tuple[in
     begun = bool(store.done(STEP))  # by a version that wrote nothing of it down
     row = ENGINES.find("in-process" if begun else engine)
     size = int(store.fact("unit-size", lambda: row.unit_size if begun or asked is None else asked))
-    parts = int(store.fact("unit-parts", lambda: 1 if begun or asked is not None else row.parts * workers))
+    parts = int(store.fact("unit-parts", lambda: 1 if begun or asked is not None else row.parts))
     if asked not in (None, size) or (asked is not None and parts > 1):
         known = f"{size} examples a unit" if parts == 1 else f"at most {size} examples a unit, in {parts} units a step"
         raise InputError(

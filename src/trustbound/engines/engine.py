@@ -16,12 +16,10 @@ Execute = Callable[..., Any]
 class Engine(Protocol):
     """Carries out units of work about one subject.
 
-    What is told of the way, a worker that died say, is added to `events`, which whoever asks may empty; `hands` is how
-    many units are carried out side by side.
+    What is told of the way, a worker that died say, is added to `events`, which whoever asks may empty.
     """
 
     events: list[str]
-    hands: int
 
     def run(self, units: Sequence[Any], *given: Any) -> Iterator[Any]:
         """The result of each unit, in their order, whichever is finished first; an exception comes in its place.

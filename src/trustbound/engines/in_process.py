@@ -11,8 +11,6 @@ from trustbound.engines.engine import Execute
 class InProcess:
     """Carries out each unit when its result is asked for."""
 
-    hands = 1
-
     def __init__(self, execute: Execute, subject: Any) -> None:
         self._execute, self._subject = execute, subject
         self.events: list[str] = []

@@ -94,10 +94,10 @@ class OnRay:
                 "call ray.shutdown() before."
             )
         try:
-            self.hands = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            self._hands = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
             self._check_room()
             self._sent = ray.put(sent)
-            self._hired = [self._hire() for _ in range(self.hands)]
+            self._hired = [self._hire() for _ in range(self._hands)]
             self._load(self._hired)
         except BaseException:
             self.close()
@@ -113,7 +113,7 @@ class OnRay:
         idle = list(self._hired)
 
         def hand_out(turn: int) -> None:
-            while idle and waiting and waiting[0][0] < turn + AHEAD * self.hands:
+            while idle and waiting and waiting[0][0] < turn + AHEAD * self._hands:
                 number, unit = waiting.popleft()
                 worker = idle.pop(0)
                 busy[worker.run.remote(unit, *shared)] = (number, unit, worker)
@@ -150,9 +150,9 @@ class OnRay:
     def _check_room(self) -> None:
         """Refuse workers that would wait for a core for ever."""
         cores = int(ray.cluster_resources().get("CPU", 0))
-        if self.hands > cores:
+        if self._hands > cores:
             raise InputError(
-                f"`workers` must be at most the cores of the Ray cluster, one for each; got {self.hands} for {cores}."
+                f"`workers` must be at most the cores of the Ray cluster, one for each; got {self._hands} for {cores}."
             )
 
     def _hire(self) -> Any:

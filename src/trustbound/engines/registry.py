@@ -14,8 +14,8 @@ class EngineRow:
     workers     whether it has workers, which may be elsewhere: how many, and at which address, can be asked for.
     extra       the extra to install for it; empty where none is needed.
     unit_size   examples of a work unit at most, unless told otherwise.
-    parts       units that a step is cut in for each worker, where each then still holds a few dozen examples: so that
-                no worker waits for the last.
+    parts       units that a step is cut in at least, where each then still holds a few dozen examples, however many
+                workers there are: none waits long for the last, and what is found depends on no number of them.
     """
 
     name: str
@@ -45,6 +45,6 @@ ENGINES = Registry(
         workers=True,
         extra="ray",
         unit_size=512,
-        parts=8,
+        parts=64,
     ),
 )
