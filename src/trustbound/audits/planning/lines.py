@@ -116,10 +116,11 @@ class Pricing:
                 yield self._line(stage.name, *stage.method(smooth=True), everything, 0.0)
             case UntilDry():
                 yield self._rounds(step, before)
-            case Proof(certifier=name, tighter=tighter):
+            case Proof(certifier=name, tighter=tighter, most=most):
                 share = self._left_by(name) if tighter else stands + (right - stands) * control / everything
                 block = self.prospect.blocks.get(name, everything)
-                line = self._proof(f"proof-{name}", name, everything, 1, min(share, self._tried(name) / everything))
+                tried = self._tried(name) if most is None else min(self._tried(name), most)
+                line = self._proof(f"proof-{name}", name, everything, 1, min(share, tried / everything))
                 yield replace(line, needed=block >= everything and self._promises(name))
             case Shared(attack=name, fitted=most):
                 method, fitted = ATTACKS.build(name), min(everything // 2, most)

@@ -26,9 +26,11 @@ PARAMS: dict[str, dict[str, Any]] = {
     "parameter-splitting": {"max_cells": 512},
 }
 
-#: Of a block of proofs, the share that must hold for the next block to be tried; more where a certifier is the dearest
-#: part of a budget by far.
-PAYS, DEAR_PAYS = 1 / 32, {("branch-and-bound", "standard"): 1 / 2}
+#: Of a block of proofs, the share that must hold for the next block to be tried.
+PAYS = 1 / 32
+
+#: That share, and how many examples are tried at most, where a certifier would be the dearest part of a budget by far.
+DEAR = {("branch-and-bound", "standard"): (1 / 2, 48)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +75,25 @@ class Proof:
         params      of the certifier, as JSON holds them.
         tighter     than what was proven with before: nearest bounds first, never on everything.
         pays        of a block that the certifier settles, the share from which the next block is tried.
+        most        examples that it is tried on at most, the control group left out; None for no limit.
     """
 
     certifier: str
     params: dict[str, Any] = field(default_factory=dict)
     tighter: bool = False
     pays: float = PAYS
+    most: int | None = None
 
     @classmethod
     def by(cls, certifier: str, budget: str) -> Proof:
         """With the parameters that an audit of a budget gives it."""
+        pays, most = DEAR.get((certifier, budget), (PAYS, None))
         return cls(
             certifier=certifier,
             params=dict(PARAMS.get(certifier, {})),
             tighter=not CERTIFIERS.find(certifier).audited,
-            pays=DEAR_PAYS.get((certifier, budget), PAYS),
+            pays=pays,
+            most=most,
         )
 
 

@@ -51,7 +51,7 @@ def _largest_first(search: Search, proof: Proof, rows: Tensor, block: int) -> tu
     name, proven, tried, found = proof.certifier, 0, 0, 0
     part = rows[:0]
     for number in itertools.count(1):
-        block_of = rows[tried : tried + block]
+        block_of = rows[: proof.most][tried : tried + block]
         if not len(block_of):
             break
         share = len(block_of) / len(rows)
