@@ -4,9 +4,9 @@
     python -m benchmarks.engines --write                         the sentence in benchmarks/README.md
 
 A standard audit of the small MNIST CNN at l∞ 0.1, with its proofs and a curve on 100 images. The Ray cluster runs
-before the clock does; starting workers, which import torch and unpickle the subject, counts, and so does what stays with
-the driver: the trial, what the engine's results come to, answers on the witnesses. One worker and two take turns. What else the machine did meanwhile stands beside
-each run: its load, and the share of a core that each worker got.
+before the clock does; starting workers, which import torch and unpickle the subject, counts, and so does what stays
+with the driver: the trial, what the engine's results come to, answers on the witnesses. One worker and two take turns.
+What else the machine did meanwhile stands beside each run: its load, and the share of a core that each worker got.
 """
 
 from __future__ import annotations
