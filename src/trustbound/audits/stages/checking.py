@@ -129,6 +129,7 @@ def _kept(
                 return {"check": to_document(examined.checks[0]), "cost": to_document(examined.cost)}
 
             store.fact(_name(unit), look)
+            context.heard()
             context.progress.advance(1)
 
     def together() -> Any:

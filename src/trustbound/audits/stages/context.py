@@ -198,6 +198,10 @@ class Context:
         if result.tensors:
             write_atomically(self.store.tensors(unit.step, unit.shard), _saver(result.tensors))
         self.store.commit(unit.step, unit.shard, result.rows, result.cost, result.events)
+        self.heard()
+
+    def heard(self) -> None:
+        """Keep what the engine told of the way since it was last asked, a worker that died say."""
         if self.engine.events:
             told = list(self.engine.events)
             self.engine.events.clear()
