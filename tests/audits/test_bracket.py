@@ -61,15 +61,19 @@ def test_at_the_walls_of_the_box_linf_stays_exact():
     assert bracket.lower == bracket.upper == known.truth
 
 
-def test_l0_has_no_proof_and_its_attacks_break_only_what_can_be_broken():
+def test_l0_is_decided_where_values_change_one_by_one():
     known = linear(norm="l0", epsilon=1.5, n=30, shape=(12,), low=0.4, high=0.6)  # radii are whole numbers
-    record = tb.audit(known.exact.model, known.data, ["l0:1"], budget="quick", curve_examples=0)
+    record = tb.audit(known.exact.model, known.data, ["l0:1"], budget="quick", curve_examples=30)
     bracket = record.brackets[0]
     found = verdicts(record)
     assert 0 < found.count("broken") <= int((known.correct & ~known.robust).sum())
     assert not any(verdict == "broken" and known.robust[place] for place, verdict in enumerate(found))
-    assert bracket.lower == 0.0
-    assert "no certifier serves l0" in bracket.no_proof
+    assert bracket.lower == known.truth <= bracket.upper
+    (curve,) = record.curves
+    radius = known.exact.exact_radius(known.data.inputs, known.data.labels, "l0", inside_box=True)
+    assert curve.epsilons == (0.0, 1.0, 2.0)
+    assert curve.lower == tuple(int((radius > at).sum()) / 30 for at in curve.epsilons)
+    assert all(low <= high for low, high in zip(curve.lower, curve.upper, strict=True))
     assert record.exit_code == 0
 
 

@@ -72,7 +72,7 @@ def test_search_and_proof_agree_about_inputs_beside_the_box(norm, dtype, off):
         reached = found.adversarial.double()
         assert bool(((reached >= region.low) & (reached <= region.high)).all())
         order = {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
-        assert bool((torch.linalg.vector_norm(reached - region.inputs, order, dim=1) <= region.radius).all())
+        assert bool((torch.linalg.vector_norm(reached - region.inputs, order, dim=1) <= radius).all())
         assert torch.equal(region.inputs, data.inputs.double()) or dtype == torch.float64
         # Standing still is allowed, also for an input that had to be moved.
         still = tb.attack("pgd", model, inputs, labels, f"{norm}:0", steps=2, stop_early=False)

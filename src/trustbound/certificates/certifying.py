@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +15,6 @@ from trustbound.certificates.graph.reading import read
 from trustbound.certificates.refuting import Counterexamples
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS, CertifierRow
-from trustbound.certificates.slack import growth, vanished
 from trustbound.certificates.specification import Certifier, LowerBound
 from trustbound.errors import InputError, UnsupportedError
 from trustbound.metrics.in_box import check_fits
@@ -180,10 +178,9 @@ def certify(
     witness = torch.full_like(inputs, torch.nan) if certifier.refutes else None
     # A search rounds its inputs to the precision that it works in: the proof holds around the inputs and around those.
     working = torch.float64 if graph.dtype == torch.float64 else torch.float32
-    wide = radius + _rounded_away(inputs, working, norm).reshape(-1, *[1] * (radius.ndim - 1))
     for part in rows.split(batch_size or max(1, len(rows))) if len(rows) else ():
         at = part.to(graph.device)
-        region = Region.around(inputs[at], limits, norm, wide[at])
+        region = Region.around(inputs[at], limits, norm, radius[at], working)
         wanted = None if targets is None else targets.to(graph.device)[at]
         if falsified is not None and witness is not None and task.plain:
             broken = Counterexamples(model, inputs[at], labels[at], threat, reach[at], limits, graph.classes)
@@ -262,14 +259,6 @@ def _classes(inputs: Tensor, labels: Tensor) -> Tensor:
     return labels
 
 
-def _rounded_away(inputs: Tensor, working: torch.dtype, norm: str) -> Tensor:
-    """Bound how far inputs (B, *F) lie from themselves rounded to a precision, in a norm: (B,) float64."""
-    away = (inputs.detach().double() - inputs.detach().to(working).double()).flatten(1)
-    order = {"linf": math.inf, "l2": 2, "l1": 1}[norm]
-    length: Tensor = torch.linalg.vector_norm(away, order, 1)
-    return length * (1 + growth(away.shape[1])) + vanished(away.shape[1])
-
-
 def _margins(
     certifier: Certifier, graph: Graph, region: Region, labels: Tensor, targets: Tensor | None, task: Task
 ) -> LowerBound:
@@ -292,7 +281,7 @@ def resolve(name: str | Certifier | Sampling, **params: Any) -> tuple[Certifier 
     Raises      InputError listing the names, or the parameters, that there are.
 
     >>> resolve("crown", memory=2**20)[1].norms
-    ('linf', 'l2', 'l1')
+    ('linf', 'l2', 'l1', 'l0')
     """
     if isinstance(name, str):
         return CERTIFIERS.build(name, **params), CERTIFIERS.find(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.kernels import check_kernels
 from trustbound.certificates.methods.interval import Interval
 from trustbound.certificates.region import Region
+from trustbound.certificates.region.registry import REGIONS
 from trustbound.certificates.specification import Certifier
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
@@ -34,7 +37,7 @@ def certified_radius(
     Every radius returned was itself proven, with `tolerance` (a threat's τ) added: nothing is interpolated. The
     search starts at `cap`, at most the box's diameter, and grows from small radii so that the dear large ones are
     tried only where smaller ones held; then it halves the gap `steps` times. Each round asks the intervals first
-    and the certifier for the rest, all examples at once.
+    and the certifier for the rest, all examples at once. Of a norm that counts all radii are whole numbers.
 
     Raises      InputError for a cap that is not above 0, fewer than 1 step, or inputs outside the box.
 
@@ -51,19 +54,22 @@ def certified_radius(
     check_kernels(graph)
     inputs, labels = inputs.to(graph.device), labels.to(graph.device)
     limits = Box.of(box)
+    grain = REGIONS.find(norm).grain if norm in REGIONS.names else 0.0
     most = min(cap, limits.diameter(norm, inputs[0].numel()))
+    most = math.floor(most) if grain else most
     proven = torch.zeros(len(inputs), dtype=torch.float64, device=graph.device)
-    failed = torch.full_like(proven, most)
+    failed = torch.full_like(proven, most + grain)
     # A radius of 0 leaves rounding alone: whoever is not proven there never will be.
     alive = _proves(certifier, graph, inputs, labels, limits, norm, proven + tolerance, task)
     open_ = torch.ones_like(alive)
     for step in range(steps + _DOUBLINGS):
-        rows = (alive & (failed > proven)).nonzero()[:, 0]
+        rows = (alive & (failed - proven > grain)).nonzero()[:, 0]
         if not len(rows):
             break
         growing = open_[rows] & (step < _DOUBLINGS)
         first = torch.where(proven[rows] > 0, 2 * proven[rows], most / 2 ** (_DOUBLINGS - 1))
         trial = torch.where(growing, first.clamp(max=most), (proven[rows] + failed[rows]) / 2)
+        trial = trial.floor().clamp(min=grain) if grain else trial
         held = _proves(certifier, graph, inputs[rows], labels[rows], limits, norm, trial + tolerance, task)
         proven[rows] = torch.where(held, trial, proven[rows])
         failed[rows] = torch.where(held, failed[rows], trial)

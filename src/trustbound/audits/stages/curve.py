@@ -47,7 +47,7 @@ def curve(
     features = math.prod(context.data.shape)
     cap = min(threat.perturbations.diameter(context.model.box, features), 4.0 * epsilon)
     top = min(2.0 * epsilon if math.isfinite(epsilon) else cap, cap)
-    epsilons = tuple(top * place / (step.points - 1) for place in range(step.points))
+    epsilons = evenly(top, step.points, threat.perturbations.grain)
     radii = Radii(context, threat, verdicts, step.certifiers, epsilons, clean)
     radii.search(positions)
     verdicts.radii |= radii.proven
@@ -80,3 +80,17 @@ def curve(
         cost=found.cost() + radii.cost(),
         note=note,
     )
+
+
+def evenly(top: float, points: int, grain: float) -> tuple[float, ...]:
+    """The sizes that a curve draws, from 0 to `top`: so many, or, where sizes are whole numbers, at most so many.
+
+    >>> evenly(1.0, 5, 0.0)
+    (0.0, 0.25, 0.5, 0.75, 1.0)
+    >>> evenly(4.0, 33, 1.0), evenly(41.0, 33, 1.0)[-2:]
+    ((0.0, 1.0, 2.0, 3.0, 4.0), (38.0, 40.0))
+    """
+    if not grain or top < grain:
+        return tuple(top * place / (points - 1) for place in range(points))
+    step = grain * math.ceil(top / grain / (points - 1))
+    return tuple(step * place for place in range(math.floor(top / step) + 1))

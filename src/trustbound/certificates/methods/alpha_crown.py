@@ -28,7 +28,7 @@ class AlphaCrown(Certifier):
     Bound       Lower. Deterministic: holds for every input of the region; never below `crown`, so never below
                 `interval`. The climb is in float32; what is returned is evaluated afresh in float64 at the best slopes
                 (limits as `crown` does).
-    Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1.
+    Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1, l0.
     Update      slopes <- clip(slopes + step_size · Adam(gradient of the bound), slope of the ReLU below zero, 1);
                 first for the limits of every layer's unstable neurons, layer by layer, then for the rows.
     Shapes      region (B, *F); specification (B, K, C); returns (B, K) float64.

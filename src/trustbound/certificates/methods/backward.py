@@ -230,12 +230,8 @@ def _concretise(region: Region, rows: Coefficients) -> Tensor:
     rows = replace(rows, coefficients=rows.coefficients.to(region.inputs.dtype))
     if rows.window is None:
         return region.select(rows.owner).least(rows.coefficients)
-    size = tuple(rows.coefficients.shape[3:])
-    inputs, low, high = (
-        rows.window.gather(limit, rows.owner, size) for limit in (region.inputs, region.low, region.high)
-    )
-    local = replace(region, inputs=inputs, low=low, high=high, radius=region.radius[rows.owner])
-    return local.least(rows.coefficients)
+    window, size = rows.window, tuple(rows.coefficients.shape[3:])
+    return region.seen(rows.owner, lambda part: window.gather(part, rows.owner, size)).least(rows.coefficients)
 
 
 def _back(

@@ -22,7 +22,7 @@ class Crown(Certifier):
     """Bound rows over the logits by going back to the input with one line per activation and sign.
 
     Bound       Lower. Deterministic: holds for every input of the region; never below `interval`.
-    Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1.
+    Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1, l0.
     Update      rows <- rows · W;  at a ReLU positive coefficients take the line below (slope 1 where
                 high ≥ −low, else 0), negative ones the chord above; at a smooth activation the lines that support
                 it in the middle of its limits; at the input the dual norm.

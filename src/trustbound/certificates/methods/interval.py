@@ -12,7 +12,7 @@ from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.matrix_operations import Dense, MatrixOperation
 from trustbound.certificates.graph.operations import Arrange, Input, Linear, Operation, Scale
 from trustbound.certificates.region import Region
-from trustbound.certificates.slack import disturbance, growth, split, vanished
+from trustbound.certificates.slack import disturbance, growth, split
 from trustbound.certificates.specification import Certifier, LowerBound
 
 
@@ -44,6 +44,12 @@ class Bounds:
         """The largest magnitudes, (B, *F)."""
         return torch.maximum(self.low.abs(), self.high.abs())
 
+    @property
+    def room(self) -> Tensor:
+        """How far the values may go from those of `centre`, (B, *F); from the middle without one."""
+        centre = (self.low + self.high) / 2 if self.centre is None else self.centre
+        return torch.maximum(self.high - centre, centre - self.low).clamp(min=0.0)
+
     def intersect(self, low: Tensor, high: Tensor) -> Bounds:
         """Return the limits narrowed to those given as well."""
         return replace(self, low=torch.fmax(self.low, low), high=torch.fmin(self.high, high))
@@ -54,9 +60,10 @@ class Interval(Certifier):
     """Bound every number by an interval, in midpoint and radius; fuse the margin with the last linear layer.
 
     Bound       Lower. Deterministic: holds for every input of the region.
-    Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1.
+    Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1, l0.
     Update      middle <- W middle + b;  radius <- |W| radius;  activations and max pools on both limits.
-                The first linear layer uses the dual norm of its rows where that is smaller (l2, l1).
+                The first linear layer uses the dual norm of its rows where that is smaller (l2, l1); under l0 as many
+                times its rows' largest weight as values may change.
                 Margins: the better of rows applied to the logits' limits, and rows · last layer applied to its
                 operand's limits.
     Shapes      region (B, *F); specification (B, K, C); returns (B, K) float64.
@@ -65,7 +72,7 @@ class Interval(Certifier):
     Raises      nothing of its own.
     Reference   Gowal et al., On the Effectiveness of Interval Bound Propagation for Training Verifiably Robust
                 Models, 2018, arXiv:1810.12715, equations 6 to 8 and section 3.
-    Deviations  rounding is added outward at every step; l2 and l1 balls enter through row norms.
+    Deviations  rounding is added outward at every step; l2, l1 and l0 balls enter through row norms.
 
     >>> from trustbound.certificates.graph import read
     >>> linear = torch.nn.Linear(2, 2, bias=False)
@@ -129,14 +136,10 @@ def propagate(step: Operation, operands: Sequence[Bounds], region: Region) -> Bo
         return replace(bounds, centre=step.apply(only.centre), factor=factor, drift=drift, tight=True)
     if not isinstance(step, MatrixOperation):
         return bounds
-    if region.norm == "linf":
+    spread = region.spread_of_layer(step, only.factor, only.room)
+    if spread is None:
         return replace(bounds, tight=True)
-    rows = (
-        step.squares(only.factor.square()).sqrt() + vanished(step.terms)
-        if region.norm == "l2"
-        else step.largest(only.factor)
-    )
-    wide = region.radius.reshape(-1, *[1] * rows.ndim) * rows * (1 + rounded) + 2 * noise
+    wide = spread * (1 + rounded) + 2 * noise
     wide = wide if drift is None else wide + drift
     centre = step.apply(only.centre)
     return bounds.intersect(centre - wide, centre + wide)  # ball or box: rows that go back meet both at once
@@ -178,13 +181,9 @@ def _fused(region: Region, operand: Bounds, last: Dense, specification: Tensor) 
     if last.bias_size is not None:
         noise = noise + error * (specification.abs() @ last.bias_size)
     fused = _least(rows, operand.low, operand.high, error)
-    if operand.centre is not None and operand.factor is not None and region.norm != "linf":
-        weighted = rows * operand.factor
-        dual = weighted.abs().amax(2)
-        if region.norm == "l2":
-            dual = torch.linalg.vector_norm(weighted, 2, 2) + vanished(weighted.shape[2])
-        wide = region.radius.unsqueeze(1) * dual * (1 + error)
-        ball = torch.bmm(rows, operand.centre.unsqueeze(2)).squeeze(2) - wide - noise
+    spread = None if operand.factor is None else region.spread(rows, operand.factor, operand.room)
+    if operand.centre is not None and spread is not None:
+        ball = torch.bmm(rows, operand.centre.unsqueeze(2)).squeeze(2) - spread * (1 + error) - noise
         if operand.drift is not None:
             ball = ball - (1 + error) * torch.bmm(rows.abs(), operand.drift.unsqueeze(2)).squeeze(2)
         fused = torch.fmax(fused, ball)

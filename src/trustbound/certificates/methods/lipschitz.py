@@ -12,6 +12,7 @@ from trustbound.certificates.graph.matrix_operations import Dense
 from trustbound.certificates.graph.operations import Input, Linear, Operation
 from trustbound.certificates.methods.interval import Bounds, bound_specification, interval_bounds
 from trustbound.certificates.region import Region
+from trustbound.certificates.region.ball import BallRegion
 from trustbound.certificates.sensitivity.gains import gains, norms, stretched
 from trustbound.certificates.sensitivity.jacobian import jacobian_bounds
 from trustbound.certificates.slack import disturbance, growth, split, vanished
@@ -137,4 +138,4 @@ def farthest(region: Region) -> Tensor:
     """
     ahead = torch.maximum(region.high - region.inputs, region.inputs - region.low).flatten(1)
     corner = torch.linalg.vector_norm(ahead, 2, 1) * (1 + growth(ahead.shape[1])) + vanished(ahead.shape[1])
-    return corner if region.norm == "linf" else torch.minimum(corner, region.radius)
+    return torch.minimum(corner, region.radius) if isinstance(region, BallRegion) else corner

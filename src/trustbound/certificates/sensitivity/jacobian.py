@@ -15,6 +15,7 @@ from trustbound.certificates.graph.operations import Activation, Input, Linear, 
 from trustbound.certificates.methods.interval import Bounds
 from trustbound.certificates.methods.relaxations import pool_windows
 from trustbound.certificates.region import Region
+from trustbound.certificates.region.ball import BallRegion
 from trustbound.certificates.sensitivity.gains import gains
 from trustbound.certificates.sensitivity.operator_norms import absolute_transpose
 from trustbound.certificates.slack import growth, vanished
@@ -47,7 +48,7 @@ class JacobianBounds:
         low, high = self.low.flatten(2), self.high.flatten(2)
         each = torch.maximum(torch.maximum(-low * ahead, high * behind), torch.zeros_like(low))
         corner = each.nan_to_num(math.inf).sum(2) * (1 + growth(low.shape[2]))
-        if region.norm == "linf":
+        if not isinstance(region, BallRegion):
             return corner
         return torch.fmin(corner, self.slope * region.radius.unsqueeze(1) * (1 + growth(1)))
 

@@ -30,7 +30,7 @@ class BranchAndBound(Certifier):
     Bound       Lower. Deterministic: holds for every input of the region; never below `alpha-crown`. Complete for ReLU
                 and leaky ReLU networks under linf, given time: what it does not prove, to rounding, it refutes. Stopped
                 early it returns the smallest bound of all parts, and the example is unknown.
-    Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1.
+    Needs       a network that can be read into a list of operations.  Norms: linf, l2, l1, l0.
     Update      the parts with the smallest bounds are split first, many together; of each the neuron is split whose
                 halves have the best bounds. Known signs enter the bound by multipliers β ≥ 0, which are climbed
                 together with the lower slopes, in float32 and warm from the part before; every bound that counts is

@@ -9,7 +9,6 @@ from trustbound.certificates.graph.curves import Smooth
 from trustbound.certificates.graph.operations import Activation, Input
 from trustbound.certificates.methods.backward import Coefficients
 from trustbound.certificates.methods.relaxations import LinearRelaxation
-from trustbound.certificates.region import Region
 from trustbound.certificates.verification.domains import Domains, Tree
 
 
@@ -60,7 +59,7 @@ def _followed(tree: Tree, domains: Domains) -> tuple[dict[int, Tensor], dict[int
     chosen, _ = tree.choices(found, domains.signs, domains.slopes, domains.multipliers)
     off: dict[int, Tensor] = {}
     added: dict[int, Tensor] = {}
-    points = farthest_point(found.region, met[0].coefficients[:, 0]) if 0 in met else found.region.inputs
+    points = found.region.lowest(met[0].coefficients[:, 0]) if 0 in met else found.region.inputs
     values: list[Tensor] = []
     for index, step in enumerate(found.graph.operations):
         if isinstance(step, Input):
@@ -79,22 +78,6 @@ def _followed(tree: Tree, domains: Domains) -> tuple[dict[int, Tensor], dict[int
             exact = followed
         values.append(exact)
     return off, added, points
-
-
-def farthest_point(region: Region, rows: Tensor) -> Tensor:
-    """Return the points (D, *F) of the limits of each region where ⟨row, x⟩ is least; of a ball about where."""
-    corner = torch.where(rows > 0, region.low, region.high)
-    if region.norm == "linf":
-        return corner
-    wide = region.radius.reshape(-1, *[1] * (rows.ndim - 1))
-    flat = rows.flatten(1)
-    if region.norm == "l2":
-        length = torch.linalg.vector_norm(flat, 2, 1).clamp(min=1e-30).reshape(wide.shape)
-        moved = region.inputs - (wide * rows / length).nan_to_num(0.0)
-    else:
-        peak = torch.zeros_like(flat).scatter_(1, flat.abs().argmax(1, keepdim=True), 1.0).reshape(rows.shape)
-        moved = region.inputs - (wide * rows.sign() * peak).nan_to_num(0.0)
-    return torch.minimum(torch.maximum(moved, region.low), region.high)
 
 
 def split(tree: Tree, domains: Domains, cost: Tensor, candidates: int, at_once: int) -> Domains:

@@ -204,15 +204,4 @@ class ReluSplitting:
             least = torch.where(lower, margins.detach(), least)
             points = points - gradient.sign() * (high - low) * (0.5 * 0.5**step)
             points = torch.minimum(torch.maximum(points, low), high)
-        return self._inside(torch.minimum(torch.maximum(best.double(), region.low), region.high))
-
-    def _inside(self, points: Tensor) -> Tensor:
-        """Pull points of the limits back into the ball: towards its centre, which keeps them within the limits."""
-        region = self.tree.network.region
-        if region.norm == "linf":
-            return points
-        away = points - region.inputs
-        size = torch.linalg.vector_norm(away.flatten(1), 2 if region.norm == "l2" else 1, 1)
-        share = ((1 - 1e-12) * region.radius / size.clamp(min=1e-300)).clamp(max=1.0)
-        inner = region.inputs + away * share.reshape(-1, *[1] * (points.ndim - 1))
-        return torch.minimum(torch.maximum(inner, region.low), region.high)
+        return region.inside(torch.minimum(torch.maximum(best.double(), region.low), region.high))
