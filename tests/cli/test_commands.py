@@ -594,3 +594,19 @@ def test_who_is_told_twice_ends_whatever_code_swallowed_the_first(tmp_path):
             process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) in (-signal.SIGTERM, 143)
         assert time.monotonic() < started + 50
+
+
+def test_certify_prints_the_ranges_of_outputs(trustbound, weights):
+    line = ["certify", "crown", f"fc:{weights}", "--data", "digits", "--limit", "3"]
+    line += ["--threat", "linf:0.02", "--ranges"]
+    told = trustbound(*line, "--json")
+    assert told.code == 0
+    said = json.loads(told.out)
+    assert said["n"] == len(said["lower"]) == 3
+    for clean, low, high in zip(said["outputs"], said["lower"], said["upper"], strict=True):
+        assert all(a <= value <= b for value, a, b in zip(clean, low, high, strict=True))
+    told = trustbound(*line)
+    assert told.code == 0
+    assert told.out.splitlines()[0].split() == ["example", "output", "clean", "lower", "upper", "width"]
+    assert "10 more outputs: --json has them all." in told.out
+    assert "crown bounds 30 of 30 outputs" in told.out.splitlines()[-1]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -132,7 +134,7 @@ def certify(
     started = time.perf_counter()
     certifier, known = resolve(name, **params)
     threat = _parsed(threat)
-    norm, goal = threat.perturbations.norm, threat.goal.name
+    goal = threat.goal.name
     if not known.serves(threat.perturbations):
         raise UnsupportedError(
             f"no proof: {known.name} serves {', '.join(known.sets)}; got {threat.perturbations.name}.{_others(threat)}"
@@ -157,17 +159,14 @@ def certify(
     limits = Box.of(limits)
     check_fits(inputs, limits)
     if not isinstance(certifier, Certifier):
-        each, key = _sizes(sizes, threat, inputs, torch.device("cpu")), new_key(generator, seed)
+        each, key = sizes_of(sizes, threat, inputs, torch.device("cpu")), new_key(generator, seed)
         return certifier.certify(
             model, inputs, labels, threat, each, box=limits, batch_size=batch_size, key=key, task=task
         )
     graph = model if isinstance(model, Graph) else read(model, inputs, maps=task.maps)
     check_kernels(graph)
-    features = inputs[0].numel()
-    if threat.perturbations.per_column:
-        threat.perturbations.check(limits, tuple(inputs.shape[1:]))
-    reach = _sizes(sizes, threat, inputs, graph.device)
-    radius = threat.perturbations.extent(reach + threat.perturbations.tolerance(limits, features))
+    reach = sizes_of(sizes, threat, inputs, graph.device)
+    around = enclosing(graph, inputs, threat, reach, limits)
     targets = targets_of(graph, labels, threat, task)
     # A target that is the label itself cannot be reached by an attack: nothing is to be proven there.
     rows = torch.arange(len(inputs)) if targets is None else (targets != labels).nonzero()[:, 0].cpu()
@@ -176,11 +175,9 @@ def certify(
     inputs, labels = inputs.to(graph.device), labels.to(graph.device)
     falsified = torch.zeros_like(certified) if certifier.refutes else None
     witness = torch.full_like(inputs, torch.nan) if certifier.refutes else None
-    # A search rounds its inputs to the precision that it works in: the proof holds around the inputs and around those.
-    working = torch.float64 if graph.dtype == torch.float64 else torch.float32
     for part in rows.split(batch_size or max(1, len(rows))) if len(rows) else ():
         at = part.to(graph.device)
-        region = Region.around(inputs[at], limits, norm, radius[at], working)
+        region = around(at)
         wanted = None if targets is None else targets.to(graph.device)[at]
         if falsified is not None and witness is not None and task.plain:
             broken = Counterexamples(model, inputs[at], labels[at], threat, reach[at], limits, graph.classes)
@@ -201,6 +198,18 @@ def certify(
     )
 
 
+def enclosing(graph: Graph, inputs: Tensor, threat: Threat, reach: Tensor, limits: Box) -> Callable[[Tensor], Region]:
+    """Return what encloses the sets of some of the inputs (B, *F), by their rows: of sizes `reach` (B,) and τ."""
+    if threat.perturbations.per_column:
+        threat.perturbations.check(limits, tuple(inputs.shape[1:]))
+    features = math.prod(inputs.shape[1:])
+    radius = threat.perturbations.extent(reach + threat.perturbations.tolerance(limits, features))
+    # A search rounds its inputs to the precision that it works in: the proof holds around the inputs and around those.
+    working = torch.float64 if graph.dtype == torch.float64 else torch.float32
+    placed, norm = inputs.to(graph.device), threat.perturbations.norm
+    return lambda rows: Region.around(placed[rows], limits, norm, radius[rows], working)
+
+
 def targets_of(graph: Graph, labels: Tensor, threat: Threat, task: Task) -> Tensor | None:
     """Return the classes (B,) that a goal wants, None where it wants none; refuse labels that do not fit a network."""
     if task.plain:
@@ -219,7 +228,7 @@ def _others(threat: Threat) -> str:
     return f" Take {'one of ' * (len(serving) > 1)}{', '.join(serving)}." if serving else " Audit without a proof."
 
 
-def _sizes(sizes: Tensor | None, threat: Threat, inputs: Tensor, device: torch.device) -> Tensor:
+def sizes_of(sizes: Tensor | None, threat: Threat, inputs: Tensor, device: torch.device) -> Tensor:
     """Return the size that each example (B, *F) is proven for, (B,) float64."""
     if sizes is None:
         return torch.full((len(inputs),), threat.perturbations.epsilon, dtype=torch.float64, device=device)
@@ -236,15 +245,20 @@ def _judging(task: Task | None, model: object) -> Task:
 
 def _labels(inputs: Tensor, labels: Tensor, task: Task) -> Tensor:
     """Return labels as the task keeps them; refuse what is no labelled batch."""
-    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
-        came = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
+    checked_inputs(inputs)
     if task.plain:
         return _classes(inputs, labels)
     if not isinstance(labels, Tensor) or labels.shape[:1] != inputs.shape[:1]:
         came = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise InputError(f"`labels` must be a tensor of {len(inputs)} labels, one for each input; got {came}")
     return task.checked_labels(labels)
+
+
+def checked_inputs(inputs: Tensor) -> None:
+    """Refuse what is no batch of inputs."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.dim() < 2:
+        came = f"{tuple(inputs.shape)} {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InputError(f"`inputs` must be a float tensor (B, *F); got {came}")
 
 
 def _classes(inputs: Tensor, labels: Tensor) -> Tensor:
