@@ -14,10 +14,12 @@ from torch import nn
 import trustbound as tb
 from trustbound.certificates import certify
 from trustbound.certificates.graph import read
+from trustbound.certificates.methods import alpha_crown, slopes
 from trustbound.certificates.methods.alpha_crown import AlphaCrown
 from trustbound.certificates.methods.slopes import Ascent
 from trustbound.certificates.radius import certified_radius
 from trustbound.certificates.region import Region
+from trustbound.certificates.verification import roots
 from trustbound.certificates.verification.branch_and_bound import BranchAndBound
 from trustbound.certificates.verification.domains import Tree
 from trustbound.certificates.verification.leaf_programme import solve
@@ -332,6 +334,40 @@ def test_a_wanted_class_is_proven_or_reached():
     assert torch.equal(proof.certified | proof.falsified, concerned)
     assert (network(proof.witness[proof.falsified]).argmax(1) == 1).all()
     assert proof.margin[~concerned].isnan().all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_examples_begin_together_in_as_many_passes_as_one_and_are_decided_as_alone(norm, monkeypatch):
+    network = convolutional(1)
+    inputs = 0.2 + 0.6 * torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(5))
+    labels = network(inputs).argmax(1)
+    graph, epsilon = read(network, inputs), {"linf": 0.03, "l2": 0.06}[norm]
+    region, rows = Region.around(inputs, BOX, norm, epsilon), margin_rows(labels, 3)
+    passes = []
+
+    def counted(*given, own=roots.propagate_backward, **named):
+        passes.append(len(given[0].region))
+        return own(*given, **named)
+
+    for module in (alpha_crown, slopes, roots):
+        monkeypatch.setattr(module, "propagate_backward", counted)
+    alone = [roots.roots(graph, region.select(slice(i, i + 1)), rows[i : i + 1], 2**27)[0] for i in range(12)]
+    one_by_one = len(passes)
+    passes.clear()
+    found = roots.roots(graph, region, rows, 2**27)
+    assert 0 < len(passes) <= one_by_one / 3
+    monkeypatch.undo()
+    for own, shared in zip(alone, found, strict=True):
+        assert torch.allclose(own.bound.run, shared.bound.run, atol=0.02)
+        assert [len(limits.low) for limits in shared.network.bounds] == [1] * len(graph.operations)
+    threat = f"{norm}:{epsilon}"
+    batch = certify("branch-and-bound", network, inputs, labels, threat, box=BOX, timeout=math.inf, max_nodes=4000)
+    assert batch.certified.any()
+    assert batch.falsified.any()
+    for i in range(12):
+        x, y = inputs[i : i + 1], labels[i : i + 1]
+        single = certify("branch-and-bound", network, x, y, threat, box=BOX, timeout=math.inf, max_nodes=4000)
+        assert (bool(single.certified), bool(single.falsified)) == (bool(batch.certified[i]), bool(batch.falsified[i]))
 
 
 def test_rows_asked_for_one_by_one_and_other_tasks_have_the_bound_of_alpha_crown():

@@ -50,6 +50,14 @@ class Bounds:
         centre = (self.low + self.high) / 2 if self.centre is None else self.centre
         return torch.maximum(self.high - centre, centre - self.low).clamp(min=0.0)
 
+    def select(self, rows: Tensor) -> Bounds:
+        """Return the limits of some examples."""
+        found = replace(self, low=self.low[rows], high=self.high[rows])
+        for name in ("centre", "summed", "error", "drift", "lost"):
+            part = getattr(self, name)
+            found = found if part is None else replace(found, **{name: part[rows]})
+        return found
+
     def intersect(self, low: Tensor, high: Tensor) -> Bounds:
         """Return the limits narrowed to those given as well."""
         return replace(self, low=torch.fmax(self.low, low), high=torch.fmin(self.high, high))

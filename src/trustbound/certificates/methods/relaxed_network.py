@@ -71,6 +71,15 @@ class RelaxedNetwork:
             narrow=None,
         )
 
+    def only(self, rows: Tensor) -> RelaxedNetwork:
+        """Return all that is known, of some examples."""
+        return replace(
+            self.select(rows),
+            bounds=[found.select(rows) for found in self.bounds],
+            vanished=[loss[rows] for loss in self.vanished],
+            narrow=None if self.narrow is None else self.narrow.only(rows),
+        )
+
     def maps(self, index: int) -> bool:
         """Say whether a step holds feature maps (C, H, W), and not matrices of several heads."""
         step = self.graph.operations[index]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,7 +17,8 @@ from trustbound.certificates.region import Region
 from trustbound.certificates.specification import Certifier, LowerBound, Refuter
 from trustbound.certificates.verification.domains import Tree
 from trustbound.certificates.verification.narrowed_splitting import NarrowedSplitting
-from trustbound.certificates.verification.relu_splitting import FIRST_STEPS, ReluSplitting
+from trustbound.certificates.verification.relu_splitting import ReluSplitting
+from trustbound.certificates.verification.roots import Root, roots, together
 from trustbound.errors import InputError
 from trustbound.tasks.task import Task
 
@@ -92,11 +92,11 @@ class BranchAndBound(Certifier):
     def bound(self, graph: Graph, region: Region, specification: Tensor, least: bool) -> LowerBound:
         """Bound ⟨row, logits⟩ for a few examples; with `least` only the smallest of each counts, and is branched on."""
         bound = AlphaCrown(memory=self.memory).bound(graph, region, specification, least).separate()
-        for row in (~bound.proven.all(1)).nonzero()[:, 0].tolist() if least else ():
-            columns = (~bound.proven[row]).nonzero()[:, 0]
-            found = self.branch(graph, region.select(slice(row, row + 1)), specification[row, columns], None)
-            bound.value[row, columns] = torch.fmax(bound.value[row, columns], found.value)
-            bound.run[row, columns] = torch.fmax(bound.run[row, columns], found.run)
+        open_ = (~bound.proven).any(1).nonzero()[:, 0] if least else bound.proven.new_zeros(0, dtype=torch.int64)
+        for row, root, ends in self._begun(graph, region, specification, open_):
+            found = self._branched(root, None, ends)
+            bound.value[row] = torch.fmax(bound.value[row], found.value)
+            bound.run[row] = torch.fmax(bound.run[row], found.run)
         return bound
 
     def settle(
@@ -108,9 +108,8 @@ class BranchAndBound(Certifier):
         open_ = (~bound.proven).nonzero()[:, 0]
         if required.shift is not None or not len(open_):
             return bound
-        for row in open_[~refuter.attack(open_)].tolist():
-            replay = functools.partial(refuter.replay, row)
-            found = self.branch(graph, region.select(slice(row, row + 1)), required.rows[row], replay)
+        for row, root, ends in self._begun(graph, region, required.rows, open_[~refuter.attack(open_)]):
+            found = self._branched(root, functools.partial(refuter.replay, row), ends)
             bound.value[row] = torch.fmax(bound.value[row], found.value.amin())
             bound.run[row] = torch.fmax(bound.run[row], found.run.amin())
         return bound
@@ -128,31 +127,59 @@ class BranchAndBound(Certifier):
         `groups` (R,), ascending from 0, says which rows belong together: of a group one row above 0 is enough, another
         one in each part, and its bound (G,) is that of the best row of each part. Without groups each row counts.
         """
-        started = time.monotonic()
-        own = torch.arange(len(rows), device=rows.device) if groups is None else groups
-        network = AlphaCrown(memory=self.memory, limit_steps=FIRST_STEPS).limits(graph, region)
-        lost = network.bounds[-1].lost
-        count = int(own.max()) + 1
-        if lost is not None and bool(lost.any()):  # no bound holds as the network runs, however much is split
-            nothing = rows.new_full((count,), -math.inf)
-            return LowerBound(value=nothing, run=nothing)
+        only = torch.zeros(1, dtype=torch.int64, device=rows.device)
+        ((_, root, ends),) = self._begun(graph, region, rows.unsqueeze(0), only)
+        return self._branched(root, replay, ends, groups)
+
+    def _begun(self, graph: Graph, region: Region, rows: Tensor, open_: Tensor) -> Iterator[tuple[int, Root, float]]:
+        """Yield each open example, its root, and when its time ends; of time spent together each has its share."""
+        for part in open_.split(together(graph, self.memory)) if len(open_) else ():
+            started = time.monotonic()
+            found = roots(graph, region.select(part), rows[part], self.memory)
+            share = (time.monotonic() - started) / len(part)
+            for row, root in zip(part.tolist(), found, strict=True):
+                yield row, root, time.monotonic() + self.timeout - share
+
+    def _branched(
+        self, root: Root, replay: Callable[[Tensor], bool] | None, ends: float, groups: Tensor | None = None
+    ) -> LowerBound:
+        """Split what the root leaves open of one example: the bound of each group, (G,)."""
+        own = torch.arange(len(root.rows), device=root.rows.device) if groups is None else groups
+        closed = [root.best(own == group) for group in range(int(own.max()) + 1)]
+        open_ = [group for group, bound in enumerate(closed) if not bool(bound.proven)]
+        if open_ and not root.lost:
+            for group, bound in zip(open_, self._split(root, own, open_, replay, ends), strict=True):
+                closed[group] = closed[group].better(bound)
+        return LowerBound(
+            value=torch.stack([one.value for one in closed]), run=torch.stack([one.run for one in closed])
+        )
+
+    def _split(
+        self, root: Root, own: Tensor, open_: Sequence[int], replay: Callable[[Tensor], bool] | None, ends: float
+    ) -> list[LowerBound]:
+        """Split one example until some groups of its rows are proven: the bound of each, in their order."""
+        kept = torch.isin(own, own.new_tensor(open_)).nonzero()[:, 0]
+        groups = torch.searchsorted(own.new_tensor(open_), own[kept])
         search = ReluSplitting(
-            tree=Tree.over(network, rows),
+            tree=Tree.over(root.network, root.rows[kept]),
             replay=replay,
-            groups=own,
-            ends=started + self.timeout,
+            groups=groups,
+            ends=ends,
             max_nodes=min(self.max_nodes, self.quick),
             steps=self.steps,
             candidates=self.candidates,
             memory=self.memory,
+            nodes=len(open_),
         )
-        closed = search.run()
+        closed = search.run(root.begun(search.tree, kept, groups))
         left = self.max_nodes - search.nodes
-        for group in range(count):
+        for group in range(len(open_)):
             if left > 0 and not search.broken and not bool(closed[group].proven):
-                mine = replace(search, tree=replace(search.tree, rows=rows[own == group]), groups=0 * own[own == group])
+                alone = groups == group
+                mine = replace(
+                    search, tree=replace(search.tree, rows=search.tree.rows[alone]), groups=0 * groups[alone]
+                )
                 narrowed = NarrowedSplitting(search=mine, max_nodes=left)
                 closed[group] = closed[group].better(narrowed.run())
                 left, search.broken = left - narrowed.nodes, mine.broken
-        found = [closed[group] for group in range(count)]
-        return LowerBound(value=torch.stack([one.value for one in found]), run=torch.stack([one.run for one in found]))
+        return [closed[group] for group in range(len(open_))]

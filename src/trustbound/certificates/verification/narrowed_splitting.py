@@ -17,7 +17,8 @@ from trustbound.certificates.verification.branching import bend, costs, split
 from trustbound.certificates.verification.domains import Domains, Tree
 from trustbound.certificates.verification.narrowing import Narrowing, Part
 from trustbound.certificates.verification.pruning import pruned
-from trustbound.certificates.verification.relu_splitting import FIRST_STEPS, STEP_SIZE, ReluSplitting
+from trustbound.certificates.verification.relu_splitting import ReluSplitting
+from trustbound.certificates.verification.roots import FIRST_STEPS, STEP_SIZE
 
 #: Ascent steps of a neuron and of the row in one sweep; sweeps of the whole region and of a half, at most, and what
 #: one must gain of the bound for another to follow.

@@ -18,10 +18,10 @@ from trustbound.certificates.specification import LowerBound
 from trustbound.certificates.verification.branching import costs, split
 from trustbound.certificates.verification.domains import Domains, Tree
 from trustbound.certificates.verification.leaf_programme import solve
+from trustbound.certificates.verification.roots import FIRST_STEPS, STEP_SIZE
 
-#: Steps of the first climb and of the small descents that look for counterexamples; how far a climb steps first.
-FIRST_STEPS, DESCENT = 30, 5
-STEP_SIZE = 0.3
+#: Steps of the small descents that look for counterexamples.
+DESCENT = 5
 
 #: Domains that are split at once, at most; and those that are kept open, in pieces of work.
 AT_ONCE, HELD = 256, 16
