@@ -1,4 +1,4 @@
-"""What an audit announces and what it takes: ten situations, each the command that a user would give.
+"""What an audit announces and what it takes: situations, each the command that a user would give.
 
     python -m benchmarks.situations [NAME …]     kept row by row in results/situations.json
     python -m benchmarks.situations --write      the table in benchmarks/README.md
@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model
 from torch import nn
 
 import trustbound as tb
 from benchmarks.networks import NETWORKS, WEIGHTS, load
 from benchmarks.other_networks import load_other
 from benchmarks.page import fill
+from trustbound.hardening import Recipe
+from trustbound.model import build
 
 RESULTS = Path(__file__).parent / "results" / "situations.json"
 HERE = "benchmarks/situations.py"
@@ -95,6 +98,13 @@ SITUATIONS = (
         model=COLOUR,
         data=PICTURES,
         more=("--limit", "100", *_threats("linf:1/255")),
+    ),
+    Situation(
+        name="colour-residual",
+        said="colour ResNet of 18,000 ReLUs, 400 pictures",
+        model=f"{HERE}:residual",
+        data=PICTURES,
+        more=("--limit", "400", *_threats("linf:1/255")),
     ),
     Situation(
         name="colour-vit",
@@ -187,6 +197,19 @@ def pairs(split: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, 100 * turned + 10 * held.labels[order[0]] + held.labels[order[1]]
 
 
+def residual() -> tb.Model:
+    """A residual network whose stem halves the pictures, trained now if it never was."""
+    network: Any = build("wrn-28-10", seed=0, input_shape=[3, 16, 16], depth=10, width=1)
+    network[0].stride = (2, 2)
+    model, path = tb.wrap(network, box=(0.0, 1.0)), WEIGHTS / "colour-residual.safetensors"
+    if not path.exists():
+        archive = os.path.expandvars(PICTURES)
+        recipe = Recipe(epochs=4, batch_size=128, learning_rate=4e-3, schedule="cyclic", seed=1, probe=None)
+        tb.save_model(tb.train(model, tb.load_data(archive, split="train", limit=20_000), recipe).model, path)
+    load_model(network, str(path))
+    return model
+
+
 def two_hundred() -> tb.Model:
     """A convolutional network for the 200 classes, trained now if it never was."""
     network = nn.Sequential(
@@ -216,6 +239,7 @@ def prepare(folder: Path) -> None:
         train = [sys.executable, "-m", "trustbound", "train", "cnn-small", "--data", "digits"]
         subprocess.run([*train, "--recipe", "digits-hardened", "--out", str(digits)], check=True)
     load_other("colour-plain", 1)
+    residual()
     two_hundred()
     inputs, labels, names = cancer()
     rows = [",".join([*names, "label"])]

@@ -13,7 +13,7 @@ from trustbound.audits.planning.outlook import NEAR, OUT_OF_REACH, Outlook, outl
 from trustbound.audits.planning.pilot import Prospect, pilot
 from trustbound.audits.planning.pricing import apart, calls
 from trustbound.audits.planning.schedule import Attacks, Proof, SecurityCurve, steps
-from trustbound.audits.stages.radii import ROUNDS
+from trustbound.audits.stages.proving import BOUNDS
 from trustbound.audits.work_units.subject import Subject
 from trustbound.tasks.classification import CLASSIFICATION
 
@@ -96,9 +96,11 @@ def test_radii_take_a_bound_each_where_nothing_is_in_reach(reach, rounds):
     prospect = Prospect(standing=0.5, outlooks={"interval": Outlook(seconds=1.0, reach=reach)})
     found, _ = lines(prospect, "interval")
     line = found["curve-proof-interval"]
-    assert line.seconds == 100 * ROUNDS
+    assert line.seconds == 100 * BOUNDS
     assert line.likely * line.seconds == pytest.approx(90 * rounds)
-    dear, planned = lines(Prospect(standing=0.5, outlooks={"crown": Outlook(seconds=1.0, reach=reach)}))
+    dear, planned = lines(
+        Prospect(standing=0.5, outlooks={"crown": Outlook(seconds=1.0, reach=reach)}, samples={"crown": 16})
+    )
     assert any(isinstance(step, SecurityCurve) for step in planned)
     assert any(isinstance(step, Proof) for step in planned)
     line = dear["curve-proof-crown"]

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import trustbound as tb
-from trustbound.audits.stages.radii import ROUNDS, SAMPLE, next_index
+from trustbound.audits.stages import radii
+from trustbound.audits.stages.proving import BOUNDS, LEAST_BLOCK, SAMPLE, at_least, long, sampled
+from trustbound.audits.stages.radii import next_index
+from trustbound.audits.work_units.subject import Subject
 from trustbound.certificates import certify
 from trustbound.certificates.graph import read
 from trustbound.threat import Threat
@@ -58,21 +61,21 @@ def test_the_curve_is_what_asking_at_every_size_gives(digits, tmp_path, threat):
     assert all(low <= high for low, high in zip(found, expected, strict=True))
     assert expected[4] > expected[30] + 8 > 8  # there is something to find
     assert sum(expected) - sum(found) <= 0.01 * sum(expected)
-    assert max(asked(run, "crown").values()) <= ROUNDS
+    assert max(asked(run, "crown").values()) <= BOUNDS
 
 
 class Wide(nn.Module):
     """Much that cancels out: nothing is proven by pushing limits forward or back."""
 
-    def __init__(self, inner):
+    def __init__(self, inner, factor=1e3):
         super().__init__()
-        self.inner = inner
+        self.inner, self.factor = inner, factor
         torch.manual_seed(1)
         self.noise = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 
     def forward(self, inputs):
         flat = 1e3 * inputs.flatten(1)
-        return self.inner(inputs) + 1e3 * (self.noise(flat) - self.noise(flat + 0.0 * flat))
+        return self.inner(inputs) + self.factor * (self.noise(flat) - self.noise(flat + 0.0 * flat))
 
 
 def test_a_dear_certifier_that_proves_nothing_is_asked_about_a_sample(digits, tmp_path):
@@ -82,6 +85,34 @@ def test_a_dear_certifier_that_proves_nothing_is_asked_about_a_sample(digits, tm
     (curve,) = record.curves
     assert len(asked(run, "crown")) == SAMPLE
     assert f"crown proved nothing more of {SAMPLE} examples and was not asked about the others" in curve.note
+
+
+@pytest.mark.parametrize("takes_long", [True, False])
+def test_a_certifier_that_takes_long_and_moves_the_curve_little_is_asked_about_a_sample(
+    digits, tmp_path, monkeypatch, takes_long
+):
+    net, data = digits
+    run = tmp_path / "run"
+    monkeypatch.setattr(radii, "long", lambda *given: takes_long)
+    model = tb.wrap(Wide(net, 20.0))
+    record = tb.audit(model, data, ["linf:0.03"], budget="quick", curve_examples=len(data), run=run)
+    (curve,) = record.curves
+    assert curve.lower[0] > 0.2
+    assert max(at for at, low in zip(curve.epsilons, curve.lower, strict=True) if low) < 0.03 / 4
+    assert ("of the curve's width and was not asked about the others" in curve.note) is takes_long
+    assert (len(asked(run, "crown")) == SAMPLE) is takes_long
+
+
+def test_samples_shrink_with_what_a_bound_takes():
+    sizes = []
+    for width in (64, 4096, 20_000):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+        data = tb.LabelledSet(torch.rand(20, 4), torch.zeros(20).long())
+        subject = Subject(model=tb.wrap(net, box=(0.0, 1.0)), data=data, threats={})
+        sizes.append((at_least(subject, "crown"), sampled(subject, "crown"), long(subject, "crown", 100)))
+    assert sizes == [(2**20, SAMPLE, False), (256, SAMPLE, False), (10, 4, True)], sizes
+    assert LEAST_BLOCK == 8
 
 
 @given(

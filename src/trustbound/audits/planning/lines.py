@@ -26,8 +26,7 @@ from trustbound.audits.planning.schedule import (
     UntilDry,
     control_count,
 )
-from trustbound.audits.stages.radii import ROUNDS
-from trustbound.audits.stages.radii import SAMPLE as RADII
+from trustbound.audits.stages.proving import BOUNDS
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.tasks.task import Task
 from trustbound.threat import Threat
@@ -185,8 +184,8 @@ class Pricing:
         known = self.prospect.outlooks.get(name)
         reach, likely = 1.0 if known is None else known.reach, self.correct
         if not reach and CERTIFIERS.find(name).quadratic:
-            likely = min(likely, RADII / curve.examples)
-        return self._proof(f"curve-proof-{name}", name, curve.examples, ROUNDS, likely * (1.0 + 2.0 * reach) / ROUNDS)
+            likely = min(likely, self.prospect.samples.get(name, curve.examples) / curve.examples)
+        return self._proof(f"curve-proof-{name}", name, curve.examples, BOUNDS, likely * (1.0 + 2.0 * reach) / BOUNDS)
 
     def _rounds(self, step: UntilDry, before: list[Line]) -> Line:
         """Rounds until they are dry: likely one block of as many kinds as end it, at most what the limit leaves."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trustbound.attacks.model_access.oracle import Oracle
 from trustbound.audits.planning.schedule import PARAMS
+from trustbound.audits.stages.proving import long
 from trustbound.audits.work_units.subject import Subject
 from trustbound.certificates import certify
 from trustbound.certificates.registry import CERTIFIERS
@@ -23,8 +24,12 @@ from trustbound.threat import Threat
 FIRST = 8
 
 #: A bound that loses so many clean margins proves nothing at the smallest size of the curve, if what is lost grows as
-#: the square of the size; one that loses no more than the second proves, perhaps, among the largest margins.
-OUT_OF_REACH, NEAR = 256.0, 4.0
+#: the square of the size; of dear ones, nothing that moves the curve. One that loses no more than the last proves,
+#: perhaps, among the largest margins.
+OUT_OF_REACH, NOT_WORTH, NEAR = 256.0, 64.0, 4.0
+
+#: Examples of a curve, of whose radii it is told whether they take long.
+CURVE = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class Outlook:
         seconds     for an example.
         certified   the share that it proves.
         near        the share whose bound loses few clean margins: among the largest margins more may be proven.
-        reach       the share that it may prove at some size of the curve.
+        reach       the share that it may prove at some size of the curve, of dear ones at one that moves it.
         tried       False where there was no time, and the seconds are told from the network's sizes.
     """
 
@@ -61,11 +66,12 @@ def outlook(subject: Subject, threat: Threat, certifier: str, stands: Tensor, se
         return Outlook(seconds=spent / count, reach=0.0)
     certified, bound = found
     lost = _lost(subject, stands[:count], bound)
+    most = NOT_WORTH if long(subject, certifier, CURVE) else OUT_OF_REACH
     return Outlook(
         seconds=spent / count,
         certified=_share(certified),
         near=_share(certified | (lost <= NEAR)) if row.layers else 1.0,
-        reach=_share(certified | (lost <= OUT_OF_REACH)) if row.layers else 1.0,
+        reach=_share(certified | (lost <= most)) if row.layers else 1.0,
     )
 
 

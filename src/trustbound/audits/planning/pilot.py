@@ -16,7 +16,7 @@ from trustbound.attacks.suites import suite
 from trustbound.audits.planning.outlook import Outlook, outlook
 from trustbound.audits.planning.pricing import LEAST as LEAST_PAIRS
 from trustbound.audits.planning.pricing import Price, apart, at_most, calls, price
-from trustbound.audits.stages.proving import at_least, estimated
+from trustbound.audits.stages.proving import at_least, estimated, sampled
 from trustbound.audits.work_units.draws import derived_key, drawn
 from trustbound.audits.work_units.subject import Subject
 from trustbound.errors import TrustboundError
@@ -39,6 +39,7 @@ class Prospect:
         rows        examples on which certifiers are tried, by position.
         outlooks    what each certifier promises, in the order in which they were tried.
         blocks      examples of a certifier's first block.
+        samples     examples whose radii a dear certifier is asked first.
     """
 
     standing: float
@@ -46,6 +47,7 @@ class Prospect:
     rows: tuple[int, ...] = ()
     outlooks: Mapping[str, Outlook] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +88,8 @@ class Pilot:
                     asked = self.subject.threats[threat]
                     outlooks[name] = outlook(self.subject, asked, name, rows, min(SECONDS, left))
             blocks = {name: at_least(self.subject, name) for name in outlooks}
-            prospects[threat] = replace(prospect, outlooks=outlooks, blocks=blocks)
+            samples = {name: sampled(self.subject, name) for name in outlooks}
+            prospects[threat] = replace(prospect, outlooks=outlooks, blocks=blocks, samples=samples)
         return replace(self, prospects=prospects)
 
 

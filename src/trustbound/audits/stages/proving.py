@@ -41,6 +41,12 @@ SECONDS_AT_ONCE = 10.0
 DEARER = {"alpha-crown": 8, "branch-and-bound": 64, "parameter-splitting": 64}
 LEAST = {"branch-and-bound": AT_ONCE >> 4}
 
+#: Examples of a first block of proofs, and of a sample of radii, however dear they are.
+LEAST_BLOCK, LEAST_SAMPLE = 8, 4
+
+#: Examples of a sample of radii at most; bounds of each at most; seconds of bounds that need no reason.
+SAMPLE, BOUNDS, SHORT = 16, 4, 30.0
+
 #: Examples of a work unit of proofs about trees, each of which has a time of its own.
 TREES_AT_ONCE = 16
 
@@ -116,13 +122,24 @@ def _has_slopes(graph: Graph) -> bool:
 
 
 def at_least(subject: Subject, method: str) -> int:
-    """Examples of the first block of proofs: some ten seconds of them, at least 16; all where they are cheap."""
+    """Examples of the first block of proofs: some ten seconds of them, at least 8; all where they are cheap."""
     graph, quadratic = subject.readable.graph, CERTIFIERS.find(method).quadratic
     if not CERTIFIERS.find(method).reads:
         return 4 * TREES_AT_ONCE
     if graph is None or not quadratic:
         return len(subject.data)
-    return max(16, AT_ONCE // _work(graph, method))
+    return max(LEAST_BLOCK, AT_ONCE // _work(graph, method))
+
+
+def sampled(subject: Subject, method: str) -> int:
+    """Examples whose radii are asked first: about as many seconds of bounds, 4 to 16."""
+    most = math.floor(SECONDS_AT_ONCE / (BOUNDS * max(estimated(subject, method), 1e-9)))
+    return min(SAMPLE, max(LEAST_SAMPLE, most))
+
+
+def long(subject: Subject, method: str, examples: int) -> bool:
+    """Say whether radii of so many examples take long enough that they must move the curve to be worth it."""
+    return estimated(subject, method) * BOUNDS * examples > SHORT
 
 
 def estimated(subject: Subject, method: str) -> float:

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from trustbound.audits.stages.context import Context
-from trustbound.audits.stages.proving import at_once
+from trustbound.audits.stages.proving import BOUNDS, at_once, long, sampled
 from trustbound.audits.stages.verdicts import Verdicts
 from trustbound.certificates.registry import CERTIFIERS
 from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
 
-#: Bounds of an example at most, of each certifier; examples on which a dear one must prove something first.
-ROUNDS, SAMPLE = 4, 16
+#: Of the curve's width, the share by which the radii of its sample must grow for a dear certifier to be asked on.
+WORTH = 1 / 16
 
 
 @dataclass(eq=False)
@@ -67,17 +67,30 @@ class Radii:
         return sum((self.context.store.cost(step) for step in self.steps), Cost())
 
     def _certify(self, name: str, positions: Tensor) -> None:
-        """One certifier: first on the largest margins, where it is dear, and no further if it proves nothing there."""
-        dear = CERTIFIERS.find(name).quadratic and len(positions) > 2 * SAMPLE
-        first = positions[self.clean[positions].argsort(descending=True, stable=True)][: SAMPLE if dear else None]
-        before = dict(self.proven)
+        """One certifier: first on the largest margins, where it is dear, and no further unless it pays there."""
+        sample = sampled(self.context.subject, name)
+        dear = CERTIFIERS.find(name).quadratic and len(positions) > 2 * sample
+        first = positions[self.clean[positions].argsort(descending=True, stable=True)][: sample if dear else None]
+        before = self._sizes(first)
         self._narrow(name, first.sort().values, "")
         if not dear:
             return
-        if self.proven == before:
-            self.notes.append(f"{name} proved nothing more of {SAMPLE} examples and was not asked about the others")
-            return
-        self._narrow(name, positions[~torch.isin(positions, first)], "-rest")
+        left, after = positions[~torch.isin(positions, first)], self._sizes(first)
+        share = sum(max(size, 0.0) for size in after) - sum(max(size, 0.0) for size in before)
+        share /= len(first) * self.epsilons[-1]
+        if after == before:
+            self.notes.append(f"{name} proved nothing more of {sample} examples and was not asked about the others")
+        elif share < WORTH and long(self.context.subject, name, len(left)):
+            self.notes.append(
+                f"{name} moved the radii of {sample} examples by {share:.1%} of the curve's width and was not asked "
+                "about the others, which would take long"
+            )
+        else:
+            self._narrow(name, left, "-rest")
+
+    def _sizes(self, positions: Tensor) -> list[float]:
+        """Up to which size each of some examples is proven, -1 where nothing is."""
+        return [self.proven.get(position, -1.0) for position in positions.tolist()]
 
     def _narrow(self, name: str, positions: Tensor, part: str) -> None:
         """Rounds, each with every example at a size of its own."""
@@ -87,7 +100,7 @@ class Radii:
             position: min((math.ceil(at) for at, margin in told.items() if margin <= 0), default=count)
             for position, told in points.items()
         }
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, BOUNDS + 1):
             holds = {position: self._index(position) for position in points}
             aims = {
                 position: next_index(told, holds[position], fails[position], number)
