@@ -24,9 +24,9 @@ from trustbound.threat import Threat
 FIRST = 8
 
 #: A bound that loses so many clean margins proves nothing at the smallest size of the curve, if what is lost grows as
-#: the square of the size; of dear ones, nothing that moves the curve. One that loses no more than the last proves,
-#: perhaps, among the largest margins.
-OUT_OF_REACH, NOT_WORTH, NEAR = 256.0, 64.0, 4.0
+#: the square of the size; one that loses no more than the second proves half of epsilon, and all of it, perhaps, among
+#: the largest margins.
+OUT_OF_REACH, NEAR = 256.0, 4.0
 
 #: Examples of a curve, of whose radii it is told whether they take long.
 CURVE = 100
@@ -66,7 +66,7 @@ def outlook(subject: Subject, threat: Threat, certifier: str, stands: Tensor, se
         return Outlook(seconds=spent / count, reach=0.0)
     certified, bound = found
     lost = _lost(subject, stands[:count], bound)
-    most = NOT_WORTH if long(subject, certifier, CURVE) else OUT_OF_REACH
+    most = NEAR if long(subject, certifier, CURVE) else OUT_OF_REACH
     return Outlook(
         seconds=spent / count,
         certified=_share(certified),

@@ -32,6 +32,10 @@ PAYS = 1 / 32
 #: That share, and how many examples are tried at most, where a certifier would be the dearest part of a budget by far.
 DEAR = {("branch-and-bound", "standard"): (1 / 2, 48)}
 
+#: Half of epsilon, which bounds of a few large margins must reach on average for others to be asked as well where that
+#: takes long; `thorough` asks all.
+REACHES = 1 / 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checks:
@@ -133,6 +137,7 @@ class SecurityCurve:
     Parameters
         examples    of the curve.
         certifiers  by name, cheapest first.
+        pays        of the curve's width, what radii of a sample must grow by for certifiers that take long to go on.
         seeker      the search for the smallest change: an attack and its parameters; None where no such search serves
                     the set, and runs of fixed size find everything.
         runs        parameters of the runs of fixed size, those of a suite's last stage. Half the steps of `fmn`'s
@@ -141,6 +146,7 @@ class SecurityCurve:
 
     examples: int
     certifiers: tuple[str, ...] = ()
+    pays: float = REACHES
     points: int = 33
     seeker: tuple[str, dict[str, Any]] | None = ("fmn", {"steps": 50})
     runs: dict[str, Any] = field(default_factory=lambda: {"steps": 12, "runs": VARIED})
@@ -190,7 +196,8 @@ def steps(
     found += [Control(stage=stage) for stage in stages if stage.control]
     if curve_examples and drawable(threat, task):
         drawn = tuple(name for name in certifiers if CERTIFIERS.find(name).audited)
-        curve = SecurityCurve(examples=curve_examples, certifiers=drawn)
+        pays = 0.0 if budget == "thorough" else REACHES
+        curve = SecurityCurve(examples=curve_examples, certifiers=drawn, pays=pays)
         found.append(curve if _sought(threat) else replace(curve, seeker=None))
     return (*found, Checks(when="after"))
 

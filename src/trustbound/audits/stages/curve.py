@@ -48,7 +48,7 @@ def curve(
     cap = min(threat.perturbations.diameter(context.model.box, features), 4.0 * epsilon)
     top = min(2.0 * epsilon if math.isfinite(epsilon) else cap, cap)
     epsilons = evenly(top, step.points, threat.perturbations.grain)
-    radii = Radii(context, threat, verdicts, step.certifiers, epsilons, clean)
+    radii = Radii(context, threat, verdicts, step.certifiers, epsilons, clean, step.pays)
     radii.search(positions)
     verdicts.radii |= radii.proven
     radius, note = radii.proven, "; ".join(filter(None, [left_out, *radii.notes]))

@@ -23,9 +23,6 @@ from trustbound.record.cost import Cost
 from trustbound.record.store import EvidenceRow
 from trustbound.threat import Threat
 
-#: Of the curve's width, the share by which the radii of its sample must grow for a dear certifier to be asked on.
-WORTH = 1 / 16
-
 
 @dataclass(eq=False)
 class Radii:
@@ -35,6 +32,8 @@ class Radii:
         certifiers  by name, cheapest first.
         epsilons    what the curve draws, rising from 0.
         clean       (N,) margins without a change.
+        pays        of the curve's width, the share by which the radii of a sample must grow for a certifier that takes
+                    long to be asked on.
 
     `proven` holds a size for each example of which anything is proven, `notes` what was left out.
     """
@@ -45,6 +44,7 @@ class Radii:
     certifiers: Sequence[str]
     epsilons: Sequence[float]
     clean: Tensor
+    pays: float
     proven: dict[int, float] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Radii:
         share /= len(first) * self.epsilons[-1]
         if after == before:
             self.notes.append(f"{name} proved nothing more of {sample} examples and was not asked about the others")
-        elif share < WORTH and long(self.context.subject, name, len(left)):
+        elif share < self.pays and long(self.context.subject, name, len(left)):
             self.notes.append(
                 f"{name} moved the radii of {sample} examples by {share:.1%} of the curve's width and was not asked "
                 "about the others, which would take long"
