@@ -289,7 +289,8 @@ def test_stopped_early_it_has_the_smallest_bound_of_all_parts(norm):
     inputs = 0.2 + 0.6 * torch.rand(6, 4, generator=torch.Generator().manual_seed(0))
     graph, labels = read(network, inputs), network(inputs).argmax(1)
     # Just beyond what α-CROWN proves.
-    region = Region.around(inputs, BOX, norm, 1.08 * certified_radius(AlphaCrown(), graph, inputs, labels, BOX, norm))
+    reach = 1.08 * certified_radius(AlphaCrown(), graph, inputs, labels, BOX, norm)
+    region = Region.around(inputs, BOX, norm, reach)
     alpha = AlphaCrown().margins(graph, region, labels)
     found = [BranchAndBound(timeout=math.inf, max_nodes=n).margins(graph, region, labels) for n in (1, 40, 400)]
     found.insert(0, BranchAndBound(timeout=0.0).margins(graph, region, labels))
@@ -302,7 +303,7 @@ def test_stopped_early_it_has_the_smallest_bound_of_all_parts(norm):
         points = region.low + (region.high - region.low) * share
         away = points - region.inputs
         size = {"linf": 0 * away[:, 0], "l2": away.norm(2, 1), "l1": away.norm(1, 1)}[norm]
-        points = region.inputs + away * (region.radius / size.clamp(min=1e-9)).clamp(max=1.0).unsqueeze(1)
+        points = region.inputs + away * (reach / size.clamp(min=1e-9)).clamp(max=1.0).unsqueeze(1)
         margins = (margin_rows(labels, 3) @ graph(points).unsqueeze(2)).squeeze(2).amin(1)
         assert (found[-1].run <= margins).all()
 
