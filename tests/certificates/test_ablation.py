@@ -149,3 +149,66 @@ def test_what_cannot_vote_is_refused_in_a_sentence():
             Ablation(**given)
     empty = certify("ablation", model, inputs[:0], labels[:0], "patch:1")
     assert empty.certified.shape == (0,)
+
+
+def test_votes_are_counted_beyond_what_half_precision_counts_to():
+    """Bfloat16 holds whole numbers up to 256, float16 up to 2,048."""
+    for dtype, side in ((torch.bfloat16, 20), (torch.float16, 48)):
+        body = nn.Sequential(nn.Flatten(), nn.Linear(side * side, 2)).to(dtype)
+        with torch.no_grad():
+            body[1].weight.zero_(), body[1].bias.copy_(torch.tensor([1.0, 0.0]))
+        voting = ablate(tb.wrap(body, box=(0.0, 1.0), input_shape=(1, side, side)), kind="block", width=1)
+        assert voting(torch.rand(2, 1, side, side)).tolist() == [[float(side * side), 0.0]] * 2
+
+
+def test_a_copy_without_an_answer_votes_for_nobody_where_gradients_are_asked_for_too():
+    class Silent(nn.Module):
+        def forward(self, inputs):
+            logits = torch.stack([inputs.flatten(1).sum(1), 1.0 - inputs.flatten(1).sum(1)], 1)
+            return torch.where(inputs[:, :, 0, 0] > 0.9, torch.nan, logits)
+
+    voting = ablate(tb.wrap(Silent(), box=(0.0, 1.0), input_shape=(1, 4, 6)), width=2)
+    inputs = torch.full((1, 1, 4, 6), 0.95)
+    assert voting(inputs).sum(1).tolist() == voting(inputs.requires_grad_()).sum(1).tolist() == [4.0]
+
+
+class Company(nn.Module):
+    """Its rows see each other."""
+
+    def forward(self, inputs):
+        total = inputs.flatten(1).sum(1)
+        return torch.stack([total - total.mean() + 9.0, total], 1)
+
+
+class Noisy(nn.Module):
+    """Never answers twice alike."""
+
+    def forward(self, inputs):
+        total = inputs.flatten(1).sum(1)
+        return torch.stack([9.0 + torch.rand_like(total), 0.0 * total], 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (Company(), "Company answers the same copies otherwise"),
+        (Noisy(), "Noisy answers the same copies otherwise"),
+        (nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(36, 2)), r"0 \(Dropout\) is in train mode"),
+        (nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(36, 2)), r"0 \(BatchNorm2d\) is in train mode"),
+    ],
+)
+def test_a_network_whose_answer_to_a_copy_hangs_on_more_than_the_copy_is_refused(body, said):
+    with pytest.raises(UnsupportedError, match=said):
+        certify("ablation", body, torch.rand(3, 1, 6, 6), torch.zeros(3).long(), "patch:1", box=(0, 1), width=1)
+
+
+def test_an_audit_of_the_model_that_votes_is_not_condemned_for_steps_that_it_is_made_of():
+    """Counts of votes have no slope; their gradient is a substitute by design."""
+    model, inputs, labels = network()
+    few = tb.LabelledSet(inputs[:12], labels[:12])
+    record = tb.audit(ablate(model, width=2), few, threats=["patch:1"], budget="quick")
+    told = {check.name: check for check in record.checks}
+    assert told["finite-differences"].verdict == "SKIP"
+    assert "numbers of votes" in told["finite-differences"].finding
+    assert record.exit_code == 0
+    assert record.brackets[0].lower > 0.0

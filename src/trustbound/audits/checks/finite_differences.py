@@ -16,6 +16,7 @@ from trustbound.audits.checks.probe import answers, coarsest
 from trustbound.audits.checks.significance import severest
 from trustbound.errors import UnsupportedError
 from trustbound.metrics.losses import loss
+from trustbound.model.defences.ablated import Ablated
 from trustbound.model.wrapping import Model
 from trustbound.record.cost import Cost
 from trustbound.threat import Access, Random
@@ -41,7 +42,8 @@ class FiniteDifferences(EvaluationCheck[Before]):
                 precision and has no such copy is not measured: its rounding is all that would show.
     Catches     straight-through estimators, gradients cut or replaced, quantised inputs, k-winners-take-all.
     Skips       models that declare randomness (their differences are noise) or stand-ins (their gradient is a
-                substitute on purpose). Undeclared randomness leaves the check unmeasured.
+                substitute on purpose), and those that vote over ablated pictures (counts have no slope).
+                Undeclared randomness leaves the check unmeasured.
     Cost        about 100 forwards and 1 backward per example, on `examples` examples.
     Reference   Athalye, Carlini and Wagner, Obfuscated gradients give a false sense of security, 2018.
 
@@ -68,6 +70,11 @@ class FiniteDifferences(EvaluationCheck[Before]):
             )
         if context.model.adaptation.draws > 1:
             return idle("the model is declared random: its differences are noise")
+        if isinstance(context.model.module, Ablated):
+            return idle(
+                "the outputs are numbers of votes, whose gradient is that of the softmaxes by design; "
+                "judge by transfer-success and black-box-beats-white-box"
+            )
         sample = context.sample(self.examples)
         copied = context.model.in_float64()
         spent = Cost()

@@ -18,6 +18,9 @@ from trustbound.record.box import Box
 from trustbound.tasks.task import Task
 from trustbound.threat.threat import Threat
 
+#: Examples that are asked about again, one by one, and the share of the logits' spread that rounding may explain there.
+_WATCHED, _APART = 4, 0.02
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AblationResult(CertificationResult):
@@ -49,9 +52,10 @@ class Ablation:
     Update      certified where votes(y) − votes(c) > 2 Δ for every other class c, Δ the copies that show some of the
                 patch: m + width − 1 bands, (m + width − 1)² blocks.
     Shapes      inputs (B, C, H, W) in the box; labels (B,) int64.
-    Cost        a forward for each place: W of bands, H · W of blocks.
+    Cost        a forward for each place: W of bands, H · W of blocks; once 16 more to see that rows are by themselves.
     Randomness  none.
-    Raises      InputError for numbers out of range; UnsupportedError for other goals.
+    Raises      InputError for numbers out of range; UnsupportedError for other goals, and for a network whose answer
+                to a copy is seen to hang on more than the copy.
     Rounding    what a copy shows outside of the patch is the same to the last bit. Not covered: the network is taken
                 for one function, whatever its kernels round in batches of other sizes.
     Reference   Levine and Feizi, (De)Randomized Smoothing for Certifiable Defense against Patch Attacks, 2020,
@@ -105,6 +109,7 @@ class Ablation:
         assert isinstance(module, Ablated)
         centres = placed(inputs.detach(), box).to(voting.device, voting.input_dtype)
         with torch.no_grad():
+            _refuse_company(module, centres[:_WATCHED])
             parts = [voting(part) for part in centres.split(batch_size or max(1, len(centres)))] if len(centres) else []
         votes = torch.cat(parts).round().to(torch.int64) if parts else torch.zeros(0, 1, dtype=torch.int64)
         if len(inputs):
@@ -141,3 +146,29 @@ class Ablation:
             if asked is not None and asked != held:
                 raise InputError(f"{given.name} was made with {name}={held!r}; got {name}={asked!r}. Leave it out.")
         return given
+
+
+def _refuse_company(module: Ablated, inputs: Tensor) -> None:
+    """Refuse a network that answers copies of inputs (B, C, H, W) otherwise once they are asked about one by one."""
+    network = module.network
+    for path, part in network.module.named_modules():
+        batch = isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None)
+        if batch or (isinstance(part, nn.modules.dropout._DropoutNd) and part.training):
+            raise UnsupportedError(
+                f"no proof: ablation needs a network whose answer to a copy hangs on that copy alone; "
+                f"{path or network.name} ({type(part).__name__}) is in train mode or normalises by the batch. Call "
+                "model.eval(), with running statistics."
+            )
+    if not len(inputs):
+        return
+    shown = list(module.windows(*inputs.shape[2:]))
+    copies = torch.cat([module.copy(inputs, shown[0]), module.copy(inputs, shown[len(shown) // 2])])
+    together, alone = network(copies).double(), torch.cat([network(copy) for copy in copies.split(1)]).double()
+    apart = (together - alone).abs().nan_to_num(0.0, 0.0, 0.0).amax()
+    spread = (together.nan_to_num(0.0, 0.0, 0.0).amax(1) - together.nan_to_num(0.0, 0.0, 0.0).amin(1)).amax()
+    if float(apart) > _APART * float(spread):
+        raise UnsupportedError(
+            f"no proof: ablation needs a network whose answer to a copy hangs on that copy alone; {network.name} "
+            f"answers the same copies otherwise by {float(apart):.2g} when each is asked about by itself. Fix its "
+            "randomness, and let rows of a batch not see each other."
+        )

@@ -46,9 +46,9 @@ class Ablated(nn.Module):
         check(kind, width, threshold)
         self.network, self.kind, self.width, self.threshold = network, kind, width, threshold
         self.adaptation = around(network)
-        # Part of what tells it from others: its digest is that of its tensors.
+        # Part of what tells it from others: its digest is that of its tensors. Whole numbers name no precision.
         told = [float(KINDS.index(kind)), float(width), -1.0 if threshold is None else threshold]
-        self.register_buffer("told", torch.tensor(told, dtype=torch.float64))
+        self.register_buffer("told", torch.tensor(told, dtype=torch.float64).view(torch.int64))
         self.training = network.training
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -57,14 +57,18 @@ class Ablated(nn.Module):
             raise InputError(
                 f"ablation shows parts of pictures (B, C, H, W); got inputs of shape {tuple(inputs.shape)}"
             )
-        low = torch.as_tensor(self.network.box.low, dtype=inputs.dtype, device=inputs.device)
         total: Tensor | None = None
         for shown in self.windows(inputs.shape[2], inputs.shape[3]):
-            outputs: Tensor = self.network(torch.where(shown.to(inputs.device), inputs, low))
+            outputs: Tensor = self.network(self.copy(inputs, shown))
             votes = self._votes(outputs)
             total = votes if total is None else total + votes
         assert total is not None
         return total
+
+    def copy(self, inputs: Tensor, shown: Tensor) -> Tensor:
+        """Inputs (B, C, H, W) where `shown` (H, W) says so, elsewhere the lowest value of the box."""
+        low = torch.as_tensor(self.network.box.low, dtype=inputs.dtype, device=inputs.device)
+        return torch.where(shown.to(inputs.device), inputs, low)
 
     def windows(self, height: int, width: int) -> Iterator[Tensor]:
         """What each copy shows, (H, W) bool; what goes beyond an edge goes on at the other."""
@@ -84,12 +88,15 @@ class Ablated(nn.Module):
         return across if self.kind == "band" else across * down
 
     def _votes(self, outputs: Tensor) -> Tensor:
-        said, chances = outputs.detach(), outputs.softmax(1)
+        silent = ~answered(outputs.detach()).unsqueeze(1)
+        said = outputs.masked_fill(silent, 0.0)
+        chances = said.softmax(1)
         if self.threshold is None:
-            votes = functional.one_hot(said.double().argmax(1), said.shape[1]).to(outputs.dtype)
+            votes = functional.one_hot(said.detach().double().argmax(1), said.shape[1])
         else:
-            votes = (chances.detach() > self.threshold).to(outputs.dtype)
-        votes = votes.masked_fill(~answered(said).unsqueeze(1), 0.0)
+            votes = chances.detach() > self.threshold
+        # Half precision counts to 2,048 at most, bfloat16 to 256.
+        votes = votes.to(torch.promote_types(outputs.dtype, torch.float32)).masked_fill(silent, 0.0)
         return votes + (chances - chances.detach()) if outputs.requires_grad else votes
 
 
