@@ -303,3 +303,12 @@ def test_questions_for_missing_values_are_read_or_refused_in_a_sentence():
     assert torch.equal(model(inputs[:20]).argmax(1), torch.from_numpy(made.scores(inputs[:20].numpy())).argmax(1))
     with pytest.raises(UnsupportedError, match="NaN or infinity"):
         read_trees(model, torch.full((1, 2), torch.inf))
+
+
+@pytest.mark.parametrize("missing", [0.0, -1.0])
+def test_a_number_that_stands_for_a_missing_value_is_refused(missing):
+    """XGBoost sends it the way of missing values, wherever it lies beside the thresholds: a changed input may be it."""
+    inputs, labels = points(2)
+    fitted = xgboost(n_estimators=3, max_depth=2, missing=missing).fit(inputs.numpy(), labels.numpy())
+    with pytest.raises(UnsupportedError, match=f"it takes {missing:g} for missing"):
+        read_trees(wrap(fitted, box=(-1.0, 1.0)), inputs[:6])

@@ -123,6 +123,8 @@ def _estimator(held: Any) -> TreeEnsemble:
     if module.startswith("xgboost."):
         if "best_iteration" in held.get_booster().attributes():
             raise _refused(held, "it stopped early, and answers with some of its trees. Save its booster's slice")
+        if (missing := held.missing) is not None and not np.isnan(missing):
+            raise _refused(held, f"it takes {missing:g} for missing, a number that inputs may be changed to")
         return _xgboost(held.get_booster())
     if not module.startswith("sklearn."):
         raise UnsupportedError(NO_TREES)
