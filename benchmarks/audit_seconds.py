@@ -25,6 +25,7 @@ import trustbound as tb
 from benchmarks.networks import NETWORKS, data, load
 from benchmarks.page import fill
 from benchmarks.reference import autoattack
+from benchmarks.situations import residual
 
 RESULTS = Path(__file__).parent / "results" / "audit_seconds.json"
 #: Each network in words, its threat, images, and the share of the reference's seconds that is aimed at.
@@ -32,6 +33,7 @@ SUBJECTS: dict[str, tuple[str, str, int, float]] = {
     "mnist-cnn": ("MNIST, small CNN", "linf:0.1", 300, 0.3),
     "mnist-cnn-hardened": ("MNIST, small CNN hardened with FGSM-RS", "linf:0.3", 300, 0.3),
     "mnist-fc": ("MNIST, 784-200-200-10", "linf:0.05", 300, 0.3),
+    "colour-residual": ("colour ResNet of 18,000 ReLUs", "linf:1/255", 100, 1.0),
     "colour-resnet-silu": ("colour ResNet, SiLU", "linf:4/255", 100, 1.0),
     "colour-vit": ("colour vision transformer", "linf:4/255", 100, 1.0),
 }
@@ -89,7 +91,8 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in options.names or SUBJECTS:
         _, threat, images, _ = SUBJECTS[name]
-        model, examples = load(name, 1), data(NETWORKS[name], "test", images, 1)
+        known = NETWORKS["colour-vit" if name == "colour-residual" else name]
+        model, examples = residual() if name == "colour-residual" else load(name, 1), data(known, "test", images, 1)
         for seed in range(len(kept.get(name, [])), options.runs):
             run = {
                 "audit": audited(model, examples, threat, seed),
