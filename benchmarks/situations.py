@@ -150,11 +150,11 @@ SITUATIONS = (
         time=30,
     ),
     Situation(
-        name="colour-resnet-5m",
-        said="the colour ResNet, `--time 5m`",
-        model=COLOUR,
+        name="colour-residual-5m",
+        said="the ResNet of 18,000 ReLUs, thorough, 400 pictures, `--time 5m`",
+        model=f"{HERE}:residual",
         data=PICTURES,
-        more=("--limit", "100", *_threats("linf:1/255"), "--time", "5m"),
+        more=("--limit", "400", *_threats("linf:1/255"), "--budget", "thorough", "--time", "5m"),
         time=300,
     ),
 )
