@@ -207,6 +207,7 @@ def residual() -> tb.Model:
         recipe = Recipe(epochs=4, batch_size=128, learning_rate=4e-3, schedule="cyclic", seed=1, probe=None)
         tb.save_model(tb.train(model, tb.load_data(archive, split="train", limit=20_000), recipe).model, path)
     load_model(network, str(path))
+    network.eval()
     return model
 
 
