@@ -104,7 +104,7 @@ def test_radii_take_a_bound_each_where_nothing_is_in_reach(reach, rounds):
     assert any(isinstance(step, SecurityCurve) for step in planned)
     assert any(isinstance(step, Proof) for step in planned)
     line = dear["curve-proof-crown"]
-    assert line.likely * line.seconds == pytest.approx(16 if not reach else 270)
+    assert line.likely * line.seconds == pytest.approx(48 if not reach else 270)
 
 
 def test_what_breaks_early_stops_early():

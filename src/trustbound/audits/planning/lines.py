@@ -180,11 +180,14 @@ class Pricing:
         return bool(known.certified or known.near)
 
     def _radii(self, name: str, curve: SecurityCurve) -> Line:
-        """Bounds of the curve's examples: three each where it can prove something at some size, one where it cannot."""
+        """Bounds of the curve's examples: three each where it can prove something at some size, one where it cannot.
+
+        Of a dear certifier a sample is asked first, and no more where that has nothing in reach.
+        """
         known = self.prospect.outlooks.get(name)
         reach, likely = 1.0 if known is None else known.reach, self.correct
         if not reach and CERTIFIERS.find(name).quadratic:
-            likely = min(likely, self.prospect.samples.get(name, curve.examples) / curve.examples)
+            reach, likely = 1.0, min(likely, self.prospect.samples.get(name, curve.examples) / curve.examples)
         return self._proof(f"curve-proof-{name}", name, curve.examples, BOUNDS, likely * (1.0 + 2.0 * reach) / BOUNDS)
 
     def _rounds(self, step: UntilDry, before: list[Line]) -> Line:
