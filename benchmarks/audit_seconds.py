@@ -33,7 +33,7 @@ SUBJECTS: dict[str, tuple[str, str, int, float]] = {
     "mnist-cnn": ("MNIST, small CNN", "linf:0.1", 1000, 0.3),
     "mnist-cnn-hardened": ("MNIST, small CNN hardened with FGSM-RS", "linf:0.3", 1000, 0.3),
     "mnist-fc": ("MNIST, 784-200-200-10", "linf:0.05", 1000, 0.3),
-    "colour-residual": ("colour ResNet of 18,000 ReLUs", "linf:1/255", 100, 1.0),
+    "colour-residual": ("colour ResNet of 18,000 ReLUs", "linf:1/255", 400, 1.0),
     "colour-resnet-silu": ("colour ResNet, SiLU", "linf:4/255", 100, 1.0),
     "colour-vit": ("colour vision transformer", "linf:4/255", 100, 1.0),
 }

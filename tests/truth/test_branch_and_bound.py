@@ -371,6 +371,20 @@ def test_examples_begin_together_in_as_many_passes_as_one_and_are_decided_as_alo
         assert (bool(single.certified), bool(single.falsified)) == (bool(batch.certified[i]), bool(batch.falsified[i]))
 
 
+def test_limits_are_left_as_crown_has_them_when_time_is_up():
+    network = fully_connected(3, (4, 16, 16, 3))
+    inputs = 0.2 + 0.6 * torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
+    graph, region = read(network, inputs), Region.around(inputs, BOX, "linf", 0.1)
+    late, crown, free = (
+        AlphaCrown(limit_steps=30).limits(graph, region, ends=0.0),
+        AlphaCrown(limit_steps=0).limits(graph, region),
+        AlphaCrown(limit_steps=30).limits(graph, region),
+    )
+    pairs = [(one.low, other.low) for one, other in zip(late.bounds, crown.bounds, strict=True)]
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert any((one.low > other.low + 1e-6).any() for one, other in zip(free.bounds, crown.bounds, strict=True))
+
+
 def test_rows_asked_for_one_by_one_and_other_tasks_have_the_bound_of_alpha_crown():
     network = fully_connected(1, (3, 10, 8, 2))
     inputs = torch.full((2, 3), 0.5)

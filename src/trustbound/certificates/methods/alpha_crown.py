@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import time
 from dataclasses import dataclass, replace
 
 import torch
@@ -82,9 +84,12 @@ class AlphaCrown(Certifier):
         cheaper.value[rows], cheaper.run[rows] = better.value, better.run
         return cheaper
 
-    def limits(self, graph: Graph, region: Region) -> RelaxedNetwork:
-        """Return every step's limits, those of unstable neurons optimised, and the relaxations that they give."""
-        return relax_network(graph, region, self._tighten)
+    def limits(self, graph: Graph, region: Region, ends: float = math.inf) -> RelaxedNetwork:
+        """Return every step's limits, those of unstable neurons optimised, and the relaxations that they give.
+
+        From when time `ends`, by the monotonic clock, limits are left as `crown` has them.
+        """
+        return relax_network(graph, region, functools.partial(self._tighten, ends))
 
     def optimise(
         self, network: RelaxedNetwork, specification: Tensor, before: LowerBound, wanted: Tensor, least: bool
@@ -111,7 +116,7 @@ class AlphaCrown(Certifier):
                 bound.value[at], bound.run[at] = best.value, best.run
         return bound.unknown(network.bounds[-1].lost)
 
-    def _tighten(self, network: RelaxedNetwork, index: int, bounds: Bounds, unstable: Tensor) -> Bounds:
+    def _tighten(self, ends: float, network: RelaxedNetwork, index: int, bounds: Bounds, unstable: Tensor) -> Bounds:
         """Narrow the limits of neurons whose activation is no line: as CROWN does, then by optimised slopes."""
         bounds = Crown(memory=self.memory).tighten(network, index, bounds, unstable)
         unstable = unstable & (bounds.low < 0) & (bounds.high > 0)
@@ -120,6 +125,8 @@ class AlphaCrown(Certifier):
         low, high, single = bounds.low.clone(), bounds.high.clone(), network.single()
         ascent = Ascent(steps=self.limit_steps, step_size=self.step_size)
         for rows, at in unstable_rows(unstable, _room(self.memory, network.graph), network.maps(index)):
+            if time.monotonic() >= ends:
+                break
             slopes = optimised_slopes(network.narrow or network, single, index, rows, ascent, torch.zeros(()))
             below, above = back_to_limits(network, index, rows, slopes).run.chunk(2, 1)
             low[at] = torch.fmax(low[at], below.reshape(low[at].shape))

@@ -22,6 +22,9 @@ from trustbound.certificates.verification.roots import Root, roots, together
 from trustbound.errors import InputError
 from trustbound.tasks.task import Task
 
+#: Of an example's time, the share after which its limits are left as they are.
+SHARE = 1 / 2
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BranchAndBound(Certifier):
@@ -57,7 +60,8 @@ class BranchAndBound(Certifier):
                 `alpha-crown`.
 
     Parameters
-        timeout     seconds for an example that bounds alone leave open, its limits included; infinity for no limit.
+        timeout     seconds for an example that bounds alone leave open, its limits included, which take about half of
+                    them at most; infinity for no limit.
         max_nodes   parts of an example, at most.
         steps       ascent steps for a part.
         candidates  neurons of which both halves are tried before one is split.
@@ -135,7 +139,8 @@ class BranchAndBound(Certifier):
         """Yield each open example, its root, and when its time ends; of time spent together each has its share."""
         for part in open_.split(together(graph, self.memory)) if len(open_) else ():
             started = time.monotonic()
-            found = roots(graph, region.select(part), rows[part], self.memory)
+            ends = started + SHARE * self.timeout * len(part)
+            found = roots(graph, region.select(part), rows[part], self.memory, ends)
             share = (time.monotonic() - started) / len(part)
             for row, root in zip(part.tolist(), found, strict=True):
                 yield row, root, time.monotonic() + self.timeout - share

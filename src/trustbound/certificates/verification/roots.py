@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -64,12 +65,13 @@ class Root:
         return domains.better(LowerBound(value=self.bound.value[kept[rows]], run=self.bound.run[kept[rows]]))
 
 
-def roots(graph: Graph, region: Region, rows: Tensor, memory: int) -> list[Root]:
+def roots(graph: Graph, region: Region, rows: Tensor, memory: int, ends: float = math.inf) -> list[Root]:
     """Return the root of every example of a region, of which rows (B, R, C) are asked.
 
-    Cost        as much as one after the other, in fewer and larger products; `memory` bounds what a product holds.
+    Cost        as much as one after the other, in fewer and larger products; `memory` bounds what a product holds. When
+                time `ends`, by the monotonic clock, limits are optimised no further.
     """
-    network = AlphaCrown(memory=memory, limit_steps=FIRST_STEPS).limits(graph, region)
+    network = AlphaCrown(memory=memory, limit_steps=FIRST_STEPS).limits(graph, region, ends)
     single, last = network.single(), len(graph.operations) - 1
     cheap = bound_specification(graph, region, network.bounds, rows)
     # What is above zero by some more than rounding takes is proven in float64 as well.
