@@ -7,7 +7,7 @@ from scipy import special
 from torch import nn
 
 from trustbound.errors import InputError
-from trustbound.hardening.objectives import Batch, Context, Standard, TradesTraining
+from trustbound.hardening.objectives import Batch, Context, FGSMRSTraining, PGDTraining, Standard, TradesTraining
 from trustbound.model.wrapping import wrap
 from trustbound.threat import Random, Threat
 
@@ -103,3 +103,22 @@ def test_every_set_is_kept_and_the_answers_move(norm):
 def test_params_that_no_search_has_are_refused(params, message):
     with pytest.raises(InputError, match=message):
         TradesTraining(**params)
+
+
+@pytest.mark.parametrize("threat", ["rotation:20,translation:1", "brightness:0.3", "patch:2"])
+@pytest.mark.parametrize("objective", [TradesTraining(steps=2), PGDTraining(steps=2), FGSMRSTraining()], ids=repr)
+def test_sets_whose_state_is_not_the_input_are_searched_too(objective, threat):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    inputs = torch.rand(5, 1, 6, 6)
+    context = Context(wrap(module), Threat.parse(threat), shape=(1, 6, 6))
+    batch = Batch(inputs=inputs, labels=torch.arange(5) % 3, random=Random(5, torch.arange(5)))
+    found = objective.adversarial(context, batch)
+    assert found.shape == inputs.shape
+    assert float(found.min()) >= 0.0
+    assert float(found.max()) <= 1.0
+    assert bool((found != inputs).flatten(1).any(1).all())
+    if threat == "patch:2":
+        assert int((found != inputs).sum()) <= 5 * 4
+    loss, _, _ = objective.step(context, objective.init(context), batch)
+    assert bool(loss.isfinite())

@@ -13,6 +13,7 @@ from trustbound.attacks.refusals import whole
 from trustbound.errors import InputError
 from trustbound.hardening.objectives.context import Batch, Context
 from trustbound.hardening.objectives.objective import Outcome, State, check_mode, check_step_size
+from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 
 #: Standard deviation of the start around the clean input, where the divergence has no slope.
 START = 1e-3
@@ -34,7 +35,8 @@ class TradesTraining:
                 accuracy, 2019 (1901.08573), equation 5 and algorithm 1; `weight` is their 1/λ.
     Deviations  `step_size` None means 2.5 · epsilon / steps (the authors' code: 0.003 in 10 steps at 0.031 on
                 CIFAR-10); the clean answers are computed once, not in each step. `mode` "eval" as in the authors'
-                code; the running statistics of batch norm are moved by the outer passes alone.
+                code; the running statistics of batch norm are moved by the outer passes alone. Sets whose θ is not the
+                input (rotations, patches) start anywhere in the set.
 
     >>> TradesTraining(weight=1.0).steps
     10
@@ -63,11 +65,16 @@ class TradesTraining:
         """The points of the inner search, (B, *F), inside set and box."""
         inputs = batch.inputs
         clean = context.outputs(inputs, mode=self.mode).softmax(dim=1)
-        noise = batch.random.normal(tuple(inputs.shape[1:]), restart=0, draw=0, dtype=inputs.dtype)
+        ours = context.around(inputs)
+        if isinstance(ours, AdditiveNeighbourhood):
+            noise = batch.random.normal(tuple(inputs.shape[1:]), restart=0, draw=0, dtype=inputs.dtype)
+            start = ours.project(inputs + START * noise)
+        else:
+            start = ours.start(batch.random, 0)
         return context.inner(
             PGD(steps=self.steps, step_size=self.step_size),
             batch,
-            start=context.around(inputs).project(inputs + START * noise),
+            start=start,
             loss=lambda logits, owner: divergence(clean[owner], logits),
             mode=self.mode,
         )
