@@ -178,17 +178,17 @@ _FEW_PARAMETERS: dict[str, tuple[Stage, ...]] = {
 }
 
 
-def _placed(runs: int) -> Stage:
-    """Climbs that each begin somewhere else, and stay there."""
-    return _margin("placed", 1.0, *(Run(start="random"),) * runs)
+def _placed(best: int, anywhere: int) -> Stage:
+    """Climbs at the places where a patch does most, then some that begin anywhere; each stays where it begins."""
+    return _margin("placed", 1.0, *(Run(start="placed"),) * best, *(Run(start="random"),) * anywhere)
 
 
 #: The same of a set whose parameters are places, and many numbers besides.
 _OPENING: dict[str, dict[str, tuple[Stage, ...]]] = {
     "patch": {
-        "quick": (Stage(name="draws", attack="random", params={"steps": 50}), _placed(4)),
-        "standard": (Stage(name="draws", attack="random", params={"steps": 200}), _placed(16)),
-        "thorough": (Stage(name="draws", attack="random", params={"steps": 1000}), _placed(64)),
+        "quick": (Stage(name="draws", attack="random", params={"steps": 50}), _placed(4, 0)),
+        "standard": (Stage(name="draws", attack="random", params={"steps": 200}), _placed(12, 4)),
+        "thorough": (Stage(name="draws", attack="random", params={"steps": 1000}), _placed(48, 16)),
         "autoattack": (),
     }
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trustbound.attacks.gradient.nearest_classes import DUAL, by_slope
+from trustbound.attacks.gradient.places import Places, best_places
 from trustbound.attacks.model_access.smooth_relu import SmoothBackward
 from trustbound.attacks.refusals import whole
 from trustbound.attacks.searching.problem import Batched, Problem, State
@@ -24,8 +25,9 @@ class Run:
 
     Parameters
         target  0 climbs away from the label, r ≥ 1 towards the r-th nearest class.
-        start   "clean", "random" (uniform in the set), "blocks" (a random corner for each 4 × 4 cell), or
-                "closest" (the best point of the runs before: the exact polish).
+        start   "clean", "random" (uniform in the set), "blocks" (a random corner for each 4 × 4 cell), "placed" (a
+                patch where it does most, the next run of the kind where it does next most; random in other sets),
+                or "closest" (the best point of the runs before: the exact polish).
         coarse  average the gradient over 4 × 4, then 2 × 2 cells in the first 30 % of the steps.
     """
 
@@ -40,7 +42,7 @@ class Run:
             raise InputError(f"the start of a run must be one of {', '.join(STARTS)}; got {self.start!r}")
 
 
-STARTS = ("clean", "random", "blocks", "closest")
+STARTS = ("clean", "random", "blocks", "placed", "closest")
 
 #: Six runs of different kinds, then the polish: what is left after an easy search falls to one of these.
 VARIED = (
@@ -56,9 +58,10 @@ VARIED = (
 
 @dataclass(kw_only=True, eq=False)
 class MarginMemory(Batched):
-    """What all runs share: classes by rank (B, k), empty where no run has a target."""
+    """What all runs share: classes by rank (B, k), empty where no run has a target, and the places of those placed."""
 
     order: Tensor
+    placed: Places
 
 
 @dataclass(kw_only=True, eq=False)
@@ -79,8 +82,9 @@ class MarginPGD:
                 closest point of all runs with steps from epsilon / 5, on the logit margin.
     Shapes      inputs (B, *F) in the box; labels (B,) int64; logits (B, C).
     Cost        per example and run: `steps` forwards and backwards; 1 forward more, and `candidates` forwards
-                and backwards, once, where a run has a target; then 1 forward re-check.
-    Randomness  starts, and where the coarse cells lie.
+                and backwards, once, where a run has a target; at most `places` forwards, and 1 and a backward, once,
+                where a run of a patch is placed; then 1 forward re-check.
+    Randomness  starts, where the coarse cells lie, and which of two places alike is tried first.
     Raises      UnsupportedError when the threat gives no gradients.
     Reference   the loss: Liang et al., Exploring efficient robust evaluation with the probability margin
                 loss, 2022; targets: MALT (2407.02240); schedule and cascade: measured, see
@@ -99,9 +103,11 @@ class MarginPGD:
     runs: tuple[Run, ...] = VARIED
     candidates: int = 4
     loss: str | Loss = "probability-margin"
+    places: int = 64
 
     def __post_init__(self) -> None:
         """Refuse runs that are none."""
+        whole("places", self.places, least=1)
         if not self.runs or not all(isinstance(run, Run) for run in self.runs):
             raise InputError(f"`runs` must be one Run or more; got {self.runs!r}")
 
@@ -114,16 +120,19 @@ class MarginPGD:
     def initial_forwards(self) -> int:
         """Forwards that `prepare` asks for at most."""
         wanted = max(run.target for run in self.runs)
-        return 1 + max(self.candidates, wanted) if wanted else 0
+        placed = 1 + self.places if any(run.start == "placed" for run in self.runs) else 0
+        return placed + (1 + max(self.candidates, wanted) if wanted else 0)
 
     def prepare(self, problem: Problem) -> MarginMemory:
-        """Order the classes for the runs that have a target."""
+        """Order the classes for the runs that have a target, and the places for those that are placed."""
         wanted = max(run.target for run in self.runs)
-        if wanted == 0:
-            return MarginMemory(order=problem.search_rows.new_zeros(len(problem), 0))
-        outputs = problem.outputs(problem.neighbourhood.origin())
-        dual = DUAL.get(problem.neighbourhood.norm, 2.0)
-        return MarginMemory(order=by_slope(problem, outputs, max(self.candidates, wanted), dual))
+        order = problem.search_rows.new_zeros(len(problem), 0)
+        if wanted:
+            outputs = problem.outputs(problem.neighbourhood.origin())
+            dual = DUAL.get(problem.neighbourhood.norm, 2.0)
+            order = by_slope(problem, outputs, max(self.candidates, wanted), dual)
+        placed = best_places(problem, sum(run.start == "placed" for run in self.runs), self.places)
+        return MarginMemory(order=order, placed=placed)
 
     def init(self, problem: Problem) -> MarginState:
         """The start of this restart's run."""
@@ -132,10 +141,18 @@ class MarginPGD:
             theta = problem.closest()
         elif run.start == "blocks":
             theta = ours.project(_corner(problem))
+        elif run.start == "placed" and (begun := self._placed(problem)) is not None:
+            theta = ours.project(begun)
         else:
             theta = ours.origin() if run.start == "clean" else ours.start(problem.random, problem.restart)
         reach = ours.scale() * (0.2 if run.start == "closest" else 1.0)
         return MarginState(theta=theta, done=torch.zeros_like(problem.search_rows, dtype=torch.bool), reach=reach)
+
+    def _placed(self, problem: Problem) -> Tensor | None:
+        """Where this run's square lies, and what it shows; None in a set without places."""
+        assert isinstance(problem.memory, MarginMemory)
+        rank = sum(run.start == "placed" for run in self.runs[: problem.restart])
+        return problem.memory.placed.start(problem, rank)
 
     def step(self, problem: Problem, state: MarginState) -> MarginState:
         """One step with the plain gradient."""

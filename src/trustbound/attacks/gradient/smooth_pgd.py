@@ -57,6 +57,7 @@ class SmoothPGD:
     runs: tuple[Run, ...] = VARIED
     candidates: int = 4
     loss: str | Loss = "probability-margin"
+    places: int = 64
     sharpness: tuple[float, ...] = (16.0, 32.0)
     ascent: MarginPGD = field(init=False, repr=False, compare=False)
 
@@ -64,7 +65,9 @@ class SmoothPGD:
         """The search that this one smooths; refuses a sharpness that is none."""
         if not self.sharpness or not all(isinstance(k, int | float) and 0 < k < math.inf for k in self.sharpness):
             raise InputError(f"`sharpness` must be one positive number or more; got {self.sharpness!r}")
-        ascent = MarginPGD(steps=self.steps, runs=self.runs, candidates=self.candidates, loss=self.loss)
+        ascent = MarginPGD(
+            steps=self.steps, runs=self.runs, candidates=self.candidates, loss=self.loss, places=self.places
+        )
         object.__setattr__(self, "ascent", ascent)
 
     @property
@@ -78,9 +81,10 @@ class SmoothPGD:
         return 1 + self.ascent.initial_forwards
 
     def prepare(self, problem: Problem) -> SmoothMemory:
-        """Measure the scales, then order the classes."""
+        """Measure the scales, then order classes and places."""
         scales = problem.oracle.scales(problem.inputs, problem.search_rows)
-        return SmoothMemory(order=self.ascent.prepare(problem).order, scales=scales)
+        plain = self.ascent.prepare(problem)
+        return SmoothMemory(order=plain.order, placed=plain.placed, scales=scales)
 
     def init(self, problem: Problem) -> MarginState:
         """The start of this restart's run."""

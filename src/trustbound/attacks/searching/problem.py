@@ -23,15 +23,18 @@ AnyBatched = TypeVar("AnyBatched", bound="Batched")
 
 @dataclass(kw_only=True, eq=False)
 class Batched:
-    """Tensors with leading axis B beside plain values that all examples share."""
+    """Tensors with leading axis B, alone or in such groups, beside plain values that all examples share."""
 
     def select(self: AnyBatched, rows: Tensor) -> AnyBatched:
         """The same for some of the examples."""
-        kept = {
-            field.name: value[rows] if isinstance(value := getattr(self, field.name), Tensor) else value
-            for field in dataclasses.fields(self)
-        }
+        kept = {field.name: _rows_of(getattr(self, field.name), rows) for field in dataclasses.fields(self)}
         return type(self)(**kept)
+
+
+def _rows_of(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Batched):
+        return value.select(rows)
+    return value[rows] if isinstance(value, Tensor) else value
 
 
 @dataclass(kw_only=True, eq=False)

@@ -9,11 +9,13 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from trustbound.errors import InputError
 from trustbound.record.box import Box, Limit
+from trustbound.threat.neighbourhood import AdditiveNeighbourhood
 from trustbound.threat.random import Random
-from trustbound.threat.sets.ball import box_limits
+from trustbound.threat.sets.ball import NormBall, box_limits
 from trustbound.threat.sets.transformation import check_picture
 
 #: Of a size, which is a whole number, what measuring it again may add.
@@ -101,8 +103,8 @@ class Patch:
 class PatchNeighbourhood:
     """Squares on a batch: θ (B, 2 + C·side²) is where the square begins, (row, column), and what it shows.
 
-    Steps move what a square shows; where it lies is drawn at the start of each run, and stays. A square whose radius is
-    smaller shows the picture itself beyond so many of its first rows and columns.
+    Steps move what a square shows; where it lies is drawn, or chosen among `leading` places, at the start of each run,
+    and stays. A square whose radius is smaller shows the picture itself beyond so many of its first rows and columns.
 
     Parameters
         inputs      (B, C, H, W) clean inputs.
@@ -194,6 +196,30 @@ class PatchNeighbourhood:
         """The radius."""
         return self.radius
 
+    def leading(self, gains: Tensor, count: int) -> Tensor:
+        """The corners (B, k, 2) of the squares that hold most of gains (B, H, W), the most first; k ≤ count of them.
+
+        >>> ours = Patch(2).around(torch.zeros(1, 1, 3, 4), (0.0, 1.0))
+        >>> ours.leading(torch.tensor([[[0.0, 0, 0, 0], [0, 0, 0, 2], [0, 0, 1, 9]]]), 2).tolist()
+        [[[1.0, 2.0], [0.0, 2.0]]]
+        """
+        held = avg_pool2d(gains.unsqueeze(1), max(1, self.side), stride=1)[:, 0]
+        width = held.shape[2]
+        first = held.flatten(1).argsort(dim=1, descending=True, stable=True)[:, :count]
+        return torch.stack([first // width, first % width], dim=2).to(self.inputs.dtype)
+
+    def showing(self, pictures: Tensor, corners: Tensor) -> Tensor:
+        """θ (B, P) of squares at corners (B, 2) that show what other pictures (B, C, H, W) show there."""
+        theta = self.floor.clone()
+        theta[:, :2] = corners
+        theta[:, 2:] = self._shown(pictures, theta).flatten(1)
+        return theta
+
+    def whole(self) -> AdditiveNeighbourhood:
+        """The same pictures, all of whose pixels may change."""
+        low, high = (limit.double().cpu().numpy() for limit in (self.low, self.high))
+        return NormBall("linf", math.inf).around(self.inputs, Box(low, high))
+
     def column(self, values: Tensor) -> Tensor:
         """(B,) → (B, 1), in the dtype of θ."""
         return values.to(self.inputs.dtype).reshape(-1, 1)
@@ -226,8 +252,12 @@ class PatchNeighbourhood:
 
     def _under(self, theta: Tensor) -> Tensor:
         """What the pictures show where the squares lie, (B, C, side, side)."""
-        place = self._place(theta, self.inputs)
-        return self.inputs.flatten(1).gather(1, place.flatten(1)).reshape(place.shape)
+        return self._shown(self.inputs, theta)
+
+    def _shown(self, pictures: Tensor, theta: Tensor) -> Tensor:
+        """The same of other pictures."""
+        place = self._place(theta, pictures)
+        return pictures.flatten(1).gather(1, place.flatten(1)).reshape(place.shape)
 
 
 def _span(lines: Tensor) -> Tensor:
