@@ -32,11 +32,14 @@ class Noun:
 def noun(input_shape: tuple[int, ...]) -> Noun:
     """Images where the shape is that of one, inputs otherwise.
 
-    >>> noun((1, 28, 28)).many, noun((30,)).part, noun((2, 9, 9)).one
-    ('images', 'feature', 'input')
+    A pixel of a colour picture holds three values, each of which a threat counts.
+
+    >>> noun((1, 28, 28)).part, noun((3, 32, 32)).part, noun((30,)).part, noun((2, 9, 9)).one
+    ('pixel', 'pixel value', 'feature', 'input')
     """
     if is_picture(input_shape):
-        return Noun(one="image", many="images", part="pixel")
+        colour = len(input_shape) == 3 and input_shape[0] > 1
+        return Noun(one="image", many="images", part="pixel value" if colour else "pixel")
     return Noun(one="input", many="inputs", part="feature")
 
 
@@ -56,7 +59,7 @@ def change_words(bracket: Bracket, what: Noun) -> str:
     ...     upper_interval=(0.0, 1.0), n=1, certified=0, broken=0, misclassified=0, unknown=1,
     ...     change="any change of each input value by up to 8/255 (0.03137)")
     >>> change_words(bracket, noun((3, 32, 32)))
-    'any change of each pixel by up to 8/255 (0.03137)'
+    'any change of each pixel value by up to 8/255 (0.03137)'
     """
     said = bracket.change.strip().rstrip(".").replace("input value", what.part)
     if said.startswith("any "):
