@@ -332,6 +332,16 @@ def test_compare_counts_who_gained_what(trustbound, finished, tmp_path):
     assert unpaired["gained"] is unpaired["probability"] is None
     assert unpaired["apart"] is False
 
+    # Another threat: a sentence, and the page is written all the same.
+    bracket = dataclasses.replace(record.brackets[0], threat="l2:0.25")
+    (strange / "record.json").write_text(json.dumps(to_document(dataclasses.replace(record, brackets=(bracket,)))))
+    told = trustbound("compare", finished, strange, "--out", tmp_path / "other.html")
+    assert "first and strange have no threat in common (linf:0.05; l2:0.25)" in told.out
+    assert (tmp_path / "other.html").exists()
+    said = json.loads(trustbound("compare", finished, strange, "--json").out)
+    assert said["differences"] == []
+    assert said["without_common_threat"] == [{"name": "strange", "threats": [["linf:0.05"], ["l2:0.25"]]}]
+
 
 @pytest.mark.parametrize("kind", ["attacks", "certifiers", "checks", "data", "engines", "models", "objectives"])
 def test_list_shows_every_row(trustbound, kind):

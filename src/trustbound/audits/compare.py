@@ -34,11 +34,16 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The first audit against each other one."""
+    """The first audit against each other one.
+
+    Parameters
+        strangers   other audits that have no threat in common with the first: name, and the threats of both.
+    """
 
     names: tuple[str, ...]
     clean: tuple[float, ...]
     differences: tuple[Difference, ...]
+    strangers: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = ()
 
     def text(self) -> str:
         """For people."""
@@ -58,6 +63,11 @@ class Comparison:
                 rows.append("  not the same examples: the brackets are not compared one by one")
             if one.apart:
                 rows.append(f"  proven: {one.names[1]} is the more robust one on these examples")
+        for name, own, other in self.strangers:
+            rows.append(
+                f"{self.names[0]} and {name} have no threat in common ({_listed(own)}; {_listed(other)}): nothing but "
+                "their clean accuracy is compared. Audit both under one of these."
+            )
         return "\n".join(rows)
 
     def document(self) -> dict[str, Any]:
@@ -78,6 +88,9 @@ class Comparison:
                 }
                 for one in self.differences
             ],
+            "without_common_threat": [
+                {"name": name, "threats": [list(own), list(other)]} for name, own, other in self.strangers
+            ],
         }
 
 
@@ -89,11 +102,19 @@ def compare(records: Sequence[AuditRecord], names: Sequence[str]) -> Comparison:
         for threat in records[0].brackets
         if any(bracket.threat == threat.threat for bracket in record.brackets)
     ]
+    own, *others = [tuple(bracket.threat for bracket in record.brackets) for record in records]
     return Comparison(
         names=tuple(names),
         clean=tuple(record.clean_accuracy for record in records),
         differences=tuple(differences),
+        strangers=tuple(
+            (name, own, other) for name, other in zip(names[1:], others, strict=True) if not set(own) & set(other)
+        ),
     )
+
+
+def _listed(threats: Sequence[str]) -> str:
+    return ", ".join(threats) or "none"
 
 
 def _difference(first: AuditRecord, second: AuditRecord, threat: str, names: tuple[str, str]) -> Difference:
