@@ -151,13 +151,7 @@ def certify(
             f"no proof: the goal {threat.goal} names a class, of which {task.name} has none. Certify misclassify."
         )
     labels = _labels(inputs, labels, task)
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise InputError(f"`batch_size` must be a whole number ≥ 1, or None; got {batch_size!r}")
-    limits = box if box is not None else getattr(model, "box", None)
-    if limits is None:
-        raise InputError("certify needs the box of valid inputs: wrap the model, or pass box=(low, high)")
-    limits = Box.of(limits)
-    check_fits(inputs, limits)
+    limits = box_of("certify", model, inputs, box, batch_size)
     if not isinstance(certifier, Certifier):
         each, key = sizes_of(sizes, threat, inputs, torch.device("cpu")), new_key(generator, seed)
         return certifier.certify(
@@ -196,6 +190,20 @@ def certify(
         falsified=falsified,
         witness=witness,
     )
+
+
+def box_of(
+    caller: str, model: nn.Module | Graph, inputs: Tensor, box: Box | tuple[Limit, Limit] | None, batch_size: int | None
+) -> Box:
+    """Return the box that is given, or the model's own; refuse inputs outside it, and batches of no size."""
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise InputError(f"`batch_size` must be a whole number ≥ 1, or None; got {batch_size!r}")
+    limits = box if box is not None else getattr(model, "box", None)
+    if limits is None:
+        raise InputError(f"{caller} needs the box of valid inputs: wrap the model, or pass box=(low, high)")
+    limits = Box.of(limits)
+    check_fits(inputs, limits)
+    return limits
 
 
 def enclosing(graph: Graph, inputs: Tensor, threat: Threat, reach: Tensor, limits: Box) -> Callable[[Tensor], Region]:

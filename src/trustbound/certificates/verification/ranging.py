@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trustbound.certificates.certifying import checked_inputs, enclosing, resolve, sizes_of
+from trustbound.certificates.certifying import box_of, checked_inputs, enclosing, resolve, sizes_of
 from trustbound.certificates.graph.graph import Graph
 from trustbound.certificates.graph.kernels import check_kernels
 from trustbound.certificates.graph.reading import read
 from trustbound.certificates.region import Region
 from trustbound.certificates.registry import CERTIFIERS, CertifierRow
 from trustbound.certificates.specification import Certifier, LowerBound
-from trustbound.errors import InputError, UnsupportedError
-from trustbound.metrics.in_box import check_fits
+from trustbound.errors import UnsupportedError
 from trustbound.record.box import Box, Limit
 
 if TYPE_CHECKING:
@@ -92,13 +91,7 @@ def output_ranges(
     if not isinstance(certifier, Certifier) or certifier.refutes or not known.serves(threat.perturbations):
         raise UnsupportedError(_unserved(known, threat))
     checked_inputs(inputs)
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise InputError(f"`batch_size` must be a whole number ≥ 1, or None; got {batch_size!r}")
-    limits = box if box is not None else getattr(model, "box", None)
-    if limits is None:
-        raise InputError("output_ranges needs the box of valid inputs: wrap the model, or pass box=(low, high)")
-    limits = Box.of(limits)
-    check_fits(inputs, limits)
+    limits = box_of("output_ranges", model, inputs, box, batch_size)
     graph = model if isinstance(model, Graph) else read(model, inputs, maps=_is_map(model, inputs))
     check_kernels(graph)
     if graph.head != len(graph.operations) - 1:
